@@ -1,0 +1,186 @@
+"""The nouns that flow. One definition serves the API, the topics and the lake.
+
+Money is in whole cents, time in whole seconds since the epoch (UTC). On every topic `card` and
+`device` are keyed pseudonyms: the edge replaces them, and so must whoever writes to a topic.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from fraud import config
+from shared.eventlog.port import Topic
+
+Action = Literal["approve", "review", "decline"]
+Features = list[float]  # one payment's, in the order of features.NAMES
+Score = float  # the calibrated probability of fraud
+
+Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$", examples=["tx-1001"])]
+Country = Annotated[str, Field(pattern=r"^[A-Z]{2}$", examples=["BE"])]
+Seconds = Annotated[int, Field(ge=0, lt=2**32, strict=True, examples=[1_767_225_600])]
+
+EVENTS = Topic("fraud.events", config.PARTITIONS)  # key: card
+DECISIONS = Topic("fraud.decisions", config.PARTITIONS)  # key: identity
+BOOK = Topic("fraud.book", 1, compacted=True)  # key: partition:hour
+DEAD = Topic("fraud.dead", 1)  # key: that of the record refused
+COMMANDS = Topic("fraud.commands", 1)  # key: kind
+ALARMS = Topic("fraud.alarms", 1)  # key: kind
+REPORTS = Topic("fraud.reports", 1)  # key: day
+RELEASES = Topic("fraud.releases", 1)  # key: version
+TOPICS = (EVENTS, DECISIONS, BOOK, DEAD, COMMANDS, ALARMS, REPORTS, RELEASES)
+
+
+class Noun(BaseModel):
+    """A frozen record that says no to fields it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Transaction(Noun):
+    """One card payment, as the till asks about it."""
+
+    kind: Literal["payment"] = "payment"
+    card: Id
+    id: Id
+    terminal: Id
+    at: Seconds
+    cents: Annotated[int, Field(ge=0, le=config.MAX_CENTS, strict=True, examples=[4_250])]
+    currency: Literal["EUR"] = "EUR"
+    country: Country | None = None
+    device: Id | None = None
+    probe: bool = False  # the operator's own test payment: decided, but in no count, training or report
+
+    @property
+    def identity(self) -> str:
+        """What makes two messages the same payment: unique within a card, as tills number their own."""
+        return f"{self.card}.{self.id}"
+
+
+class Label(Noun):
+    """What was found out about a payment, and `at` what time the bank knew it."""
+
+    kind: Literal["label"] = "label"
+    card: Id
+    id: Id
+    terminal: Id
+    at: Seconds
+    fraud: bool
+    source: Literal["chargeback", "analyst"]
+
+    @property
+    def identity(self) -> str:
+        return f"{self.card}.{self.id}"
+
+
+class Tick(Noun):
+    """Says to an idle partition that time has passed."""
+
+    kind: Literal["tick"] = "tick"
+    at: Seconds
+
+
+Event = Transaction | Label | Tick
+EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="kind")])
+
+
+class Cell(Noun):
+    """One partition's counts for one hour of the terminal book; hours up to `until` are closed."""
+
+    partition: int
+    hour: int  # since the epoch
+    until: int
+    counts: dict[str, tuple[int, int]]  # terminal -> payments, frauds that became known
+
+
+class Decision(Noun):
+    """What was decided, and everything needed to say why without deciding again."""
+
+    kind: Literal["decision"] = "decision"
+    card: Id
+    id: Id
+    at: Seconds
+    action: Action
+    reasons: tuple[str, ...]
+    path: Literal["model", "rules", "stand-in"]
+    mark: Literal["late", "no-model", "stale-book", "owner-late"] | None = None
+    probability: float | None = None
+    costs: dict[Action, float] | None = None  # EUR expected, by action
+    rules: Action  # what the rules alone would have done: the baseline
+    explored: bool = False
+    propensity: float = 1.0  # of the action taken
+    features: tuple[float, ...] | None = None
+    model: str | None = None
+    definition: str | None = None  # of the features
+    book: int | None = None  # the last hour of the terminal book that was complete
+    partition: int | None = None  # where the payment stands in the log
+    offset: int | None = None
+    probe: bool = False
+
+
+class Outcome(Noun):
+    """What became of a payment that was no new one."""
+
+    kind: Literal["repeat", "conflict"]
+    card: Id
+    id: Id
+    partition: int
+    offset: int
+
+
+class DeadLetter(Noun):
+    """A record that could not be taken in, with the reason; the stream went on."""
+
+    topic: str
+    partition: int
+    offset: int
+    field: str
+    value: str  # the first 200 characters
+    reason: str
+    raw: str  # the first 2,000 characters
+
+
+class Command(Noun):
+    """What an operator wants done."""
+
+    kind: Literal["retrain", "promote", "rollback"]
+    version: Annotated[str, Field(pattern=r"^[0-9]{1,9}$", examples=["2"])] | None = None
+    force: bool = False  # promote although the gate said no
+    who: Id
+    why: Annotated[str, Field(max_length=200)] = ""
+
+
+class Alarm(Noun):
+    """Something a person should know, and what is done about it."""
+
+    kind: Literal["drift", "quality", "guardrail", "model", "command"]
+    at: Seconds
+    message: str
+    action: str
+
+
+class Report(Noun):
+    """One closed event day, judged."""
+
+    day: int  # since the epoch
+    payments: int
+    actions: dict[Action, int]
+    drift: dict[str, float]  # distance by feature, and of the score
+    drifted: tuple[str, ...]
+    matured_day: int | None = None  # the day whose labels are complete by now
+    average_precision: float | None = None
+    card_precision_100: float | None = None
+    recall: float | None = None
+    cost_per_1000: float | None = None  # EUR, by the labels known
+
+
+class Release(Noun):
+    """A line of the ledger: which model decides from here on, who said so, why, and on what figures."""
+
+    action: Literal["promote", "rollback"]
+    version: str
+    artifact: str  # where its files are
+    digest: str
+    at: Seconds
+    who: str
+    why: str
+    figures: dict[str, float]

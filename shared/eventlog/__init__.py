@@ -1,0 +1,17 @@
+"""Topics, keys, partitions and offsets, behind one port; the URL picks what is behind it."""
+
+from shared.clock import Clock
+from shared.eventlog.port import EventLog
+from shared.eventlog.sqlite import SqliteLog
+
+
+def open_log(url: str, *, clock: Clock) -> EventLog:
+    """The log at `url`: `sqlite:///var/log.db`.
+
+    Raises:
+        ValueError: for a scheme that no log here speaks.
+    """
+    scheme, _, rest = url.partition("://")
+    if scheme == "sqlite":
+        return SqliteLog(rest.removeprefix("/"), clock=clock)
+    raise ValueError(f"log URL {url!r}: expected sqlite:///PATH")

@@ -1,0 +1,137 @@
+"""The log that every service stands on. The offset is the order.
+
+What each implementation guarantees, and `tests/contracts/test_eventlog.py` holds it to:
+
+order       records of one key stand in one partition, in the order of their append
+durable     `append` and `commit` return after the records survive `kill -9` (SQLite: a power cut too)
+atomic      a commit's records and its consumed offsets become visible together, or not at all
+fencing     who lost its claim on a partition can no longer commit for it
+committed   readers see committed records only
+replay      a reader may start at any offset, as often as it likes
+compacted   of a compacted topic at least the newest record of each key stays
+pressure    `poll` returns at most what was asked for; nothing is pushed
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
+from zlib import crc32
+
+
+class Topic(NamedTuple):
+    name: str
+    partitions: int
+    compacted: bool = False
+
+
+class Entry(NamedTuple):
+    """A record to be appended; without a partition its key picks one."""
+
+    topic: Topic
+    key: str
+    value: bytes
+    partition: int | None = None
+
+
+class Record(NamedTuple):
+    topic: str
+    partition: int
+    offset: int
+    key: str
+    value: bytes
+    at: int  # seconds: the appender's clock
+
+
+class Place(NamedTuple):
+    topic: str
+    partition: int
+
+
+class Position(NamedTuple):
+    """How far a group has come in a partition, and what it wants to remember of that moment."""
+
+    offset: int  # of the next record
+    note: str = ""
+
+
+class LogUnavailable(Exception):
+    """The log cannot take or give records now: away, locked or full."""
+
+
+class Fenced(Exception):
+    """Somebody else owns the partition by now; nothing was written."""
+
+
+def partition_of(key: str, partitions: int) -> int:
+    """The partition of a key; the same on every log, so that state can move between them."""
+    return crc32(key.encode()) % partitions
+
+
+class Reader(Protocol):
+    """Follows whole topics and belongs to no group."""
+
+    @property
+    def positions(self) -> Mapping[Place, int]: ...
+
+    def poll(self, limit: int, timeout: float) -> list[Record]:
+        """At most `limit` records a partition; waits up to `timeout` seconds for the first."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Consumer(Protocol):
+    """One member of a group; the partitions of its topics are shared out among the members."""
+
+    @property
+    def owned(self) -> Mapping[Place, Position]:
+        """The partitions owned now, with the position last committed. Changes within `poll` only."""
+        ...
+
+    def poll(self, limit: int, timeout: float) -> list[Record]:
+        """At most `limit` new records a partition owned; waits up to `timeout` seconds for the first."""
+        ...
+
+    def commit(self, entries: Sequence[Entry], positions: Mapping[Place, Position]) -> None:
+        """Append the entries and move the positions in ONE atomic write.
+
+        Raises:
+            Fenced: a partition is no longer owned. After any error, drop all state and start afresh.
+            LogUnavailable: the log is away; nothing was written.
+        """
+        ...
+
+    def close(self) -> None:
+        """Leave the group at once."""
+        ...
+
+
+class EventLog(Protocol):
+    def create(self, topics: Sequence[Topic]) -> None:
+        """Make the topics that do not exist yet."""
+        ...
+
+    def append(self, entries: Sequence[Entry]) -> list[tuple[int, int]]:
+        """Append all entries or none; gives (partition, offset) of each once they are durable.
+
+        Raises:
+            LogUnavailable: nothing was appended.
+        """
+        ...
+
+    def ends(self, topic: Topic) -> dict[int, int]:
+        """By partition, the offset that the next record will get."""
+        ...
+
+    def committed(self, group: str, topic: Topic) -> dict[int, Position]:
+        """By partition, how far the group has come; partitions never committed are missing."""
+        ...
+
+    def reader(self, topics: Sequence[Topic], start: Mapping[Place, int] | None = None) -> Reader:
+        """A reader from `start`, or from the first record where `start` says nothing."""
+        ...
+
+    def consumer(self, group: str, topics: Sequence[Topic], member: str) -> Consumer:
+        """Join a group. `member` is a fixed name: who comes back under it takes over from its dead self."""
+        ...
+
+    def close(self) -> None: ...
