@@ -1,0 +1,166 @@
+"""Event -> Features. One definition: serving steps it, training folds it over the lake.
+
+Pure: no clock, no I/O. A `State` is all that one partition of the log has to remember.
+"""
+
+import hashlib
+import heapq
+from collections.abc import Iterable, Iterator, Sequence
+from zlib import crc32
+
+from fraud import config
+from fraud.config import CARD_WINDOWS, DAY, HOUR, TERMINAL_WINDOWS
+from fraud.schema import Cell, Event, Features, Label, Transaction
+from fraud.terminals import Book, OpenHour, usable
+from fraud.windows import LONGEST, Card
+
+NAMES: tuple[str, ...] = (
+    "amount",
+    "hour",
+    "weekday",
+    *(f"card_payments_{window}" for window in CARD_WINDOWS),
+    *(f"card_amount_{window}" for window in CARD_WINDOWS),
+    "amount_over_mean_7d",
+    "amount_over_mean_30d",
+    "amount_over_median",
+    "amount_over_maximum",
+    "card_large_1d",
+    "card_large_7d",
+    "card_since_payment",
+    "card_same_device",
+    "card_same_country",
+    "card_new_device",
+    "card_new_country",
+    "card_frauds_30d",
+    "card_since_fraud",
+    *(f"terminal_payments_{window}" for window in TERMINAL_WINDOWS),
+    *(f"terminal_frauds_{window}" for window in TERMINAL_WINDOWS),
+    *(f"terminal_risk_{window}" for window in TERMINAL_WINDOWS),
+    "terminal_since_fraud",
+)
+
+# A model, a snapshot and a lake are only of use to the definition that they were made with.
+DEFINITION = hashlib.sha256(
+    repr((1, NAMES, CARD_WINDOWS, TERMINAL_WINDOWS, config.HABIT, config.LARGE, config.BOOK_LAG)).encode()
+).hexdigest()[:12]
+
+
+def code(text: str | None, bits: int) -> int:
+    """A short number for a device or country; 0 is the unknown."""
+    return 0 if text is None else crc32(text.encode()) >> (32 - bits)
+
+
+def ratio(part: int, whole: int) -> float:
+    return part / whole if whole else 0.0
+
+
+class State:
+    """One partition: its cards, its open hour, and the verdicts it has counted."""
+
+    def __init__(self, partition: int) -> None:
+        self.partition = partition
+        self.watermark = 0  # the latest event time seen
+        self.cards: dict[str, Card] = {}
+        self.open = OpenHour()
+        self.verdicts: dict[str, tuple[bool, int]] = {}  # identity -> fraud, known at
+
+    def step(self, event: Event, book: Book) -> tuple[Features | None, Cell | None]:
+        """Take one event in, in the order of offsets.
+
+        Returns the features of a payment as it sees the past (None for what is no payment, and for
+        one that comes too late to be placed), and the hour that this event has closed, if any.
+        """
+        if isinstance(event, Transaction):
+            if event.at < self.watermark - config.ALLOWED_LATENESS:
+                return None, None
+            # A probe leaves no trace but on its own card: test traffic must not move the bank's time.
+            cell = None if event.probe else self._advance(event.at)
+            return self._pay(event, book), cell
+        cell = self._advance(event.at)
+        if isinstance(event, Label):
+            self._learn(event)
+        return None, cell
+
+    def _advance(self, at: int) -> Cell | None:
+        if at <= self.watermark:
+            return None
+        self.watermark = at
+        return self.open.advance(at, self.partition)
+
+    def _pay(self, event: Transaction, book: Book) -> Features:
+        card = self._card(event.card)
+        device, country, cents = code(event.device, 32), code(event.country, 16), event.cents
+        seen = card.see(event.at, device, country)
+        payments, frauds, since_fraud = book.see(event.terminal, event.at)
+        card.add(event.at, cents, device, country, median=seen.median)
+        card.forget(self.watermark - config.ALLOWED_LATENESS - LONGEST)
+        if not event.probe:
+            self.open.count(event.terminal, 1, 0)
+        counts, sums = seen.counts, seen.cents
+        return [
+            cents / 100,
+            event.at % DAY // HOUR,
+            (event.at // DAY + 3) % 7,  # the epoch began on a Thursday; Monday is 0
+            *counts,
+            *[total / 100 for total in sums],
+            ratio(cents * counts[3], sums[3]),
+            ratio(cents * counts[4], sums[4]),
+            ratio(cents, seen.median),
+            ratio(cents, seen.maximum),
+            *seen.large,
+            seen.since,
+            seen.same_device,
+            seen.same_country,
+            int(seen.same_device == 0 < counts[4]),
+            int(seen.same_country == 0 < counts[4]),
+            seen.frauds,
+            seen.since_fraud,
+            *payments,
+            *frauds,
+            *map(ratio, frauds, payments),
+            since_fraud,
+        ]
+
+    def _card(self, card: str) -> Card:
+        if card not in self.cards:
+            self.cards[card] = Card()
+        return self.cards[card]
+
+    def _learn(self, label: Label) -> None:
+        """Count a verdict once; one that contradicts the last takes its place from now on."""
+        fraud, since = self.verdicts.get(label.identity, (False, 0))
+        if label.fraud and not fraud:
+            self.open.count(label.terminal, 0, 1)
+            self._card(label.card).learn(label.at)
+        elif fraud and not label.fraud:
+            self.open.count(label.terminal, 0, -1)
+            self._card(label.card).unlearn(since)
+        if label.fraud != fraud or not since:
+            self.verdicts[label.identity] = (label.fraud, label.at)
+        while self.verdicts and next(iter(self.verdicts.values()))[1] < self.watermark - 4 * LONGEST:
+            del self.verdicts[next(iter(self.verdicts))]
+
+
+def in_time(streams: Sequence[Iterable[Event]]) -> Iterator[tuple[int, Event]]:
+    """Merge partitions by event time, each in its own order; gives (partition, event)."""
+    numbered = [((event.at, partition, event) for event in stream) for partition, stream in enumerate(streams)]
+    for _, partition, event in heapq.merge(*numbered, key=lambda item: item[:2]):
+        yield partition, event
+
+
+def fold(streams: Sequence[Iterable[Event]]) -> Iterator[tuple[Event, Features | None]]:
+    """Replay partitions, each in offset order, through the very step that serving takes.
+
+    Raises:
+        ValueError: a partition has no tick for an hour that a payment looks at.
+    """
+    book = Book()
+    states = [State(partition) for partition in range(len(streams))]
+    for partition, event in in_time(streams):
+        if isinstance(event, Transaction) and usable(event.at) > book.complete:
+            raise ValueError(f"hour {usable(event.at)} is not closed in every partition: ticks are missing")
+        vector, cell = states[partition].step(event, book)
+        if cell is not None:
+            book.add((cell,))
+        yield event, vector
+

@@ -1,0 +1,114 @@
+"""The terminal book: what happened at each terminal, by closed hour, over all cards.
+
+Payments of one terminal arrive in many partitions. The owner of a partition counts them by hour and
+emits a Cell when its own time passes the end of the hour; the book is the sum of all cells. Records
+are never edited: what comes after its hour was closed is counted in the hour that is open.
+"""
+
+from array import array
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from fraud.config import BOOK_LAG, HOUR, PARTITIONS, TERMINAL_WINDOWS
+from fraud.schema import Cell
+
+SPANS = tuple(TERMINAL_WINDOWS.values())
+KEEP = max(SPANS) + BOOK_LAG + 48  # hours
+
+
+def usable(at: int) -> int:
+    """The last hour that a payment at `at` may look at: it ended at least BOOK_LAG hours ago."""
+    return at // HOUR - BOOK_LAG - 1
+
+
+class OpenHour:
+    """One partition's counts for the hour that is open."""
+
+    __slots__ = ("counts", "hour")
+
+    def __init__(self) -> None:
+        self.hour = -1  # none yet
+        self.counts: dict[str, tuple[int, int]] = {}
+
+    def count(self, terminal: str, payments: int, frauds: int) -> None:
+        before = self.counts.get(terminal, (0, 0))
+        self.counts[terminal] = (before[0] + payments, before[1] + frauds)
+
+    def advance(self, watermark: int, partition: int) -> Cell | None:
+        """Close the hour once the partition's time has passed it; later hours without events close with it."""
+        now = watermark // HOUR
+        if now <= self.hour:
+            return None
+        cell = Cell.model_construct(partition=partition, hour=self.hour, until=now - 1, counts=self.counts)
+        self.hour, self.counts = now, {}
+        return cell
+
+
+class History(NamedTuple):
+    """A terminal's closed hours with running totals."""
+
+    hours: "array[int]"
+    payments: "array[int]"  # payments[k]: in the first k hours
+    frauds: "array[int]"
+    last_fraud: "array[int]"  # last_fraud[k]: the last hour with a fraud among the first k; -1: none
+
+
+class Book:
+    """The sum over partitions, complete up to the hour that every partition has closed."""
+
+    def __init__(self) -> None:
+        self.closed = [-1] * PARTITIONS  # by partition: the last hour closed
+        self.complete = -1
+        self._waiting: dict[int, list[Cell]] = defaultdict(list)
+        self._terminals: dict[str, History] = {}
+
+    def add(self, cells: Iterable[Cell]) -> None:
+        """Take cells in; those seen before change nothing."""
+        for cell in cells:
+            if cell.until > self.closed[cell.partition]:
+                self.closed[cell.partition] = cell.until
+                if cell.counts:
+                    self._waiting[cell.hour].append(cell)
+        complete = min(self.closed)
+        if complete > self.complete:
+            self.complete = complete
+            for hour in sorted(hour for hour in self._waiting if hour <= complete):
+                self._close(hour, self._waiting.pop(hour))
+
+    def _close(self, hour: int, cells: list[Cell]) -> None:
+        counts: dict[str, tuple[int, int]] = {}
+        for cell in cells:
+            for terminal, (payments, frauds) in cell.counts.items():
+                before = counts.get(terminal, (0, 0))
+                counts[terminal] = (before[0] + payments, before[1] + frauds)
+        for terminal, (payments, frauds) in counts.items():
+            history = self._terminals.get(terminal)
+            if history is None:
+                history = History(array("i"), array("i", [0]), array("i", [0]), array("i", [-1]))
+                self._terminals[terminal] = history
+            history.hours.append(hour)
+            history.payments.append(history.payments[-1] + payments)
+            history.frauds.append(history.frauds[-1] + frauds)
+            history.last_fraud.append(hour if frauds > 0 else history.last_fraud[-1])
+            if history.hours[0] < hour - 2 * KEEP:
+                gone = bisect_right(history.hours, hour - KEEP)
+                for column in history:
+                    del column[:gone]
+
+    def see(self, terminal: str, at: int) -> tuple[list[int], list[int], int]:
+        """Payments and known frauds by window of TERMINAL_WINDOWS, and hours since the last fraud (-1: none)."""
+        history = self._terminals.get(terminal)
+        if history is None:
+            return [0] * len(SPANS), [0] * len(SPANS), -1
+        hour = usable(at)
+        hours, payments, frauds, last_fraud = history
+        end = bisect_right(hours, hour)
+        starts = [bisect_right(hours, hour - span, 0, end) for span in SPANS]
+        last = last_fraud[end]
+        return (
+            [payments[end] - payments[start] for start in starts],
+            [frauds[end] - frauds[start] for start in starts],
+            hour - last if last > hour - SPANS[-1] else -1,
+        )

@@ -1,0 +1,287 @@
+"""The embedded log: one SQLite file that several processes share. No server, no account."""
+
+import fcntl
+import math
+import sqlite3
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from shared.clock import Clock, boot_id, monotonic, sleep
+from shared.eventlog.port import Entry, Fenced, LogUnavailable, Place, Position, Record, Topic, partition_of
+
+LEASE = 5.0  # seconds a silent member keeps its partitions
+BUSY = 5.0  # seconds to wait for a foreign lock
+FIRST_NAP, LAST_NAP = 0.0005, 0.01  # seconds between looks at an idle log
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS streams (
+    stream INTEGER PRIMARY KEY, topic TEXT, partition INTEGER, UNIQUE (topic, partition));
+CREATE TABLE IF NOT EXISTS records (
+    stream INTEGER, offset INTEGER, key TEXT, value BLOB, at INTEGER, PRIMARY KEY (stream, offset)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS claims (
+    grp TEXT, stream INTEGER, owner TEXT, epoch INTEGER, expires REAL, boot TEXT, offset INTEGER, note TEXT,
+    PRIMARY KEY (grp, stream));
+CREATE TABLE IF NOT EXISTS members (grp TEXT, member TEXT, expires REAL, boot TEXT, PRIMARY KEY (grp, member));
+"""
+
+
+class _Connection:
+    """A connection that waits its turn to write."""
+
+    def __init__(self, path: Path, clock: Clock) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.clock = clock
+        self.db = sqlite3.connect(path, timeout=BUSY, isolation_level=None, check_same_thread=False)
+        self.db.execute("PRAGMA journal_mode=WAL")
+        self.db.execute("PRAGMA synchronous=FULL")
+        self._turn = path.with_suffix(".turn").open("w")
+        self.lock = threading.Lock()  # threads of one process share a connection
+        self._streams: dict[str, list[int]] = {}
+
+    @contextmanager
+    def write(self) -> Iterator[sqlite3.Connection]:
+        """One transaction. Writers queue on a file lock, which wakes them at once; SQLite's own retry sleeps."""
+        with self.lock:
+            fcntl.flock(self._turn, fcntl.LOCK_EX)
+            try:
+                self.db.execute("BEGIN IMMEDIATE")
+                yield self.db
+                self.db.execute("COMMIT")
+            except sqlite3.Error as error:
+                raise LogUnavailable(f"the log refused a write: {error}") from error
+            finally:
+                if self.db.in_transaction:
+                    self.db.execute("ROLLBACK")
+                fcntl.flock(self._turn, fcntl.LOCK_UN)
+
+    def streams(self, topic: str) -> list[int]:
+        """The topic's stream numbers, by partition."""
+        if topic not in self._streams:
+            rows = self.db.execute("SELECT stream FROM streams WHERE topic = ? ORDER BY partition", (topic,)).fetchall()
+            if not rows:
+                raise LogUnavailable(f"topic {topic!r} does not exist")
+            self._streams[topic] = [stream for (stream,) in rows]
+        return self._streams[topic]
+
+    def insert(self, entries: Sequence[Entry]) -> list[tuple[int, int]]:
+        """Give each entry the next offset of its partition; within a transaction."""
+        now = self.clock.now()
+        nexts: dict[int, int] = {}
+        rows, given = [], []
+        for topic, key, value, wanted in entries:
+            partition = partition_of(key, topic.partitions) if wanted is None else wanted
+            stream = self.streams(topic.name)[partition]
+            if stream not in nexts:
+                nexts[stream] = self.end(stream)
+            rows.append((stream, nexts[stream], key, value, now))
+            given.append((partition, nexts[stream]))
+            nexts[stream] += 1
+        self.db.executemany("INSERT INTO records VALUES (?, ?, ?, ?, ?)", rows)
+        return given
+
+    def end(self, stream: int) -> int:
+        (last,) = self.db.execute("SELECT max(offset) FROM records WHERE stream = ?", (stream,)).fetchone()
+        return 0 if last is None else int(last) + 1
+
+    def close(self) -> None:
+        self.db.close()
+        self._turn.close()
+
+
+class _Tail:
+    """Reads streams from offsets, and looks again only when somebody has written."""
+
+    def __init__(self, connection: _Connection) -> None:
+        self._connection = connection
+        self._version = -1
+
+    def poll(self, at: dict[Place, int], limit: int, timeout: float) -> list[Record]:
+        until, nap = monotonic() + timeout, FIRST_NAP
+        while True:
+            try:
+                records = self._read(at, limit)
+            except sqlite3.Error as error:
+                raise LogUnavailable(f"the log refused a read: {error}") from error
+            if records or monotonic() >= until:
+                return records
+            sleep(min(nap, max(0.0, until - monotonic())))
+            nap = min(nap * 1.5, LAST_NAP)
+
+    def _read(self, at: dict[Place, int], limit: int) -> list[Record]:
+        db = self._connection.db
+        (version,) = db.execute("PRAGMA data_version").fetchone()
+        if version == self._version:
+            return []
+        records: list[Record] = []
+        more = False
+        for (topic, partition), offset in at.items():
+            rows = db.execute(
+                "SELECT offset, key, value, at FROM records WHERE stream = ? AND offset >= ? ORDER BY offset LIMIT ?",
+                (self._connection.streams(topic)[partition], offset, limit),
+            ).fetchall()
+            more = more or len(rows) == limit
+            records += [Record(topic, partition, *row) for row in rows]
+        for record in records:
+            at[Place(record.topic, record.partition)] = record.offset + 1
+        self._version = -1 if more else version
+        return records
+
+    def look_again(self) -> None:
+        self._version = -1
+
+
+class SqliteReader:
+    def __init__(self, connection: _Connection, positions: dict[Place, int]) -> None:
+        self._connection = connection
+        self._tail = _Tail(connection)
+        self.positions = positions
+
+    def poll(self, limit: int, timeout: float) -> list[Record]:
+        return self._tail.poll(self.positions, limit, timeout)
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+class SqliteConsumer:
+    """A member of a group that claims partitions by leases which run out.
+
+    A lease carries an epoch, which every change of owner raises: who was thought dead and was not
+    finds another epoch in its own commit, and writes nothing.
+    """
+
+    def __init__(self, connection: _Connection, *, group: str, topics: Sequence[Topic], member: str) -> None:
+        self._connection, self._group, self._member = connection, group, member
+        self._places = {
+            stream: Place(topic.name, partition)
+            for topic in topics
+            for partition, stream in enumerate(connection.streams(topic.name))
+        }
+        self._streams = {place: stream for stream, place in self._places.items()}
+        self._tail = _Tail(connection)
+        self._epochs: dict[Place, int] = {}
+        self._next: dict[Place, int] = {}
+        self._renew_at = -math.inf
+        self.owned: dict[Place, Position] = {}
+
+    def poll(self, limit: int, timeout: float) -> list[Record]:
+        if monotonic() >= self._renew_at:
+            self._claim()
+        return self._tail.poll(self._next, limit, min(timeout, LEASE / 3))
+
+    def commit(self, entries: Sequence[Entry], positions: Mapping[Place, Position]) -> None:
+        with self._connection.write() as db:
+            expires = monotonic() + LEASE
+            for place, position in positions.items():
+                moved = db.execute(
+                    "UPDATE claims SET offset = ?, note = ?, expires = ?"
+                    " WHERE grp = ? AND stream = ? AND owner = ? AND epoch = ?",
+                    (*position, expires, self._group, self._streams[place], self._member, self._epochs.get(place)),
+                ).rowcount
+                if not moved:
+                    raise Fenced(f"{self._member} of {self._group} no longer owns {place.topic}/{place.partition}")
+            self._connection.insert(entries)
+        self.owned.update(positions)
+
+    def close(self) -> None:
+        with self._connection.write() as db:
+            mine = (self._group, self._member)
+            db.execute("UPDATE claims SET owner = NULL WHERE grp = ? AND owner = ?", mine)
+            db.execute("DELETE FROM members WHERE grp = ? AND member = ?", mine)
+        self._connection.close()
+
+    def _claim(self) -> None:
+        """Renew what is mine, let go of what is more than my share, take what is free."""
+        now, boot = monotonic(), boot_id()
+        fresh = not self._epochs  # also after a restart: a new epoch fences the self that died
+        with self._connection.write() as db:
+            group = (self._group,)
+            db.execute("INSERT OR REPLACE INTO members VALUES (?, ?, ?, ?)", (*group, self._member, now + LEASE, boot))
+            db.execute("DELETE FROM members WHERE grp = ? AND (expires < ? OR boot != ?)", (*group, now, boot))
+            (members,) = db.execute("SELECT count(*) FROM members WHERE grp = ?", group).fetchone()
+            db.executemany(
+                "INSERT OR IGNORE INTO claims VALUES (?, ?, NULL, 0, 0, '', 0, '')",
+                [(self._group, stream) for stream in self._places],
+            )
+            rows = db.execute(
+                "SELECT stream, owner, epoch, owner IS NULL OR expires < ? OR boot != ?, offset, note"
+                " FROM claims WHERE grp = ? ORDER BY stream",
+                (now, boot, self._group),
+            ).fetchall()
+            rows = [row for row in rows if row[0] in self._places]
+            share = math.ceil(len(rows) / members)
+            mine = [row for row in rows if row[1] == self._member and (fresh or not self._lost(row))]
+            free = [row for row in rows if row[3] and row not in mine]
+            keep = (mine + free)[:share]
+            for stream, *_ in mine[share:]:
+                db.execute("UPDATE claims SET owner = NULL WHERE grp = ? AND stream = ?", (self._group, stream))
+            for row in keep:
+                epoch = row[2] + (fresh or row not in mine)
+                db.execute(
+                    "UPDATE claims SET owner = ?, epoch = ?, expires = ?, boot = ? WHERE grp = ? AND stream = ?",
+                    (self._member, epoch, now + LEASE, boot, self._group, row[0]),
+                )
+        self._adopt({self._places[row[0]]: (row[2] + (fresh or row not in mine), row[4], row[5]) for row in keep})
+        self._renew_at = now + LEASE / 3
+
+    def _lost(self, row: tuple[int, str, int, int, int, str]) -> bool:
+        return self._epochs.get(self._places[row[0]]) != row[2]
+
+    def _adopt(self, claims: dict[Place, tuple[int, int, str]]) -> None:
+        for place in set(self.owned) - set(claims):
+            del self.owned[place], self._next[place]
+        for place, (epoch, offset, note) in claims.items():
+            if self._epochs.get(place) != epoch or place not in self.owned:
+                self.owned[place] = Position(offset, note)
+                self._next[place] = offset
+                self._tail.look_again()
+        self._epochs = {place: epoch for place, (epoch, _, _) in claims.items()}
+
+
+class SqliteLog:
+    def __init__(self, path: str, *, clock: Clock) -> None:
+        self._path, self._clock = Path(path), clock
+        self._connection = self._connect()
+        with self._connection.write() as db:
+            for statement in SCHEMA.split(";"):
+                db.execute(statement)
+
+    def _connect(self) -> _Connection:
+        try:
+            return _Connection(self._path, self._clock)
+        except sqlite3.Error as error:
+            raise LogUnavailable(f"cannot open the log {self._path}: {error}") from error
+
+    def create(self, topics: Sequence[Topic]) -> None:
+        with self._connection.write() as db:
+            db.executemany(
+                "INSERT OR IGNORE INTO streams (topic, partition) VALUES (?, ?)",
+                [(topic.name, partition) for topic in topics for partition in range(topic.partitions)],
+            )
+
+    def append(self, entries: Sequence[Entry]) -> list[tuple[int, int]]:
+        with self._connection.write():
+            return self._connection.insert(entries)
+
+    def ends(self, topic: Topic) -> dict[int, int]:
+        with self._connection.lock:
+            streams = self._connection.streams(topic.name)
+            return {partition: self._connection.end(stream) for partition, stream in enumerate(streams)}
+
+    def committed(self, group: str, topic: Topic) -> dict[int, Position]:
+        query = "SELECT partition, offset, note FROM claims JOIN streams USING (stream) WHERE grp = ? AND topic = ?"
+        with self._connection.lock:
+            rows = self._connection.db.execute(query, (group, topic.name)).fetchall()
+        return {partition: Position(offset, note) for partition, offset, note in rows}
+
+    def reader(self, topics: Sequence[Topic], start: Mapping[Place, int] | None = None) -> SqliteReader:
+        places = [Place(topic.name, partition) for topic in topics for partition in range(topic.partitions)]
+        return SqliteReader(self._connect(), {place: (start or {}).get(place, 0) for place in places})
+
+    def consumer(self, group: str, topics: Sequence[Topic], member: str) -> SqliteConsumer:
+        return SqliteConsumer(self._connect(), group=group, topics=topics, member=member)
+
+    def close(self) -> None:
+        self._connection.close()

@@ -1,0 +1,59 @@
+"""The data lake: Parquet by event date, written atomically; each row keeps its partition and offset."""
+
+import os
+from datetime import date
+from pathlib import Path
+
+import polars as pl
+
+PLACE = ("partition", "offset")
+
+
+class LakeCorrupt(Exception):
+    """A file of the lake cannot be read."""
+
+
+class Lake:
+    """Tables under one folder: `<table>/date=YYYY-MM-DD/<batch>.parquet`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def write(self, table: str, rows: pl.DataFrame, *, batch: str) -> None:
+        """Add rows (columns `partition`, `offset`, `at` in seconds, and the table's own).
+
+        The same batch written again takes the place of the first; so an ingest that died between
+        writing and committing does no harm.
+        """
+        dated = rows.with_columns(date=pl.from_epoch("at", time_unit="s").dt.date())
+        for (day,), part in dated.group_by("date", maintain_order=True):
+            folder = self.folder / table / f"date={day}"
+            folder.mkdir(parents=True, exist_ok=True)
+            temporary = folder / f".{batch}.{os.getpid()}"
+            part.drop("date").write_parquet(temporary)
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.replace(folder / f"{batch}.parquet")
+
+    def read(self, table: str, *, since: date | None = None, until: date | None = None) -> pl.DataFrame:
+        """The rows of event dates since <= date < until, each place once, in order of partition and offset.
+
+        Raises:
+            LakeCorrupt: naming the file that cannot be read.
+        """
+        frames = []
+        for path in sorted(self.folder.glob(f"{table}/date=*/*.parquet")):
+            day = date.fromisoformat(path.parent.name.removeprefix("date="))
+            if (since is None or day >= since) and (until is None or day < until):
+                frames.append(_read(path))
+        if not frames:
+            return pl.DataFrame(schema={column: pl.Int64 for column in (*PLACE, "at")})
+        rows = pl.concat(frames, how="diagonal_relaxed")
+        return rows.unique(PLACE, keep="first", maintain_order=True).sort(PLACE)
+
+
+def _read(path: Path) -> pl.DataFrame:
+    try:
+        return pl.read_parquet(path, hive_partitioning=False)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise LakeCorrupt(f"{path} cannot be read ({error}): delete it and ingest its source again") from error
