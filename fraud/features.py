@@ -4,12 +4,12 @@ Pure: no clock, no I/O. A `State` is all that one partition of the log has to re
 """
 
 import hashlib
-import heapq
 from collections.abc import Iterable, Iterator, Sequence
 from zlib import crc32
 
 from fraud import config
 from fraud.config import CARD_WINDOWS, DAY, HOUR, TERMINAL_WINDOWS
+from fraud.order import Order
 from fraud.schema import Cell, Event, Features, Label, Transaction
 from fraud.terminals import Book, OpenHour, usable
 from fraud.windows import LONGEST, Card
@@ -52,6 +52,11 @@ def code(text: str | None, bits: int) -> int:
 
 def ratio(part: int, whole: int) -> float:
     return part / whole if whole else 0.0
+
+
+def needs(event: Event) -> int:
+    """The last hour of the terminal book that an event looks at; -1: it does not look."""
+    return usable(event.at) if isinstance(event, Transaction) else -1
 
 
 class State:
@@ -141,26 +146,23 @@ class State:
             del self.verdicts[next(iter(self.verdicts))]
 
 
-def in_time(streams: Sequence[Iterable[Event]]) -> Iterator[tuple[int, Event]]:
-    """Merge partitions by event time, each in its own order; gives (partition, event)."""
-    numbered = [((event.at, partition, event) for event in stream) for partition, stream in enumerate(streams)]
-    for _, partition, event in heapq.merge(*numbered, key=lambda item: item[:2]):
-        yield partition, event
-
-
 def fold(streams: Sequence[Iterable[Event]]) -> Iterator[tuple[Event, Features | None]]:
     """Replay partitions, each in offset order, through the very step that serving takes.
 
     Raises:
-        ValueError: a partition has no tick for an hour that a payment looks at.
+        ValueError: a partition lacks the ticks that close the hours which a payment looks at.
     """
     book = Book()
+    order: Order[Event] = Order(book)
     states = [State(partition) for partition in range(len(streams))]
-    for partition, event in in_time(streams):
-        if isinstance(event, Transaction) and usable(event.at) > book.complete:
-            raise ValueError(f"hour {usable(event.at)} is not closed in every partition: ticks are missing")
+    for partition, stream in enumerate(streams):
+        for event in stream:
+            order.push(partition, event, at=event.at, needs=needs(event))
+    while (item := order.pop()) is not None:
+        partition, event = item
         vector, cell = states[partition].step(event, book)
         if cell is not None:
             book.add((cell,))
         yield event, vector
-
+    if len(order):
+        raise ValueError(f"{len(order)} events wait for hours that no tick has closed")

@@ -5,7 +5,9 @@ Money is in whole cents, time in whole seconds since the epoch (UTC). On every t
 """
 
 from typing import Annotated, Literal
+from zlib import crc32
 
+import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from fraud import config
@@ -55,6 +57,11 @@ class Transaction(Noun):
         """What makes two messages the same payment: unique within a card, as tills number their own."""
         return f"{self.card}.{self.id}"
 
+    @property
+    def fingerprint(self) -> int:
+        """Of the content: a repeat has the same, a conflict another."""
+        return crc32(repr((self.terminal, self.at, self.cents, self.country, self.device)).encode())
+
 
 class Label(Noun):
     """What was found out about a payment, and `at` what time the bank knew it."""
@@ -83,6 +90,13 @@ Event = Transaction | Label | Tick
 EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="kind")])
 
 
+def message() -> pl.Expr:
+    """A row of the lake's events as the JSON that the topic carries."""
+    kind = pl.col("kind")
+    payment, label, tick = (pl.struct(noun.model_fields).struct.json_encode() for noun in (Transaction, Label, Tick))
+    return pl.when(kind == "payment").then(payment).when(kind == "label").then(label).otherwise(tick).alias("message")
+
+
 class Cell(Noun):
     """One partition's counts for one hour of the terminal book; hours up to `until` are closed."""
 
@@ -98,7 +112,10 @@ class Decision(Noun):
     kind: Literal["decision"] = "decision"
     card: Id
     id: Id
+    terminal: Id
     at: Seconds
+    cents: int
+    fingerprint: int  # of the payment's content
     action: Action
     reasons: tuple[str, ...]
     path: Literal["model", "rules", "stand-in"]

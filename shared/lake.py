@@ -35,6 +35,10 @@ class Lake:
                 os.fsync(file.fileno())
             temporary.replace(folder / f"{batch}.parquet")
 
+    def dates(self, table: str) -> list[date]:
+        """The event dates that the table has, in order."""
+        return sorted(date.fromisoformat(p.name.removeprefix("date=")) for p in self.folder.glob(f"{table}/date=*"))
+
     def read(self, table: str, *, since: date | None = None, until: date | None = None) -> pl.DataFrame:
         """The rows of event dates since <= date < until, each place once, in order of partition and offset.
 
@@ -47,7 +51,7 @@ class Lake:
             if (since is None or day >= since) and (until is None or day < until):
                 frames.append(_read(path))
         if not frames:
-            return pl.DataFrame(schema={column: pl.Int64 for column in (*PLACE, "at")})
+            return pl.DataFrame(schema=dict.fromkeys((*PLACE, "at"), pl.Int64))
         rows = pl.concat(frames, how="diagonal_relaxed")
         return rows.unique(PLACE, keep="first", maintain_order=True).sort(PLACE)
 

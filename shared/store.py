@@ -14,8 +14,8 @@ from shared.eventlog.port import Place
 
 
 class Store(Protocol):
-    def put(self, view: str, rows: Sequence[tuple[str, bytes]], positions: Mapping[Place, int]) -> None:
-        """Add rows by key; the first row of a key stays."""
+    def put(self, view: str, rows: Sequence[tuple[str, bytes]], positions: Mapping[Place, int]) -> int:
+        """Add rows by key; the first row of a key stays. Gives the number of rows added."""
         ...
 
     def get(self, view: str, key: str) -> bytes | None: ...
@@ -40,14 +40,17 @@ class SqliteStore:
             " (view TEXT, topic TEXT, partition INTEGER, offset INTEGER, PRIMARY KEY (view, topic, partition))"
         )
 
-    def put(self, view: str, rows: Sequence[tuple[str, bytes]], positions: Mapping[Place, int]) -> None:
+    def put(self, view: str, rows: Sequence[tuple[str, bytes]], positions: Mapping[Place, int]) -> int:
         with self._lock, self._db:
             self._db.execute("BEGIN IMMEDIATE")
+            before = self._db.total_changes
             self._db.executemany("INSERT OR IGNORE INTO rows VALUES (?, ?, ?)", [(view, *row) for row in rows])
+            added = self._db.total_changes - before
             self._db.executemany(
                 "INSERT OR REPLACE INTO positions VALUES (?, ?, ?, ?)",
                 [(view, *place, offset) for place, offset in positions.items()],
             )
+        return added
 
     def get(self, view: str, key: str) -> bytes | None:
         query = "SELECT value FROM rows WHERE view = ? AND key = ?"

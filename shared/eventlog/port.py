@@ -66,8 +66,13 @@ def partition_of(key: str, partitions: int) -> int:
     return crc32(key.encode()) % partitions
 
 
+def beginning(topics: Sequence[Topic]) -> dict[Place, int]:
+    """The start of every partition of the topics."""
+    return {Place(topic.name, partition): 0 for topic in topics for partition in range(topic.partitions)}
+
+
 class Reader(Protocol):
-    """Follows whole topics and belongs to no group."""
+    """Follows partitions and belongs to no group."""
 
     @property
     def positions(self) -> Mapping[Place, int]: ...
@@ -126,8 +131,8 @@ class EventLog(Protocol):
         """By partition, how far the group has come; partitions never committed are missing."""
         ...
 
-    def reader(self, topics: Sequence[Topic], start: Mapping[Place, int] | None = None) -> Reader:
-        """A reader from `start`, or from the first record where `start` says nothing."""
+    def reader(self, start: Mapping[Place, int]) -> Reader:
+        """A reader of the places in `start`, from these offsets on."""
         ...
 
     def consumer(self, group: str, topics: Sequence[Topic], member: str) -> Consumer:

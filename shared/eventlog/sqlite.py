@@ -276,9 +276,8 @@ class SqliteLog:
             rows = self._connection.db.execute(query, (group, topic.name)).fetchall()
         return {partition: Position(offset, note) for partition, offset, note in rows}
 
-    def reader(self, topics: Sequence[Topic], start: Mapping[Place, int] | None = None) -> SqliteReader:
-        places = [Place(topic.name, partition) for topic in topics for partition in range(topic.partitions)]
-        return SqliteReader(self._connect(), {place: (start or {}).get(place, 0) for place in places})
+    def reader(self, start: Mapping[Place, int]) -> SqliteReader:
+        return SqliteReader(self._connect(), dict(start))
 
     def consumer(self, group: str, topics: Sequence[Topic], member: str) -> SqliteConsumer:
         return SqliteConsumer(self._connect(), group=group, topics=topics, member=member)

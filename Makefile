@@ -1,0 +1,91 @@
+# Everything a person types. The targets that need the environment make it first, once; see `make help`.
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+UV_VERSION := 0.13.9
+PY := .venv/bin/python
+
+# torch from the package index is 3 GB of CUDA on Linux; uv can pick the small one, unless a folder of wheels is given.
+ifneq ($(PIP_FIND_LINKS),)
+UV_ENV := UV_FIND_LINKS="$(PIP_FIND_LINKS)"
+else ifeq ($(shell uname -s),Linux)
+UV_ENV := UV_TORCH_BACKEND=cpu
+endif
+INSTALL = $(UV_ENV) .venv/bin/uv pip install --quiet --python .venv -r pyproject.toml -c infra/constraints.txt
+
+DEMO = $(if $(LOG),--log $(LOG)) $(if $(DAYS),--days $(DAYS)) $(if $(SEED),--seed $(SEED)) $(if $(HEADLESS),--headless)
+PYTEST = $(PY) -m pytest -rs $(if $(ALL),--all)
+
+# --- run ---
+
+demo-fraud: .venv/.fraud  ## months of a bank in minutes: learn, decide, be attacked, notice, retrain, roll back
+	@$(PY) -m fraud demo $(DEMO)
+
+replay-fraud: .venv/.fraud  ## the same stages on your own payments: FILE=payments.parquet or .csv
+	@test -n "$(FILE)" || \
+	  { echo "Which payments? make replay-fraud FILE=path; the columns are in README.md." >&2; exit 2; }
+	@$(PY) -m fraud replay "$(FILE)" $(DEMO)
+
+# --- check ---
+
+# [5.1] One command for a person, for the workflow and for .ci/run: what passes here passes there.
+test: lint  ## lint, and every test that can run here; ALL=1: everything, and nothing may be skipped
+	@$(PYTEST)
+
+test-fraud: .venv/.dev  ## the tests of fraud and of what it stands on
+	@$(PYTEST) tests/fraud tests/shared tests/contracts
+
+lint: .venv/.dev  ## ruff, mypy, import contracts; and how long each package is
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) -m mypy
+	@.venv/bin/lint-imports --no-logo
+	@for package in recsys fraud sentiment shared; do test ! -d $$package || \
+	  find $$package -name '*.py' ! -name paper.py -exec cat {} + | wc -l | \
+	  xargs printf '%-10s %5s lines\n' $$package; done
+
+checklist: .venv/.fraud  ## the 21 points of the interview, and where each service answers them
+	@$(PY) -m shared.checklist
+
+# --- keep ---
+
+record: .venv/.fraud  ## take the figures of the last runs over into results.json
+	@$(PY) -m shared.results record
+
+docs: .venv/.fraud  ## write the recorded figures and the tree into the documents
+	@$(PY) -m shared.results docs
+
+lock: .venv/bin/uv  ## pin what pyproject.toml asks for, for all extras, systems and Python versions
+	@.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --all-extras --no-annotate --no-header \
+	  pyproject.toml -o infra/constraints.txt
+
+clean:  ## remove what runs left behind (var/) and the environment
+	rm -rf var .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+
+help:  ## this list
+	@awk -F ':.*## ' '/^# ---/ { print "" } /^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
+	@printf '\n  demos and replays take LOG=, DAYS=, SEED= and HEADLESS=1 (ends by itself)\n\n'
+
+.PHONY: demo-fraud replay-fraud test test-fraud lint checklist record docs lock clean help
+
+# --- the environment ---
+
+.venv/bin/uv:
+	@for python in python3 python3.13 python3.12 python3.11; do \
+	  if $$python -c 'import ensurepip, sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; then \
+	    $$python -m venv .venv && $(PY) -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION); exit; \
+	  fi; \
+	done; echo "Needs Python 3.11, 3.12 or 3.13 with its venv module (on Debian: apt install python3-venv)." >&2; exit 1
+
+.venv/.fraud: pyproject.toml infra/constraints.txt | .venv/bin/uv
+	@echo "Installing what fraud needs ..."
+	@$(INSTALL) --extra fraud
+	@$(PY) -c 'import lightgbm' || \
+	  { echo "LightGBM needs OpenMP: brew install libomp (macOS), apt install libgomp1 (Debian)" >&2; exit 1; }
+	@touch $@
+
+.venv/.dev: .venv/.fraud
+	@echo "Installing what the tests need ..."
+	@$(INSTALL) --extra fraud --extra dev
+	@touch $@

@@ -1,0 +1,77 @@
+"""What train hands to serving: model, policy, golden samples and the reference of drift, in one folder."""
+
+import json
+from pathlib import Path
+from typing import NamedTuple, Self
+
+import numpy as np
+import polars as pl
+
+from fraud.features import NAMES
+from fraud.model import Matrix, Model, ModelCorrupt
+from fraud.policy import Policy, decide
+
+GOLDEN = 50  # samples that every process must score and decide as train did
+
+
+class Artifact(NamedTuple):
+    model: Model
+    policy: Policy
+
+    def save(self, folder: Path, *, matrix: Matrix, reference: pl.DataFrame, limits: dict[str, float]) -> None:
+        """Write all parts; golden samples are drawn evenly from `matrix`, (n, features), n >= GOLDEN.
+
+        `reference`: features, `score` and `weekday` of quiet payments; `limits`: the distance by column
+        that drift has to exceed.
+        """
+        folder.mkdir(parents=True)
+        self.model.save(folder)
+        (folder / "policy.json").write_text(json.dumps(self.policy._asdict(), indent=1))
+        order = np.argsort(self.model.margins(matrix), kind="stable")
+        rows = matrix[order[np.linspace(0, len(order) - 1, GOLDEN).astype(int)]]
+        samples = [
+            {"features": row, "score": self.model.score(row), "action": self._action(row)} for row in rows.tolist()
+        ]
+        (folder / "golden.json").write_text(json.dumps(samples))
+        reference.write_parquet(folder / "reference.parquet")
+        (folder / "limits.json").write_text(json.dumps(limits, indent=1))
+
+    def _action(self, row: list[float]) -> str:
+        cents = round(row[NAMES.index("amount")] * 100)
+        return decide(self.model.score(row), cents, self.policy, free=True, draw=lambda: 1.0).action
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read, warm up and self-test.
+
+        Raises:
+            ModelCorrupt: a part is unreadable, or a golden sample comes out otherwise than in training.
+        """
+        try:
+            policy = Policy(**json.loads((folder / "policy.json").read_text()))
+            golden = json.loads((folder / "golden.json").read_text())
+        except (OSError, ValueError, TypeError) as error:
+            raise ModelCorrupt(f"cannot read the policy in {folder.name}: {error}") from error
+        artifact = cls(Model.load(folder), policy)
+        for number, sample in enumerate(golden):
+            score, action = artifact.model.score(sample["features"]), artifact._action(sample["features"])
+            if abs(score - sample["score"]) > 1e-9 or action != sample["action"]:
+                expected = f"{sample['score']:.6f}, {sample['action']}"
+                raise ModelCorrupt(f"golden sample {number}: {score:.6f}, {action}; in training {expected}")
+        return artifact
+
+
+def drift_frame(matrix: Matrix, model: Model) -> pl.DataFrame:
+    """What drift is measured on: the features that say how people pay, `score`, and `weekday`; (n, features) -> n rows.
+
+    [5.3] What the labels told is left out: terminals and cards with frauds come and go in a quiet world too.
+    """
+    frame = pl.DataFrame(matrix, schema=list(NAMES), orient="row")
+    told = [name for name in NAMES if "fraud" in name or "risk" in name]
+    return frame.drop(told).with_columns(pl.col("weekday").cast(pl.Int64), score=pl.Series(model.scores(matrix)))
+
+
+def reference(folder: Path) -> tuple[pl.DataFrame, dict[str, float]]:
+    """The reference of drift, and its limits by column."""
+    limits: dict[str, float] = json.loads((folder / "limits.json").read_text())
+    return pl.read_parquet(folder / "reference.parquet"), limits

@@ -1,0 +1,89 @@
+"""Lake -> point-in-time correct, labelled, time-split frames."""
+
+import hashlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+
+from fraud import config
+from fraud.schema import EVENT, Event, message
+from shared.lake import Lake
+
+CHUNK = 50_000  # rows turned into events at a time
+
+
+class Split(NamedTuple):
+    """Event times that part the history, oldest first: fit | judge | still without all labels."""
+
+    fit_until: int
+    judge_until: int
+
+
+def split(as_of: int) -> Split:
+    """What is learnt from, and what is judged on, at `as_of`.
+
+    A payment counts once its labels have had time to arrive. The judging week is halved by card:
+    one half calibrates and prices, the other is the gate's.
+    """
+    matured = as_of - config.MATURITY
+    return Split(matured - 7 * config.DAY, matured)
+
+
+def events(lake: Lake, *, as_of: int) -> pl.DataFrame:
+    """Everything accepted that had happened before `as_of`, in order of partition and offset."""
+    refusals = lake.read("refusals").select("partition", "offset")
+    return (
+        lake.read("events")
+        .filter(pl.col("at") < as_of)
+        .join(refusals, on=["partition", "offset"], how="anti", maintain_order="left")
+    )
+
+
+def streams(rows: pl.DataFrame) -> list[Iterator[Event]]:
+    """The rows as events, a stream a partition, in offset order."""
+    return [_stream(rows.filter(pl.col("partition") == number)) for number in range(config.PARTITIONS)]
+
+
+def _stream(rows: pl.DataFrame) -> Iterator[Event]:
+    for start in range(0, rows.height, CHUNK):
+        for text in rows.slice(start, CHUNK).select(message())["message"]:
+            yield EVENT.validate_json(text)
+
+
+def labelled(payments: pl.DataFrame, rows: pl.DataFrame, decisions: pl.DataFrame) -> pl.DataFrame:
+    """Payments with what is known about them: `fraud` and `weight` (n rows in, n rows out).
+
+    A weight of 0 means that nothing can be known: the payment was declined, or it is a probe. What
+    passed at random stands for all that was declined like it, by one over its propensity. No label
+    means legitimate; so callers keep to payments old enough for that.
+    """
+    verdicts = rows.filter(pl.col("kind") == "label").sort("at", maintain_order=True)
+    verdicts = verdicts.group_by("card", "id").agg(pl.col("fraud").last())
+    if decisions.is_empty():
+        decisions = pl.DataFrame(
+            schema={"card": pl.String, "id": pl.String, "action": pl.String, "propensity": pl.Float64}
+        )
+    taken = decisions.select("card", "id", "action", "propensity").unique(["card", "id"], keep="first")
+    known = payments.join(verdicts, on=["card", "id"], how="left", maintain_order="left")
+    known = known.join(taken, on=["card", "id"], how="left", maintain_order="left")
+    passed = pl.col("action").fill_null("approve") != "decline"
+    return known.with_columns(
+        fraud=pl.col("fraud").fill_null(False),
+        weight=pl.when(passed & ~pl.col("probe")).then(1 / pl.col("propensity").fill_null(1.0)).otherwise(0.0),
+        action=pl.col("action").fill_null("approve"),
+    )
+
+
+def halves(cards: pl.Series) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    """A fixed half of the cards: the same card is always on the same side."""
+    return np.array([hashlib.blake2b(card.encode(), digest_size=1).digest()[0] % 2 == 0 for card in cards])
+
+
+def version(rows: pl.DataFrame) -> str:
+    """Names the data: a digest over what was ingested, and from where."""
+    by_partition = rows.group_by("partition").agg(
+        pl.len(), pl.col("offset").min().alias("first"), pl.col("offset").max().alias("last")
+    )
+    return hashlib.sha256(by_partition.sort("partition").write_json().encode()).hexdigest()[:12]

@@ -1,0 +1,220 @@
+"""The way of a request through the log: appended, decided by the card's owner, read back, answered.
+
+The edge decides nothing itself. Only when the owner is late does it append a stand-in by the rules,
+and then too the answer is what stands first in the log.
+"""
+
+import asyncio
+import logging
+import threading
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future
+from queue import SimpleQueue
+
+from prometheus_client import CollectorRegistry, Counter
+from pydantic_core import from_json
+
+from fraud import config, policy
+from fraud.schema import ALARMS, DECISIONS, EVENTS, RELEASES, REPORTS, Alarm, Decision, Release, Report, Transaction
+from shared.clock import Clock, monotonic, sleep
+from shared.eventlog.port import Entry, EventLog, LogUnavailable, Place, Record, beginning
+from shared.store import Store
+
+VIEW = "decisions"
+GROUP = 1_000  # appends that share a commit at most
+logger = logging.getLogger(__name__)
+
+Waiter = asyncio.Future[bytes]
+
+
+class Unavailable(Exception):
+    """No decision could be had in time: the log is away, or nobody reads it back."""
+
+
+class Conflict(Exception):
+    """The card has another payment under this transaction id."""
+
+
+class Edge:
+    """One appending and one following thread beside the event loop."""
+
+    def __init__(self, log: EventLog, store: Store, *, clock: Clock, metrics: CollectorRegistry) -> None:
+        self._log, self._store, self._clock = log, store, clock
+        self._appends: SimpleQueue[tuple[Sequence[Entry], Future[list[tuple[int, int]]]] | None] = SimpleQueue()
+        self._waiting: dict[str, list[Waiter]] = {}
+        self._positions: dict[Place, int] = {}
+        self._stopped = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.caught_up = False
+        self.releases: deque[Release] = deque(maxlen=100)
+        self.alarms: deque[Alarm] = deque(maxlen=1_000)
+        self.reports: deque[Report] = deque(maxlen=400)
+        self._decisions = Counter(
+            "fraud_decisions", "Decisions by action and path", ["action", "path"], registry=metrics
+        )
+        self._superseded = Counter("fraud_superseded", "Decisions that came second and do not count", registry=metrics)
+        self._outcomes = Counter("fraud_outcomes", "Repeats and conflicts", ["kind"], registry=metrics)
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        for target in (self._append_all, self._follow):
+            thread = threading.Thread(target=target, daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self._appends.put(None)
+        for thread in self._threads:
+            thread.join()
+
+    # --- requests --------------------------------------------------------------------------------
+
+    async def decide(self, payment: Transaction) -> bytes:
+        """The decision on a payment, as JSON, as it stands first in the log.
+
+        Raises:
+            Conflict: the identity is taken by another payment.
+            Unavailable: the log is away, or the answer cannot be read back in time.
+        """
+        waiter: Waiter = asyncio.get_running_loop().create_future()
+        waiters = self._waiting.setdefault(payment.identity, [])
+        waiters.append(waiter)
+        try:
+            await self.append([Entry(EVENTS, payment.card, payment.model_dump_json().encode())])
+            try:
+                answer = await asyncio.wait_for(asyncio.shield(waiter), config.OWNER_DEADLINE)
+            except TimeoutError:
+                answer = await self._stand_in(payment, waiter)
+        finally:
+            waiters.remove(waiter)
+            if not waiters:
+                self._waiting.pop(payment.identity, None)
+        if from_json(answer)["fingerprint"] != payment.fingerprint:
+            raise Conflict(f"card and id {payment.id!r} belong to another payment")
+        return answer
+
+    async def _stand_in(self, payment: Transaction, waiter: Waiter) -> bytes:
+        """[4.3] The owner is late: a till cannot wait, so the rules answer, through the log like everything."""
+        deadline = monotonic() + config.READ_BACK_DEADLINE
+        try:
+            ends = await asyncio.to_thread(self._log.ends, DECISIONS)
+        except LogUnavailable as error:
+            raise Unavailable(str(error)) from error
+        while any(self._positions.get(Place(DECISIONS.name, p), 0) < end for p, end in ends.items()):
+            if monotonic() > deadline:
+                raise Unavailable("decisions cannot be read back")
+            await asyncio.sleep(0.01)
+        if waiter.done():
+            return waiter.result()
+        action, fired = policy.rules(payment.cents, None)
+        decision = Decision(
+            card=payment.card,
+            id=payment.id,
+            terminal=payment.terminal,
+            at=payment.at,
+            cents=payment.cents,
+            fingerprint=payment.fingerprint,
+            action=action,
+            reasons=tuple(fired),
+            path="stand-in",
+            mark="owner-late",
+            rules=action,
+            probe=payment.probe,
+        )
+        await self.append([Entry(DECISIONS, payment.identity, decision.model_dump_json().encode())])
+        try:
+            return await asyncio.wait_for(asyncio.shield(waiter), max(0.01, deadline - monotonic()))
+        except TimeoutError as error:
+            raise Unavailable("the decision cannot be read back") from error
+
+    async def append(self, entries: Sequence[Entry]) -> list[tuple[int, int]]:
+        """Append through the one writing thread; what waits while it commits shares the next commit.
+
+        Raises:
+            Unavailable: nothing was appended.
+        """
+        done: Future[list[tuple[int, int]]] = Future()
+        self._appends.put((entries, done))
+        try:
+            return await asyncio.wrap_future(done)
+        except LogUnavailable as error:
+            raise Unavailable(str(error)) from error
+
+    def decision(self, identity: str) -> bytes | None:
+        """The decision on a payment, as JSON."""
+        return self._store.get(VIEW, identity)
+
+    # --- threads ---------------------------------------------------------------------------------
+
+    def _append_all(self) -> None:
+        while (first := self._appends.get()) is not None:
+            group = [first]
+            while len(group) < GROUP and not self._appends.empty():
+                if (item := self._appends.get()) is None:
+                    return
+                group.append(item)
+            try:
+                places = self._log.append([entry for entries, _ in group for entry in entries])
+            except LogUnavailable as error:
+                for _, done in group:
+                    done.set_exception(error)
+                continue
+            start = 0
+            for entries, done in group:
+                done.set_result(places[start : start + len(entries)])
+                start += len(entries)
+
+    def _follow(self) -> None:
+        start = beginning([DECISIONS, ALARMS, RELEASES, REPORTS]) | self._store.positions(VIEW)
+        reader = self._log.reader(start)
+        while not self._stopped.is_set():
+            try:
+                records = reader.poll(2_000, 0.25)
+            except LogUnavailable as error:
+                logger.warning("cannot follow the log: %s", error)
+                sleep(0.25)
+                continue
+            if records:
+                self._take(records, reader.positions)
+            else:
+                self.caught_up = True
+        reader.close()
+
+    def _take(self, records: Sequence[Record], positions: dict[Place, int]) -> None:
+        """Enter decisions into the view, then wake who waits for them."""
+        rows = []
+        for record in records:
+            if record.topic != DECISIONS.name:
+                self._hear(record)
+                continue
+            message = from_json(record.value)
+            if message["kind"] == "decision":
+                rows.append((record.key, record.value))
+                self._clock.observe(message["at"])
+                self._decisions.labels(message["action"], message["path"]).inc()
+            else:
+                self._outcomes.labels(message["kind"]).inc()
+        decided = {place: offset for place, offset in positions.items() if place.topic == DECISIONS.name}
+        self._superseded.inc(len(rows) - self._store.put(VIEW, rows, decided))
+        self._positions = dict(positions)
+        keys = [record.key for record in records if record.key in self._waiting]
+        if keys and self._loop is not None:
+            answers = [(key, self._store.get(VIEW, key)) for key in keys]
+            self._loop.call_soon_threadsafe(self._wake, answers)
+
+    def _wake(self, answers: Sequence[tuple[str, bytes | None]]) -> None:
+        for identity, answer in answers:
+            for waiter in self._waiting.get(identity, ()):
+                if answer is not None and not waiter.done():
+                    waiter.set_result(answer)
+
+    def _hear(self, record: Record) -> None:
+        if record.topic == ALARMS.name:
+            self.alarms.append(Alarm.model_validate_json(record.value))
+        elif record.topic == RELEASES.name:
+            self.releases.append(Release.model_validate_json(record.value))
+        else:
+            self.reports.append(Report.model_validate_json(record.value))

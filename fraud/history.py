@@ -1,0 +1,151 @@
+"""Files and simulated pasts -> rows of `fraud.events`, for what never came through the log."""
+
+from pathlib import Path
+
+import polars as pl
+
+from fraud import config
+from fraud.schema import DeadLetter
+from shared.eventlog.port import partition_of
+from shared.lake import Lake
+from shared.privacy import pseudonym
+
+EVENT_COLUMNS: dict[str, type[pl.DataType]] = {
+    **dict.fromkeys(("kind", "card", "id", "terminal", "currency", "country", "device", "source"), pl.String),
+    **dict.fromkeys(("at", "cents"), pl.Int64),
+    **dict.fromkeys(("probe", "fraud"), pl.Boolean),
+}
+FILE_COLUMNS = {
+    "TRANSACTION_ID": "id",
+    "TX_DATETIME": "at",
+    "CUSTOMER_ID": "card",
+    "TERMINAL_ID": "terminal",
+    "TX_AMOUNT": "cents",
+    "TX_FRAUD": "fraud",
+    "COUNTRY": "country",  # may be missing, as may DEVICE
+    "DEVICE": "device",
+}
+
+
+class Refused(Exception):
+    """A message that is no valid event: which field, which value, and why."""
+
+    def __init__(self, field: str, value: object, reason: str) -> None:
+        super().__init__(f"{field}: {reason} (got {str(value)[:200]!r})")
+        self.field, self.value, self.reason = field, str(value)[:200], reason
+
+
+def as_events(payments: pl.DataFrame, labels: pl.DataFrame, *, key: bytes, ticks: tuple[int, int]) -> pl.DataFrame:
+    """Payments and labels with their names as rows of `fraud.events`: pseudonyms, partition, hourly ticks, in time order.
+
+    `ticks`: event times, whole hours, of the first and the last one. At the same second a tick goes
+    first, so that every partition closes its hour before a payment asks for it.
+    """
+    hours = pl.DataFrame({"at": range(ticks[0], ticks[1] + 1, config.HOUR)}, schema={"at": pl.Int64})
+    clock = hours.join(
+        pl.DataFrame({"partition": range(config.PARTITIONS)}, schema={"partition": pl.Int64}), how="cross"
+    )
+    named = pl.concat(
+        [
+            payments.select(pl.exclude("fraud")).with_columns(
+                kind=pl.lit("payment"), currency=pl.lit(config.CURRENCY), probe=pl.lit(False)
+            ),
+            labels.with_columns(kind=pl.lit("label")),
+        ],
+        how="diagonal_relaxed",
+    )
+    cards = {card: pseudonym(card, key) for card in named["card"].unique()}
+    devices = {device: pseudonym(device, key) for device in named["device"].drop_nulls().unique()}
+    places = {card: partition_of(card, config.PARTITIONS) for card in cards.values()}
+    rows = named.with_columns(
+        pl.col("card").replace_strict(cards), pl.col("device").replace_strict(devices, return_dtype=pl.String)
+    )
+    rows = rows.with_columns(partition=pl.col("card").replace_strict(places, return_dtype=pl.Int64))
+    rows = pl.concat([clock.with_columns(kind=pl.lit("tick")), rows], how="diagonal_relaxed")
+    return rows.select("partition", *(pl.col(name).cast(kind) for name, kind in EVENT_COLUMNS.items())).sort(
+        "at", maintain_order=True
+    )
+
+
+def write_history(lake: Lake, rows: pl.DataFrame) -> None:
+    """Events that never came through the log: each partition's get the offsets -n ... -1."""
+    last = pl.len().over("partition")
+    offset = pl.int_range(pl.len(), dtype=pl.Int64).over("partition") - last.cast(pl.Int64)
+    lake.write("events", rows.with_columns(offset=offset), batch="history")
+
+
+def read_file(path: Path) -> tuple[pl.DataFrame, list[DeadLetter]]:
+    """Payments of a CSV or Parquet file with the columns of FILE_COLUMNS, and the rows refused, by line.
+
+    Amounts are in EUR, times without zone are UTC. A CSV's header is line 1.
+
+    Raises:
+        Refused: columns are missing, so that no row can be read.
+    """
+    raw = pl.read_parquet(path) if path.suffix == ".parquet" else pl.read_csv(path, infer_schema=False)
+    missing = [name for name in list(FILE_COLUMNS)[:5] if name not in raw.columns]
+    if missing:
+        raise Refused("columns", raw.columns, f"{path.name} lacks {', '.join(missing)}")
+    raw = raw.with_row_index("line", offset=1 if path.suffix == ".parquet" else 2)
+    names = {old: new for old, new in FILE_COLUMNS.items() if old in raw.columns}
+    source = raw.select("line", **{new: pl.col(old).cast(pl.String) for old, new in names.items()})
+    identifier = r"^[A-Za-z0-9_-]{1,64}$"
+    amount = pl.col("cents").cast(pl.Float64, strict=False)
+    valid = {
+        "id": (pl.col("id").str.contains(identifier), f"must match {identifier}"),
+        "card": (pl.col("card").str.contains(identifier), f"must match {identifier}"),
+        "terminal": (pl.col("terminal").str.contains(identifier), f"must match {identifier}"),
+        "at": (_seconds("at").is_between(0, 2**32 - 1), "must be a date and time, YYYY-MM-DD HH:MM:SS"),
+        "cents": (
+            amount.is_finite() & amount.is_between(0, config.MAX_CENTS / 100),
+            "must be an amount in EUR, 0 to 100,000",
+        ),
+        "fraud": (pl.col("fraud").is_in(["0", "1", "true", "false"]), "must be 0 or 1"),
+        "country": (
+            pl.col("country").is_null() | pl.col("country").str.contains(r"^[A-Z]{2}$"),
+            "must be two capitals",
+        ),
+        "device": (pl.col("device").is_null() | pl.col("device").str.contains(identifier), f"must match {identifier}"),
+    }
+    letters: list[DeadLetter] = []
+    for field in names.values():
+        good, reason = valid[field]
+        bad = source.filter(~good.fill_null(False))
+        letters += [
+            DeadLetter(
+                topic=path.name,
+                partition=0,
+                offset=row["line"],
+                field=field,
+                value=str(row[field])[:200],
+                reason=reason,
+                raw="",
+            )
+            for row in bad.iter_rows(named=True)
+        ]
+    refused_lines = {letter.offset for letter in letters}
+    optional = {name: pl.lit(None, pl.String) for name in ("country", "device") if name not in source.columns}
+    payments = source.filter(~pl.col("line").is_in(list(refused_lines))).with_columns(
+        at=_seconds("at"),
+        cents=(amount * 100).round().cast(pl.Int64),
+        fraud=pl.col("fraud").is_in(["1", "true"]) if "fraud" in source.columns else pl.lit(False),
+        **optional,
+    )
+    once = payments.unique(["card", "id"], keep="first", maintain_order=True)
+    for line in payments.join(once.select("line"), on="line", how="anti")["line"]:
+        letters.append(
+            DeadLetter(
+                topic=path.name,
+                partition=0,
+                offset=line,
+                field="id",
+                value="",
+                reason="the card's transaction id stands in an earlier line",
+                raw="",
+            )
+        )
+    return once.sort("at", maintain_order=True), sorted(letters, key=lambda letter: letter.offset)
+
+
+def _seconds(column: str) -> pl.Expr:
+    return pl.col(column).str.to_datetime(strict=False, time_zone="UTC").dt.epoch("s")

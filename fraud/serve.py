@@ -1,0 +1,184 @@
+"""The thin HTTP edge: validate, call, answer. Domain errors become HTTP here and nowhere else."""
+
+import asyncio
+import gc
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Annotated
+
+from fastapi import Depends, FastAPI, HTTPException, Path, Request, Response
+from prometheus_client import CollectorRegistry, Gauge, Histogram
+from pydantic import Field
+
+from fraud import config
+from fraud.edge import Conflict, Edge, Unavailable
+from fraud.history import Refused
+from fraud.ingest import DECIDERS, check_time
+from fraud.schema import COMMANDS, EVENTS, Alarm, Command, Decision, Label, Noun, Release, Report, Transaction
+from shared.api import create_app, problem
+from shared.auth import require_key
+from shared.clock import Clock, perf_counter
+from shared.eventlog.port import Entry, EventLog, LogUnavailable
+from shared.privacy import pseudonym
+from shared.store import Store
+
+BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
+Identity = Annotated[
+    str, Path(pattern=r"^[A-Za-z0-9_-]{1,64}\.[A-Za-z0-9_-]{1,64}$", description="card.id as answered")
+]
+
+
+class LabelIn(Noun):
+    """A verdict on a decided payment: the analyst's, or a chargeback."""
+
+    payment: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}\.[A-Za-z0-9_-]{1,64}$", examples=["0f3a.tx-1001"])]
+    fraud: bool
+    source: Annotated[str, Field(pattern="^(chargeback|analyst)$", examples=["chargeback"])]
+
+
+class Accepted(Noun):
+    """Where the log has it."""
+
+    partition: int
+    offset: int
+
+
+class ModelNow(Noun):
+    """Who decides, and the ledger behind it, newest first."""
+
+    champion: Release | None
+    ledger: list[Release]
+
+
+def make_app(
+    log: EventLog, store: Store, *, clock: Clock, api_key: bytes, pseudonym_key: bytes, deciders: Callable[[], bool]
+) -> FastAPI:
+    """The service. `deciders` says whether the worker that it supervises runs."""
+    metrics = CollectorRegistry()
+    edge = Edge(log, store, clock=clock, metrics=metrics)
+    seconds = Histogram("fraud_request_seconds", "From request to decision", registry=metrics, buckets=BUCKETS)
+    lag = Gauge("fraud_lag", "Events not yet decided", registry=metrics)
+    lag.set_function(lambda: _lag(log))
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        edge.start(asyncio.get_running_loop())
+        # Whatever start-up made stays; a collection that walks it takes longer than a payment may.
+        gc.collect()
+        gc.freeze()
+        yield
+        edge.stop()
+
+    def ready() -> str:
+        if not edge.caught_up:
+            return "still reading the decisions made so far"
+        return "" if deciders() else "no worker runs; the rules stand in"
+
+    app = create_app(
+        title="fraud",
+        description="Approve, review or decline a card payment while the card is still in the terminal.",
+        body_limit=config.BODY_LIMIT,
+        ready=ready,
+        lifespan=lifespan,
+        metrics=metrics,
+    )
+    guarded = [Depends(require_key(api_key))]
+    errors = {code: {"description": text} for code, text in ERRORS.items()}
+
+    @app.exception_handler(Unavailable)
+    async def unavailable(_: Request, error: Unavailable) -> Response:
+        return problem(503, f"{error}; the card network's own stand-in rules apply", headers={"Retry-After": "1"})
+
+    @app.exception_handler(Conflict)
+    async def conflict(_: Request, error: Conflict) -> Response:
+        return problem(409, str(error))
+
+    @app.exception_handler(Refused)
+    async def refused(_: Request, error: Refused) -> Response:
+        found = [{"field": error.field, "message": error.reason, "value": error.value}]
+        return problem(422, "the request is not valid", errors=found)
+
+    @app.post("/v1/decisions", dependencies=guarded, response_model=Decision, responses=errors, tags=["payments"])
+    async def decide(payment: Transaction) -> Response:
+        """Decide on a payment. The same payment again gets the first decision again."""
+        began = perf_counter()
+        check_time(payment, clock.now())
+        device = None if payment.device is None else pseudonym(payment.device, pseudonym_key)
+        # [7.3] From here on nobody sees the card's own number: not the log, the lake, or the model.
+        hidden = payment.model_copy(update={"card": pseudonym(payment.card, pseudonym_key), "device": device})
+        answer = await edge.decide(hidden)
+        seconds.observe(perf_counter() - began)
+        return Response(answer, media_type="application/json", headers={"Location": f"/v1/decisions/{hidden.identity}"})
+
+    @app.get(
+        "/v1/decisions/{identity}", dependencies=guarded, response_model=Decision, responses=errors, tags=["payments"]
+    )
+    async def decision(identity: Identity) -> Response:
+        """The decision on a payment, and all it was made on."""
+        return Response(_found(edge, identity), media_type="application/json")
+
+    @app.post("/v1/labels", status_code=202, dependencies=guarded, responses=errors, tags=["payments"])
+    async def label(given: LabelIn) -> Accepted:
+        """Say what a payment turned out to be. A later verdict replaces an earlier one."""
+        known = Decision.model_validate_json(_found(edge, given.payment))
+        verdict = Label(
+            card=known.card,
+            id=known.id,
+            terminal=known.terminal,
+            at=max(clock.now(), known.at),
+            fraud=given.fraud,
+            source="analyst" if given.source == "analyst" else "chargeback",
+        )
+        return await _append(edge, Entry(EVENTS, verdict.card, verdict.model_dump_json().encode()))
+
+    @app.post("/v1/commands", status_code=202, dependencies=guarded, responses=errors, tags=["model"])
+    async def command(wanted: Command) -> Accepted:
+        """Retrain, promote or roll back; carried out by the monitor, seen in alarms and releases."""
+        return await _append(edge, Entry(COMMANDS, wanted.kind, wanted.model_dump_json().encode()))
+
+    @app.get("/v1/model", dependencies=guarded, responses=errors, tags=["model"])
+    async def model() -> ModelNow:
+        """The champion and the ledger of releases."""
+        ledger = list(edge.releases)[::-1]
+        return ModelNow(champion=ledger[0] if ledger else None, ledger=ledger)
+
+    @app.get("/v1/alarms", dependencies=guarded, responses=errors, tags=["model"])
+    async def alarms() -> list[Alarm]:
+        """Newest first."""
+        return list(edge.alarms)[::-1]
+
+    @app.get("/v1/reports", dependencies=guarded, responses=errors, tags=["model"])
+    async def reports() -> list[Report]:
+        """Day by day: actions, drift, and quality on the labels that have matured. Newest first."""
+        return list(edge.reports)[::-1]
+
+    return app
+
+
+ERRORS = {
+    401: "The API key is missing or wrong.",
+    404: "No such payment.",
+    409: "The card has another payment under this transaction id.",
+    413: "The body is too long.",
+    422: "A field is missing, unknown or out of range; says which and with what value.",
+    503: "No decision in time; try again.",
+}
+
+
+def _found(edge: Edge, identity: str) -> bytes:
+    if (found := edge.decision(identity)) is None:
+        raise HTTPException(404, f"no decision on payment {identity!r}")
+    return found
+
+
+async def _append(edge: Edge, entry: Entry) -> Accepted:
+    ((partition, offset),) = await edge.append([entry])
+    return Accepted(partition=partition, offset=offset)
+
+
+def _lag(log: EventLog) -> float:
+    try:
+        done = log.committed(DECIDERS, EVENTS)
+        return sum(end - (done[p].offset if p in done else 0) for p, end in log.ends(EVENTS).items())
+    except LogUnavailable:
+        return float("nan")

@@ -1,0 +1,179 @@
+"""Lake -> features -> model -> gate -> registry."""
+
+import json
+import tempfile
+from array import array
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import precision_recall_curve
+
+from fraud import config, dataset, evaluate
+from fraud.artifact import Artifact, drift_frame
+from fraud.features import DEFINITION, NAMES, fold
+from fraud.model import PARAMETERS, TREES, Matrix, Model, Vector, fit
+from fraud.policy import Policy, costs, rules
+from fraud.schema import Transaction
+from shared import drift
+from shared.eventlog.port import partition_of
+from shared.lake import Lake
+from shared.registry import Registry, Version
+
+Mask = NDArray[np.bool_]  # (payments,)
+
+REFERENCE_DAYS = 14  # the fortnight before the labels give out: what the model takes for normal
+QUIET_DAYS = 28  # before it: how far apart normal days are
+BLOCK = 4_000  # payments of a day that are compared
+
+
+class NotEnough(Exception):
+    """The lake does not hold enough to learn from; says what is missing."""
+
+
+class Candidate(NamedTuple):
+    """A registered version with what the gate says of it."""
+
+    version: Version
+    refused: str  # why it may not be released; empty if it may
+
+
+class Block(NamedTuple):
+    payments: pl.DataFrame  # n rows
+    matrix: Matrix  # (n, features)
+
+    def where(self, mask: Mask) -> "Block":
+        return Block(self.payments.filter(pl.Series(mask)), self.matrix[mask])
+
+    @property
+    def frauds(self) -> Vector:
+        return self.payments["fraud"].to_numpy().astype(np.float64)
+
+    @property
+    def weights(self) -> Vector:
+        return self.payments["weight"].to_numpy()
+
+
+def train(
+    lake: Lake, registry: Registry, *, as_of: int, seed: int, champion: Artifact | None, limits: dict[str, float] | None
+) -> Candidate:
+    """Learn from all that was known at `as_of`, register the result, and let the gate judge it.
+
+    `champion`: what it has to beat, on the same payments; `limits`: the champion's limits of drift,
+    which stay, since a history with a change of tactics in it has no quiet days to set them on.
+
+    Raises:
+        NotEnough: too short a history, or no fraud in it.
+    """
+    rows = dataset.events(lake, as_of=as_of)
+    known = folded(rows, lake.read("decisions"))
+    at = known.payments["at"].to_numpy()
+    split = dataset.split(as_of)
+    learnt = known.where((at < split.fit_until) & (known.weights > 0))
+    later = known.where((at >= split.fit_until) & (at < split.judge_until) & (known.weights > 0))
+    one_half = dataset.halves(later.payments["card"])
+    tuning, judging = later.where(one_half), later.where(~one_half)
+    for name, block in {"to learn from": learnt, "to calibrate on": tuning, "to judge on": judging}.items():
+        if block.payments.height < 1_000 or block.frauds.sum() < 5:
+            counted = f"{block.payments.height} payments with {block.frauds.sum():.0f} known frauds"
+            raise NotEnough(f"{counted} {name}; 1,000 and 5 are needed: ingest more, or wait for labels")
+
+    model = fit(learnt.matrix, learnt.frauds, learnt.weights, seed=seed)
+    model = model.calibrated(tuning.matrix, tuning.frauds, tuning.weights)
+    artifact = Artifact(model, Policy(review_price=review_price(tuning, model.scores(tuning.matrix))))
+    judged = evaluate.judge(judging.payments, *artifact, matrix=judging.matrix)
+    before = champion and evaluate.judge(judging.payments, *champion, matrix=judging.matrix).figures
+    baseline = [rules(*row)[0] for row in zip(judging.payments["cents"], judging.matrix.tolist(), strict=True)]
+    rules_cost = 1_000 * evaluate.cost(judging.payments, baseline) / float(judging.weights.sum())
+    refused = evaluate.gate(judged.figures, before, rules_cost)
+
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "model"
+        reference, quiet = normal(known, model, until=split.judge_until)
+        artifact.save(folder, matrix=judging.matrix, reference=reference, limits=limits or quiet)
+        plots(folder / "plots", model, judging)
+        figures = judged.figures | {"rules_cost_per_1000": rules_cost, "fitted_on": float(learnt.payments.height)}
+        figures |= {f"champion_{name}": value for name, value in (before or {}).items()}
+        (folder / "figures.json").write_text(json.dumps(figures, indent=1))
+        version = registry.register(
+            folder,
+            params=PARAMETERS | {"trees": TREES, "seed": seed} | artifact.policy._asdict(),
+            figures=figures,
+            tags={
+                "data": dataset.version(rows),
+                "definition": DEFINITION,
+                "as_of": str(as_of),
+                "gate": refused or "passed",
+            },
+        )
+    return Candidate(version, refused)
+
+
+def folded(rows: pl.DataFrame, decisions: pl.DataFrame) -> Block:
+    """Every payment of the lake with its features and what is known of it; without the late ones, which have none."""
+    values = array("d")
+    facts: list[tuple[int, str, str, int, int, bool]] = []
+    for event, vector in fold(dataset.streams(rows)):
+        if isinstance(event, Transaction) and vector is not None:
+            values.extend(vector)
+            partition = partition_of(event.card, config.PARTITIONS)
+            facts.append((partition, event.card, event.id, event.at, event.cents, event.probe))
+    payments = pl.DataFrame(facts, schema=["partition", "card", "id", "at", "cents", "probe"], orient="row")
+    return Block(dataset.labelled(payments, rows, decisions), np.frombuffer(values).reshape(-1, len(NAMES)))
+
+
+def review_price(block: Block, scores: Vector) -> float:
+    """The price of a review at which the block's mean day just fills the analysts' day, EUR.
+
+    [1.2] Capacity is a fact, so the price follows it: where the analysts have time, a review costs
+    their minutes; where they have not, it costs what the next payment in the queue would have saved.
+    """
+    days = (block.payments["at"] // config.DAY).n_unique()
+    wanted = config.REVIEWS_A_DAY / 2 * days  # the block holds half of the cards
+    cents = block.payments["cents"].to_list()
+    low, high = config.REVIEW_PRICE, 200.0
+    for _ in range(20):
+        price = (low + high) / 2
+        every = [costs(score, amount, Policy(price)) for score, amount in zip(scores.tolist(), cents, strict=True)]
+        reviews = sum(cost["review"] < min(cost["approve"], cost["decline"]) for cost in every)
+        low, high = (price, high) if reviews > wanted else (low, price)
+    return round(high, 2)
+
+
+def normal(known: Block, model: Model, *, until: int) -> tuple[pl.DataFrame, dict[str, float]]:
+    """The reference of drift, and the limits that the quiet days before it suggest."""
+    payments = known.payments.with_row_index("row").filter(~pl.col("probe") & (pl.col("at") < until))
+    recent = payments.filter(pl.col("at") >= until - REFERENCE_DAYS * config.DAY)
+    reference = drift_frame(known.matrix[recent["row"].to_numpy()], model)
+    by_weekday = {day: drift.Reference.of(part.drop("weekday")) for (day,), part in reference.group_by("weekday")}
+    earliest = until - (REFERENCE_DAYS + QUIET_DAYS) * config.DAY
+    quiet = payments.filter(pl.col("at").is_between(earliest, until - REFERENCE_DAYS * config.DAY, closed="left"))
+    distances = []
+    for _, day in quiet.group_by(pl.col("at") // config.DAY, maintain_order=True):
+        block = drift_frame(known.matrix[day["row"].to_numpy()], model)
+        distances.append(by_weekday[block["weekday"][0]].distances(block.drop("weekday").head(BLOCK)))
+    return reference, drift.thresholds(distances)
+
+
+def plots(folder: Path, model: Model, block: Block) -> None:
+    """Precision against recall, calibration, and importances, for MLflow's page of the run."""
+    folder.mkdir()
+    scores = model.scores(block.matrix)
+    precision, recall, _ = precision_recall_curve(block.frauds, scores, sample_weight=block.weights)
+    observed, predicted = calibration_curve(block.frauds, scores, n_bins=10, strategy="quantile")
+    importances = list(model.importances().items())[:15][::-1]
+    for name, labels, curve in (
+        ("precision_recall", ("recall", "precision"), (recall, precision)),
+        ("calibration", ("predicted", "observed"), (predicted, observed)),
+    ):
+        figure = Figure(figsize=(5, 4), layout="constrained")
+        axes = figure.add_subplot(xlabel=labels[0], ylabel=labels[1])
+        axes.plot(*curve)
+        figure.savefig(folder / f"{name}.png")
+    figure = Figure(figsize=(6, 5), layout="constrained")
+    figure.add_subplot(xlabel="loss saved").barh(*zip(*importances, strict=True))
+    figure.savefig(folder / "importances.png")

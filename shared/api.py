@@ -1,0 +1,102 @@
+"""The FastAPI app that every service starts from: health, metrics, limits, and errors that name field and value."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from http import HTTPStatus
+from typing import Any
+
+import prometheus_client
+from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+PROBLEM = "application/problem+json"
+
+
+class BodyLimit:
+    """Refuses a body of more than `limit` bytes, also one that does not say its length."""
+
+    def __init__(self, app: ASGIApp, limit: int) -> None:
+        self.app, self.limit = app, limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        received = 0
+
+        async def limited() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self.limit:
+                raise HTTPException(413, f"the body is longer than {self.limit} bytes")
+            return message
+
+        length = dict(scope["headers"]).get(b"content-length", b"0")
+        if length.isdigit() and int(length) > self.limit:
+            response = problem(413, f"the body is longer than {self.limit} bytes")
+            return await response(scope, receive, send)
+        await self.app(scope, limited, send)
+
+
+def problem(status: int, detail: str, *, headers: dict[str, str] | None = None, **more: object) -> JSONResponse:
+    """An RFC 9457 answer."""
+    content = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail, **more}
+    return JSONResponse(content, status, headers, media_type=PROBLEM)
+
+
+def create_app(
+    *,
+    title: str,
+    description: str,
+    body_limit: int,
+    ready: Callable[[], str],
+    lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]],
+    metrics: prometheus_client.CollectorRegistry,
+) -> FastAPI:
+    """An app with `/health/live`, `/health/ready` and `/metrics`.
+
+    `ready` says why the service is not ready; empty if it is.
+    """
+    app = FastAPI(title=title, description=description, lifespan=lifespan)
+    app.add_middleware(BodyLimit, limit=body_limit)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> Response:
+        return problem(422, "the request is not valid", errors=described(error.errors()))
+
+    @app.exception_handler(StarletteHTTPException)
+    async def failed(_: Request, error: StarletteHTTPException) -> Response:
+        return problem(error.status_code, str(error.detail), headers=dict(error.headers or {}))
+
+    @app.get("/health/live", tags=["operation"])
+    async def live() -> dict[str, str]:
+        """The process runs."""
+        return {"status": "live"}
+
+    @app.get("/health/ready", tags=["operation"], responses={503: {"description": "Not ready, with the reason."}})
+    async def readiness() -> Response:
+        """Requests may be sent."""
+        reason = ready()
+        return problem(503, reason) if reason else JSONResponse({"status": "ready"})
+
+    @app.get("/metrics", tags=["operation"])
+    async def scrape() -> Response:
+        """For Prometheus."""
+        return Response(prometheus_client.generate_latest(metrics), media_type="text/plain; version=0.0.4")
+
+    return app
+
+
+def described(errors: Sequence[Any]) -> list[dict[str, str]]:
+    """Which field, what is wrong with it, and the value, cut so that nobody's megabyte comes back."""
+    return [
+        {
+            "field": ".".join(str(part) for part in error["loc"] if part != "body") or "body",
+            "message": str(error["msg"]),
+            "value": repr(error.get("input"))[:100],
+        }
+        for error in errors
+    ]

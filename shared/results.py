@@ -1,0 +1,176 @@
+"""Figures: a run writes them, `record` takes them over, documents read them.
+
+In a document a figure stands between two comments, the first with a format as in an f-string:
+`<!-- fraud:demo.seconds .0f -->…<!-- / -->`; the tree stands between `<!-- tree -->` and `<!-- / -->`.
+"""
+
+import ast
+import json
+import operator
+import os
+import re
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import TypedDict
+
+import typer
+
+from shared.checklist import ROOT, SERVICES, tracked
+from shared.settings import Settings
+
+LIBRARIES = ("numpy", "polars", "scikit-learn", "lightgbm", "implicit", "torch", "onnxruntime", "fastapi", "mlflow")
+FIGURE = re.compile(r"(<!-- (\w+):([\w.]+) ([^ ]+) -->).*?(<!-- / -->)", re.DOTALL)
+TREE = re.compile(r"(<!-- tree -->).*?(<!-- / -->)", re.DOTALL)
+TARGET = re.compile(r"(>=|<=|==) (-?[\d.]+)")
+COMPARE = {">=": operator.ge, "<=": operator.le, "==": operator.eq}
+
+Value = float | int | str | None
+
+
+class Figure(TypedDict):
+    value: Value
+    unit: str
+    target: str | None  # such as ">= 0.73"
+    command: str
+    at: str  # ISO 8601, UTC
+    commit: str  # the one the run started from
+    cores: int | None
+    versions: dict[str, str]
+
+
+Figures = dict[str, Figure]
+
+
+class FigureMissing(Exception):
+    """A document quotes a figure that no recorded run has."""
+
+
+class Run:
+    """One run of a service's command; made when it starts, so that it knows the commit it started from."""
+
+    def __init__(self, service: str, *, command: str, at: int, var: Path) -> None:
+        self._path = var / "results" / f"{service}.json"
+        self._command = command
+        self._at = datetime.fromtimestamp(at, UTC).isoformat()
+        self._commit = _commit()
+        self._versions = _versions()
+
+    def figure(self, name: str, value: Value, *, unit: str, target: str | None = None) -> None:
+        """Write one figure; an earlier one of that name is replaced, others stay."""
+        if target is not None and not TARGET.fullmatch(target):
+            raise ValueError(f"target {target!r} of {name}: expected such as '>= 0.73'")
+        figure = Figure(
+            value=value,
+            unit=unit,
+            target=target,
+            command=self._command,
+            at=self._at,
+            commit=self._commit,
+            cores=os.cpu_count(),
+            versions=self._versions,
+        )
+        _write(self._path, read(self._path) | {name: figure})
+
+
+def met(figure: Figure) -> bool | None:
+    """Whether the target was reached; None without one. A figure that could not be measured missed it."""
+    if figure["target"] is None:
+        return None
+    if not isinstance(value := figure["value"], int | float):
+        return False
+    sign, bound = figure["target"].split()
+    return bool(COMPARE[sign](value, float(bound)))
+
+
+def read(path: Path) -> Figures:
+    if not path.exists():
+        return {}
+    figures: Figures = json.loads(path.read_text())["figures"]
+    return figures
+
+
+def take_over(var: Path, root: Path = ROOT) -> Figures:
+    """Merge what runs left in `var` into the recorded figures, by name; gives what was taken over."""
+    taken: Figures = {}
+    for service in SERVICES:
+        if new := read(var / "results" / f"{service}.json"):
+            recorded = root / service / "results.json"
+            _write(recorded, read(recorded) | new)
+            taken |= {f"{service}:{name}": figure for name, figure in new.items()}
+    return taken
+
+
+def render(text: str, root: Path = ROOT) -> str:
+    """A document's text with its figures and its tree as they are now.
+
+    Raises:
+        FigureMissing: the text quotes a figure that is not recorded.
+    """
+    recorded = {service: read(root / service / "results.json") for service in SERVICES}
+
+    def quote(match: re.Match[str]) -> str:
+        opening, service, name, spec, closing = match.groups()
+        if name not in recorded.get(service, {}):
+            raise FigureMissing(f"{service}:{name} is not in results.json: run its command, then `make record`")
+        value = recorded[service][name]["value"]
+        return f"{opening}{'none' if value is None else format(value, spec)}{closing}"
+
+    text = FIGURE.sub(quote, text)
+    return TREE.sub(lambda match: f"{match[1]}\n```\n{tree(root)}\n```\n{match[2]}", text)
+
+
+def tree(root: Path = ROOT) -> str:
+    """Each package and module with the first line of its docstring."""
+    modules = [path for path in tracked(root) if path.parts[0] in (*SERVICES, "shared") and path.suffix == ".py"]
+    lines = []
+    for path in sorted(modules, key=lambda path: (path.parent, path.name != "__init__.py", path.name)):
+        is_package = path.name == "__init__.py"
+        name = f"{path.parent.name}/" if is_package else path.name
+        indent = "  " * (len(path.parts) - 1 - is_package)
+        docstring = ast.get_docstring(ast.parse((root / path).read_text())) or "(no docstring)"
+        lines.append(f"{indent + name:<22}{docstring.splitlines()[0]}")
+    return "\n".join(lines)
+
+
+def _commit() -> str:
+    command = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
+
+
+def _versions() -> dict[str, str]:
+    installed = {distribution.name: distribution.version for distribution in metadata.distributions()}
+    return {"python": sys.version.split()[0]} | {name: installed[name] for name in LIBRARIES if name in installed}
+
+
+def _write(path: Path, figures: Figures) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_suffix(".new")
+    new.write_text(json.dumps({"figures": figures}, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+    new.replace(path)
+
+
+app = typer.Typer(add_completion=False, help=__doc__)
+
+
+@app.command()
+def record() -> None:
+    """Take the figures of the last runs over into results.json."""
+    for name, figure in take_over(Settings().var).items():
+        verdict = {True: "reached", False: "MISSED", None: ""}[met(figure)]
+        print(f"{name:<40} {figure['value']!s:>12} {figure['unit']:<8} {figure['target'] or '':<10} {verdict}")
+
+
+@app.command()
+def docs() -> None:
+    """Write figures and tree into the documents."""
+    for path in tracked():
+        if path.suffix == ".md" and (new := render(old := (ROOT / path).read_text())) != old:
+            (ROOT / path).write_text(new)
+            print(path)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,53 @@
+"""What every test may ask for, and what `make test ALL=1` means."""
+
+from collections.abc import Generator
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from shared.settings import Settings
+
+Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
+WAITING = ("slow", "bench")  # marks of tests that a person in a hurry does without
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The folder of the public data sets."""
+    folder = Settings().data
+    if folder is None:
+        pytest.skip("needs the public data sets: name their folder in MLSD_DATA (README.md, Settings)")
+    return folder
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--all", action="store_true", help="run everything; a test that skips itself fails")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if "data" in getattr(item, "fixturenames", ()):
+            item.add_marker("data")
+        if not config.getoption("all") and any(item.get_closest_marker(mark) for mark in WAITING):
+            item.add_marker(pytest.mark.skip(reason="takes long: make test ALL=1"))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    return _no_skip(item.config, (yield))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    return _no_skip(collector.config, (yield))
+
+
+def _no_skip(config: pytest.Config, report: Report) -> Report:
+    """Under --all a skip is a hole in the proof; an expected failure (xfail) is none."""
+    if config.getoption("all") and report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, though --all asks for everything: {report.longrepr}"
+    return report
