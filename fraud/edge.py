@@ -8,7 +8,7 @@ import asyncio
 import logging
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from queue import SimpleQueue
 
@@ -183,7 +183,7 @@ class Edge:
                 self.caught_up = True
         reader.close()
 
-    def _take(self, records: Sequence[Record], positions: dict[Place, int]) -> None:
+    def _take(self, records: Sequence[Record], positions: Mapping[Place, int]) -> None:
         """Enter decisions into the view, then wake who waits for them."""
         rows = []
         for record in records:

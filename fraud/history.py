@@ -47,7 +47,7 @@ def as_events(payments: pl.DataFrame, labels: pl.DataFrame, *, key: bytes, ticks
     )
     named = pl.concat(
         [
-            payments.select(pl.exclude("fraud")).with_columns(
+            payments.select("card", "id", "terminal", "at", "cents", "country", "device").with_columns(
                 kind=pl.lit("payment"), currency=pl.lit(config.CURRENCY), probe=pl.lit(False)
             ),
             labels.with_columns(kind=pl.lit("label")),

@@ -1,6 +1,7 @@
 """Topic -> validated, de-duplicated lake by event date. What does not validate becomes a dead letter."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 import polars as pl
 from pydantic import ValidationError
@@ -79,58 +80,60 @@ class Ingest:
         self._log, self._lake = log, lake
         self.consumer = log.consumer(GROUP, [EVENTS, DECISIONS, DEAD], member)
         self._held: list[Record] = []
+        self.watermarks = [0] * config.PARTITIONS  # event time up to which the lake is complete, by partition
 
-    def step(self, limit: int = 20_000) -> dict[Place, Position]:
-        """Write what is new to the lake; gives the positions that a commit then makes final."""
+    def step(self, limit: int = 5_000) -> tuple[dict[Place, Position], pl.DataFrame]:
+        """Write what is new to the lake; gives the positions that a commit then makes final, and the new decisions."""
         decided = self._log.committed(DECIDERS, EVENTS)
         records = self._held + self.consumer.poll(limit, 0.0)
         self._held = [r for r in records if r.topic == EVENTS.name and r.offset >= _offset(decided, r.partition)]
         done = [r for r in records if r.topic != EVENTS.name or r.offset < _offset(decided, r.partition)]
         if not done:
-            return {}
+            return {}, pl.DataFrame(schema=DECISION_COLUMNS)
         positions = {Place(r.topic, r.partition): Position(r.offset + 1) for r in done}
         batch = f"{sum(self.consumer.owned[place].offset for place in self.consumer.owned):012d}"
-        write_events(self._lake, [r for r in done if r.topic == EVENTS.name], batch=batch)
-        write_verdicts(self._lake, [r for r in done if r.topic == DECISIONS.name], batch=batch)
-        write_dead(self._lake, [r for r in done if r.topic == DEAD.name], batch=batch)
-        return positions
+        by_topic = {topic.name: [r for r in done if r.topic == topic.name] for topic in (EVENTS, DECISIONS, DEAD)}
+        self._write_events(by_topic[EVENTS.name], batch=batch)
+        write_dead(self._lake, by_topic[DEAD.name], batch=batch)
+        return positions, write_verdicts(self._lake, by_topic[DECISIONS.name], batch=batch)
 
     def catch_up(self) -> int:
         """Take in all that has been decided; gives the number of records."""
         total = 0
-        while positions := self.step():
+        while positions := self.step()[0]:
             before = sum(self.consumer.owned[place].offset for place in positions)
             self.consumer.commit([], positions)
             total += sum(position.offset for position in positions.values()) - before
         return total
+
+    def _write_events(self, records: Sequence[Record], *, batch: str) -> None:
+        good = []
+        for record in records:
+            with suppress(Refused):  # its owner has written the dead letter
+                event = accept(record)
+                good.append(record)
+                if event.kind != "payment" or not event.probe:
+                    self.watermarks[record.partition] = max(self.watermarks[record.partition], event.at)
+        if good:
+            rows = pl.read_ndjson(b"\n".join(r.value for r in good), schema=EVENT_COLUMNS)
+            self._lake.write("events", rows.with_columns(_places(good)), batch=batch)
 
 
 def _offset(positions: dict[int, Position], partition: int) -> int:
     return positions[partition].offset if partition in positions else 0
 
 
-def write_events(lake: Lake, records: Sequence[Record], *, batch: str) -> None:
-    good = []
-    for record in records:
-        try:
-            accept(record)
-            good.append(record)
-        except Refused:
-            continue  # its owner has written the dead letter
-    if good:
-        rows = pl.read_ndjson(b"\n".join(r.value for r in good), schema=EVENT_COLUMNS)
-        lake.write("events", rows.with_columns(_places(good)), batch=batch)
-
-
-def write_verdicts(lake: Lake, records: Sequence[Record], *, batch: str) -> None:
-    """Decisions, and the repeats and conflicts among them as refusals."""
+def write_verdicts(lake: Lake, records: Sequence[Record], *, batch: str) -> pl.DataFrame:
+    """Decisions, and the repeats and conflicts among them as refusals; gives the decisions."""
     if not records:
-        return
+        return pl.DataFrame(schema=DECISION_COLUMNS)
     rows = pl.read_ndjson(b"\n".join(r.value for r in records), schema=DECISION_COLUMNS)
     refusals = rows.filter(pl.col("kind") != "decision").select("partition", "offset", at=pl.lit(records[0].at))
     lake.write("refusals", refusals, batch=f"{batch}-verdicts")
-    decisions = rows.rename({"partition": "event_partition", "offset": "event_offset"}).with_columns(_places(records))
-    lake.write("decisions", decisions.filter(pl.col("kind") == "decision"), batch=batch)
+    placed = rows.rename({"partition": "event_partition", "offset": "event_offset"}).with_columns(_places(records))
+    decisions = placed.filter(pl.col("kind") == "decision")
+    lake.write("decisions", decisions, batch=batch)
+    return decisions
 
 
 def write_dead(lake: Lake, records: Sequence[Record], *, batch: str) -> None:

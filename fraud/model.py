@@ -89,6 +89,10 @@ class Model:
         platt.fit(self.margins(matrix)[:, None], frauds, weights)
         return type(self)(self._booster, slope=float(platt.coef_[0, 0]), intercept=float(platt.intercept_[0]))
 
+    def shifted(self, log_odds: float) -> Self:
+        """The same ranking under other odds."""
+        return type(self)(self._booster, slope=self.slope, intercept=self.intercept + log_odds)
+
     def save(self, folder: Path) -> None:
         """Write model.txt (LightGBM's own text) and model.json."""
         self._booster.save_model(folder / "model.txt")

@@ -93,7 +93,7 @@ EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="ki
 def message() -> pl.Expr:
     """A row of the lake's events as the JSON that the topic carries."""
     kind = pl.col("kind")
-    payment, label, tick = (pl.struct(noun.model_fields).struct.json_encode() for noun in (Transaction, Label, Tick))
+    payment, label, tick = (pl.struct(list(noun.model_fields)).struct.json_encode() for noun in (Transaction, Label, Tick))
     return pl.when(kind == "payment").then(payment).when(kind == "label").then(label).otherwise(tick).alias("message")
 
 
@@ -169,10 +169,11 @@ class Command(Noun):
 class Alarm(Noun):
     """Something a person should know, and what is done about it."""
 
-    kind: Literal["drift", "quality", "guardrail", "model", "command"]
+    kind: Literal["drift", "quality", "guardrail", "gate", "model", "command"]
     at: Seconds
     message: str
     action: str
+    retrain_on: int | None = None  # event day, since the epoch
 
 
 class Report(Noun):
@@ -183,6 +184,7 @@ class Report(Noun):
     actions: dict[Action, int]
     drift: dict[str, float]  # distance by feature, and of the score
     drifted: tuple[str, ...]
+    version: str | None = None  # of the champion
     matured_day: int | None = None  # the day whose labels are complete by now
     average_precision: float | None = None
     card_precision_100: float | None = None

@@ -4,7 +4,7 @@ import asyncio
 import gc
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, HTTPException, Path, Request, Response
 from prometheus_client import CollectorRegistry, Gauge, Histogram
@@ -83,7 +83,7 @@ def make_app(
         metrics=metrics,
     )
     guarded = [Depends(require_key(api_key))]
-    errors = {code: {"description": text} for code, text in ERRORS.items()}
+    errors: dict[int | str, dict[str, Any]] = {code: {"description": text} for code, text in ERRORS.items()}
 
     @app.exception_handler(Unavailable)
     async def unavailable(_: Request, error: Unavailable) -> Response:

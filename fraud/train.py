@@ -14,7 +14,7 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import precision_recall_curve
 
 from fraud import config, dataset, evaluate
-from fraud.artifact import Artifact, drift_frame
+from fraud.artifact import Artifact, block, drift_frame
 from fraud.features import DEFINITION, NAMES, fold
 from fraud.model import PARAMETERS, TREES, Matrix, Model, Vector, fit
 from fraud.policy import Policy, costs, rules
@@ -28,7 +28,6 @@ Mask = NDArray[np.bool_]  # (payments,)
 
 REFERENCE_DAYS = 14  # the fortnight before the labels give out: what the model takes for normal
 QUIET_DAYS = 28  # before it: how far apart normal days are
-BLOCK = 4_000  # payments of a day that are compared
 
 
 class NotEnough(Exception):
@@ -77,10 +76,10 @@ def train(
     later = known.where((at >= split.fit_until) & (at < split.judge_until) & (known.weights > 0))
     one_half = dataset.halves(later.payments["card"])
     tuning, judging = later.where(one_half), later.where(~one_half)
-    for name, block in {"to learn from": learnt, "to calibrate on": tuning, "to judge on": judging}.items():
-        if block.payments.height < 1_000 or block.frauds.sum() < 5:
-            counted = f"{block.payments.height} payments with {block.frauds.sum():.0f} known frauds"
-            raise NotEnough(f"{counted} {name}; 1,000 and 5 are needed: ingest more, or wait for labels")
+    for purpose, part in {"to learn from": learnt, "to calibrate on": tuning, "to judge on": judging}.items():
+        if part.payments.height < 1_000 or part.frauds.sum() < 5:
+            counted = f"{part.payments.height} payments with {part.frauds.sum():.0f} known frauds"
+            raise NotEnough(f"{counted} {purpose}; 1,000 and 5 are needed: ingest more, or wait for labels")
 
     model = fit(learnt.matrix, learnt.frauds, learnt.weights, seed=seed)
     model = model.calibrated(tuning.matrix, tuning.frauds, tuning.weights)
@@ -148,15 +147,19 @@ def normal(known: Block, model: Model, *, until: int) -> tuple[pl.DataFrame, dic
     """The reference of drift, and the limits that the quiet days before it suggest."""
     payments = known.payments.with_row_index("row").filter(~pl.col("probe") & (pl.col("at") < until))
     recent = payments.filter(pl.col("at") >= until - REFERENCE_DAYS * config.DAY)
-    reference = drift_frame(known.matrix[recent["row"].to_numpy()], model)
+    reference = _watched(known.matrix[recent["row"].to_numpy()], model)
     by_weekday = {day: drift.Reference.of(part.drop("weekday")) for (day,), part in reference.group_by("weekday")}
     earliest = until - (REFERENCE_DAYS + QUIET_DAYS) * config.DAY
     quiet = payments.filter(pl.col("at").is_between(earliest, until - REFERENCE_DAYS * config.DAY, closed="left"))
     distances = []
     for _, day in quiet.group_by(pl.col("at") // config.DAY, maintain_order=True):
-        block = drift_frame(known.matrix[day["row"].to_numpy()], model)
-        distances.append(by_weekday[block["weekday"][0]].distances(block.drop("weekday").head(BLOCK)))
+        rows = _watched(known.matrix[block(day)["row"].to_numpy()], model)
+        distances.append(by_weekday[rows["weekday"][0]].distances(rows.drop("weekday")))
     return reference, drift.thresholds(distances)
+
+
+def _watched(matrix: Matrix, model: Model) -> pl.DataFrame:
+    return drift_frame(matrix, model.scores(matrix))
 
 
 def plots(folder: Path, model: Model, block: Block) -> None:

@@ -144,14 +144,21 @@ class Registry:
 
     def version(self, version: str) -> Version:
         """Raises UnknownVersion, which names those there are."""
-        known = {str(one.version): one for one in self._known()}
-        if version not in known:
-            raise UnknownVersion(f"{self.name} has no version {version}; it has {', '.join(known) or 'none yet'}")
-        return self._read(known[version])
+        return self._read(self._one(version))
+
+    def tags(self, version: str) -> dict[str, str]:
+        """What `register` was told about the version. Raises UnknownVersion."""
+        return dict(self._client.get_run(str(self._one(version).run_id)).data.tags)
 
     def versions(self) -> list[Version]:
         """All versions, newest first."""
         return [self._read(one) for one in self._known()]
+
+    def _one(self, version: str) -> ModelVersion:
+        known = {str(one.version): one for one in self._known()}
+        if version not in known:
+            raise UnknownVersion(f"{self.name} has no version {version}; it has {', '.join(known) or 'none yet'}")
+        return known[version]
 
     def _known(self) -> list[ModelVersion]:
         found = self._client.search_model_versions(f"name='{self.name}'")

@@ -3,7 +3,9 @@
 Every field is a variable `MLSD_<NAME>`. The default of each part is embedded and lives under `var/`.
 """
 
+import os
 import secrets
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
@@ -42,9 +44,11 @@ class Settings(BaseSettings):
             return given.get_secret_value().encode()
         path = self.var / f"{name}.secret"
         self.var.mkdir(parents=True, exist_ok=True)
-        try:
-            path.touch(mode=0o600, exist_ok=False)
-            path.write_text(secrets.token_hex(32))
-        except FileExistsError:
-            pass
+        if not path.exists():
+            new = path.with_suffix(f".{os.getpid()}")
+            new.touch(mode=0o600)
+            new.write_text(secrets.token_hex(32))
+            with suppress(FileExistsError):  # another process was first: its key holds
+                os.link(new, path)
+            new.unlink()
         return path.read_bytes()

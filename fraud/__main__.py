@@ -1,0 +1,222 @@
+"""The command line, and the ONE place where parts are built from settings."""
+
+import logging
+import math
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import typer
+
+from fraud import config
+from fraud.artifact import Artifact
+from fraud.schema import EVENTS, TOPICS, Tick
+from shared.champion import Champion
+from shared.clock import Clock, SystemClock, VirtualClock, sleep
+from shared.eventlog import open_log
+from shared.eventlog.port import Entry, EventLog, Fenced, LogUnavailable
+from shared.lake import Lake
+from shared.settings import Settings
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
+
+
+class Parts(NamedTuple):
+    """What every command is built from."""
+
+    settings: Settings
+    clock: Clock
+    options: list[str]  # those that a child command has to be given
+
+    def log(self) -> EventLog:
+        log = open_log(self.settings.log, clock=self.clock)
+        log.create(TOPICS)
+        return log
+
+    def lake(self) -> Lake:
+        return Lake(self.settings.var / "lake")
+
+    @property
+    def models(self) -> Path:
+        return self.settings.var / "models"
+
+    def fetch(self, artifact: str, digest: str) -> Path:
+        """A model's folder from the registry. MLflow takes seconds to import: who has the files needs none."""
+        from shared.registry import Registry
+
+        return Registry(self.settings.mlflow, config.SERVICE).fetch(artifact, digest=digest, into=self.models)
+
+    def child(self, *command: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen([sys.executable, "-m", "fraud", *self.options, *command])
+
+
+@app.callback()
+def main(
+    context: typer.Context,
+    var: Annotated[Path | None, typer.Option(help="Folder of everything that is written.")] = None,
+    log: Annotated[str, typer.Option(help="URL of the log.")] = "",
+    virtual: Annotated[bool, typer.Option(help="Time is where the log is, as in a replay.")] = False,
+) -> None:
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    settings = Settings()
+    settings = settings if var is None else settings.under(var)
+    settings = settings.model_copy(update={"log": log}) if log else settings
+    options = ["--var", str(settings.var), "--log", settings.log, "--virtual" if virtual else "--no-virtual"]
+    context.obj = Parts(settings, VirtualClock() if virtual else SystemClock(), options)
+
+
+@app.command()
+def serve(
+    context: typer.Context,
+    port: Annotated[int, typer.Option(help="On 127.0.0.1.")] = 8000,
+    host: str = "127.0.0.1",
+    patience: Annotated[float, typer.Option(help="Seconds the worker waits for a partition that is behind.")] = 1.0,
+) -> None:
+    """The HTTP edge, and one worker beside it."""
+    import uvicorn
+
+    from fraud.serve import make_app
+    from shared.store import open_store
+
+    parts: Parts = context.obj
+    settings, log = parts.settings, parts.log()
+    stopping = threading.Event()
+    alive = _supervise(lambda: parts.child("worker", "--slot", "0", "--patience", str(patience)), stopping)
+    if isinstance(parts.clock, SystemClock):
+        threading.Thread(target=_tick, args=(log, parts.clock, stopping), daemon=True).start()
+    app = make_app(
+        log,
+        open_store(settings.store),
+        clock=parts.clock,
+        api_key=settings.key("api_key"),
+        pseudonym_key=settings.key("pseudonym_key"),
+        deciders=alive,
+    )
+    try:
+        uvicorn.run(app, host=host, port=port, log_level="warning", access_log=False, loop="uvloop", http="httptools")
+    finally:
+        stopping.set()
+        alive()
+
+
+@app.command()
+def worker(context: typer.Context, slot: int = 0, patience: float = 1.0) -> None:
+    """One decider; start as many as there are cores, each with a slot of its own."""
+    import signal
+
+    parts: Parts = context.obj
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    while not stopping.is_set():
+        try:
+            _work(parts, slot, patience, stopping)
+        except (Fenced, LogUnavailable) as error:
+            logging.getLogger("fraud").warning("starting afresh: %s", error)
+            sleep(0.5)
+
+
+def _work(parts: Parts, slot: int, patience: float, stopping: threading.Event) -> None:
+    import gc
+
+    from fraud.stream import Worker
+
+    worker = Worker(
+        parts.log(),
+        parts.lake(),
+        Champion(cache=parts.models, fetch=parts.fetch, load=Artifact.load),
+        slot=slot,
+        clock=parts.clock,
+        snapshots=parts.settings.var / "snapshots",
+        secret=parts.settings.key("pseudonym_key"),
+        patience=patience,
+    )
+    worker.step(0.0)
+    gc.collect()
+    gc.freeze()  # millions of windows that live on: walking them stops the stream for longer than a payment may wait
+    while not stopping.is_set():
+        worker.step(0.25)
+    worker.close()
+
+
+@app.command()
+def monitor(context: typer.Context, seed: int = 0) -> None:
+    """Ingest, judge, retrain, release; carry out commands."""
+    import signal
+
+    from fraud.monitor import Monitor
+    from shared.registry import Registry
+
+    parts: Parts = context.obj
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    registry = Registry(parts.settings.mlflow, config.SERVICE)
+    judge = Monitor(
+        parts.log(),
+        parts.lake(),
+        registry,
+        clock=parts.clock,
+        seed=seed,
+        fetch=lambda artifact, digest: registry.fetch(artifact, digest=digest, into=parts.models),
+        pages=parts.settings.var / "reports",
+    )
+    while not stopping.is_set():
+        if not judge.step():
+            stopping.wait(0.1)
+    judge.close()
+
+
+@app.command()
+def demo(
+    context: typer.Context,
+    days: Annotated[int, typer.Option(help="Days of live traffic.")] = 56,
+    seed: int = 7,
+    headless: Annotated[bool, typer.Option(help="End by itself.")] = False,
+) -> None:
+    """Months of a bank in a few minutes."""
+    from fraud import demo as story
+
+    parts: Parts = context.obj
+    story.run(parts.settings, days=days, seed=seed, headless=headless)
+
+
+def _supervise(start: Callable[[], subprocess.Popen[bytes]], stopping: threading.Event) -> Callable[[], bool]:
+    """Keep a child running until `stopping`; the function given says whether it runs, and ends it when it should stop."""
+    child = start()
+
+    def watch() -> None:
+        nonlocal child
+        while not stopping.wait(0.2):
+            if child.poll() is not None:
+                child = start()
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+
+    def alive() -> bool:
+        if stopping.is_set():
+            thread.join()
+            child.terminate()
+            child.wait()
+        return child.poll() is None
+
+    return alive
+
+
+def _tick(log: EventLog, clock: Clock, stopping: threading.Event) -> None:
+    """Tell every partition the hour, at once and then as it changes, so that idle ones close theirs."""
+    told = -math.inf
+    while not stopping.wait(1.0 if told > 0 else 0.0):
+        hour = clock.now() // config.HOUR * config.HOUR
+        if hour > told:
+            tick = Tick(at=hour).model_dump_json().encode()
+            log.append([Entry(EVENTS, "tick", tick, partition) for partition in range(EVENTS.partitions)])
+            told = hour
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,170 @@
+"""THE MAIN PATH: a bank's fraud system lives through months, one call per stage, and what came of each."""
+
+import json
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from fraud import config
+from fraud.account import money, quality, service
+from fraud.artifact import Artifact, reference
+from fraud.history import as_events, write_history
+from fraud.live import Live
+from fraud.monitor import entry, promotion
+from fraud.schema import Command
+from fraud.simulate import labels, simulate
+from fraud.train import Candidate, train
+from shared.clock import SystemClock, perf_counter, sleep
+from shared.console import Stage
+from shared.lake import Lake
+from shared.registry import Registry
+from shared.results import Run
+from shared.settings import Settings
+
+START = 1_767_225_600  # 2026-01-01
+HISTORY = 84  # days: a month until all windows are full, a month of quiet to set alarms by, a fortnight as reference, two weeks for labels and gate
+RATE = 100.0  # test payments a second
+BAD_SHIFT = 3.0  # log-odds: legitimate payments thinned to 1 in 20 for speed, and the weights forgotten
+
+
+def run(settings: Settings, *, days: int, seed: int, headless: bool) -> None:
+    """`days` of live traffic; the attack begins after a quarter of them, the bad release comes after five sixths."""
+    began, stage = perf_counter(), Stage()
+    figures = Run(config.SERVICE, command="make demo-fraud", at=SystemClock().now(), var=settings.var)
+    stamp = datetime.fromtimestamp(SystemClock().now(), UTC).strftime("%Y%m%d-%H%M%S")
+    settings = settings.under(settings.var / "demo-fraud" / stamp)
+    today = START // config.DAY + HISTORY
+    attack, bad, end = today + days // 4, today + days * 5 // 6, today + days
+    world = simulate(seed=seed, start=START, days=HISTORY + days, tactics_from=attack - START // config.DAY)
+
+    with Live(settings, world, stage, seed=seed) as live:
+        stage.say(f"{live.url}/docs")
+
+        with stage.act("History: what the bank knows before it has a model") as act:
+            act.outcome = past(settings, world, live, until=today * config.DAY)
+
+        with stage.act("Training: features folded over the lake, LightGBM, calibration, prices, gate") as act:
+            candidate = first_model(settings, as_of=today * config.DAY, seed=seed)
+            act.outcome = told(candidate)
+
+        with stage.act("Live: payments by topic, test payments by HTTP") as act:
+            live.log.append(
+                [entry(promotion(candidate.version, at=today * config.DAY, who="demo", why="the first model"))]
+            )
+            live.start("monitor", "--seed", str(seed))
+            live.open(rate=RATE)
+            live.days(range(today, attack))
+            false_alarms = len(live.alarms)
+            act.outcome = f"{attack - today} days, {false_alarms} false alarms, {live.throughput:,.0f} events a second"
+
+        with stage.act("Attack: from now on some pay slowly, at home, in sums like anybody's") as act:
+            noticed = live.days(range(attack, bad), until=lambda: len(live.alarms) > false_alarms) - attack + 1
+            act.outcome = f"noticed on day {noticed} of it. {live.last_words()}"
+
+        with stage.act("Retrain: when the new pattern has labels; gate, promote") as act:
+            live.days(range(attack + noticed, bad), until=lambda: len(live.releases) > 1)
+            if len(live.releases) == 1:  # a shortened demo ends before the labels are in
+                live.command(Command(kind="retrain", who="operator", why="asked for"))
+            act.outcome = live.last_words()
+            live.days(range(live.next_day, bad))
+
+        with stage.act("A bad release, and its rollback") as act:
+            release_bad_model(settings, live)
+            hours = live.hours(bad, until=lambda: live.releases[-1].action == "rollback")
+            act.outcome = f"after {hours} hours. {live.last_words()}"
+
+        with stage.act("The rest of the days, and the books") as act:
+            live.days(range(live.next_day, end))
+            answers = live.close_http()
+            truth, known = money(live.decided(), Lake(settings.var / "lake"), end=end * config.DAY)
+            act.outcome = f"{live.sent:,} events, {len(answers.latencies):,} requests"
+
+        stage.table("Money, EUR: what frauds, reviews and declined customers cost", *truth.table(known))
+        stage.table("Payments stopped (review or decline), by truth", *quality(live.decided(), attack=attack))
+        stage.table("Service", *service(live, answers))
+        seconds = perf_counter() - began
+        for name, value, unit, target in (
+            ("demo.seconds", round(seconds, 1), "s", "<= 180"),
+            ("demo.days_to_notice", noticed, "days", None),
+            ("demo.false_alarms_before", false_alarms, "alarms", "== 0"),
+            ("demo.failed_requests", answers.failed, "requests", "== 0"),
+            ("demo.saved_vs_rules", truth.ratio, "ratio", None),
+            ("demo.saved_vs_rules_known", known.ratio, "ratio", None),
+        ):
+            figures.figure(name, value, unit=unit, target=target)
+        stage.say(f"\n{seconds:.0f} s on seed {seed}; everything that was written: {settings.var}")
+        stage.next_steps(next_steps(settings, live, headless=headless))
+        while not headless:
+            sleep(1.0)
+
+
+def past(settings: Settings, world: pl.DataFrame, live: Live, *, until: int) -> str:
+    """Payments that were all let through, and the complaints that came: into the lake. The worker starts on it."""
+    payments = world.filter(pl.col("at") < until)
+    complaints = labels(payments.with_columns(action=pl.lit("approve")), seed=live.seed)
+    rows = as_events(
+        payments,
+        complaints.filter(pl.col("at") < until),
+        key=settings.key("pseudonym_key"),
+        ticks=(payments["at"][0] // config.HOUR * config.HOUR, until),
+    )
+    write_history(Lake(settings.var / "lake"), rows)
+    live.expect(complaints.filter(pl.col("at") >= until))
+    live.start("serve", "--port", str(live.port), "--patience", "inf")
+    frauds = payments["fraud"].sum()
+    return f"{payments.height:,} payments in the lake, {frauds:,} of them frauds ({frauds / payments.height:.2%})"
+
+
+def first_model(settings: Settings, *, as_of: int, seed: int) -> Candidate:
+    """Train on the lake, register, judge."""
+    registry = Registry(settings.mlflow, config.SERVICE)
+    return train(Lake(settings.var / "lake"), registry, as_of=as_of, seed=seed, champion=None, limits=None)
+
+
+def told(candidate: Candidate) -> str:
+    """What the gate said, in a line."""
+    figures = candidate.version.figures
+    return (
+        f"version {candidate.version.version}: average precision {figures['average_precision']:.2f}, "
+        f"{figures['cost_per_1000']:.0f} EUR per 1,000 payments; the rules {figures['rules_cost_per_1000']:.0f}, "
+        f"approving all {figures['cost_per_1000_approve_all']:.0f}; gate: {candidate.refused or 'passed'}"
+    )
+
+
+def release_bad_model(settings: Settings, live: Live) -> None:
+    """What a hot fix past the gate can do: the champion's trees, calibrated as if fraud were twenty times as common."""
+    registry = Registry(settings.mlflow, config.SERVICE)
+    champion = live.releases[-1]
+    folder = registry.fetch(champion.artifact, digest=champion.digest, into=settings.var / "models")
+    good = Artifact.load(folder)
+    bad = Artifact(good.model.shifted(BAD_SHIFT), good.policy)
+    normal, limits = reference(folder)
+    samples = np.array([sample["features"] for sample in json.loads((folder / "golden.json").read_text())])
+    with tempfile.TemporaryDirectory() as temporary:
+        bad.save(Path(temporary) / "model", matrix=samples, reference=normal, limits=limits)
+        version = registry.register(
+            Path(temporary) / "model", params={}, figures=champion.figures, tags={"gate": "skipped"}
+        )
+    live.command(
+        Command(
+            kind="promote", version=version.version, force=True, who="operator", why="a hot fix, no time for the gate"
+        )
+    )
+
+
+def next_steps(settings: Settings, live: Live, *, headless: bool) -> list[tuple[str, str]]:
+    """Commands that work as they stand."""
+    steps = [(f"ls {settings.var}/reports", "evidently's pages of the drift")]
+    if headless:
+        return [*steps, ("make demo-fraud", "the same, and the service stays up to be tried")]
+    curl = f'curl -s -H "X-API-Key: $(cat {settings.var}/api_key.secret)" {live.url}'
+    return [
+        (f"{curl}/v1/model", "who decides now, and the ledger of releases"),
+        (f"{curl}/v1/alarms", "what was noticed, and what was done"),
+        (f"{live.url}/docs", "the API, to try in a browser"),
+        *steps,
+        ("Ctrl-C", "ends the service"),
+    ]

@@ -1,0 +1,244 @@
+"""A bank's days, sent through the running service: payments, the labels that follow, the ticks of the clock."""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Self
+from urllib.error import URLError
+
+import polars as pl
+
+from fraud import config
+from fraud.history import as_events
+from fraud.ingest import DECIDERS, GROUP
+from fraud.probes import Answers, Probes
+from fraud.schema import ALARMS, DECISIONS, EVENTS, RELEASES, REPORTS, TOPICS, Alarm, Command, Release, Report, message
+from fraud.simulate import labels
+from shared.clock import VirtualClock, monotonic, perf_counter, sleep
+from shared.console import Stage
+from shared.eventlog import open_log
+from shared.eventlog.port import Entry, beginning
+from shared.settings import Settings
+
+BATCH = 200  # records an append
+BACKLOG = 500  # records not yet decided at which the sender waits: the queue that a request stands in
+PATIENCE = 120.0  # seconds to wait for a process before giving up
+
+
+class Stuck(Exception):
+    """A process did not do its part in time."""
+
+
+class Live:
+    """The service as child commands on a free port, and the bank that uses it."""
+
+    def __init__(self, settings: Settings, world: pl.DataFrame, stage: Stage, *, seed: int) -> None:
+        self.settings, self.seed = settings, seed
+        self._world, self._stage = world, stage
+        self.clock = VirtualClock()
+        self.log = open_log(settings.log, clock=self.clock)
+        self.log.create(TOPICS)
+        self.port = _free_port(8000)
+        self.key = settings.key("api_key").decode()
+        self.sent = 0
+        self.next_day = 0  # the one after the last that was sent
+        self._busy = 0.0  # seconds of sending
+        self._decided: list[pl.DataFrame] = []
+        self._due = pl.DataFrame(schema={"at": pl.Int64})  # labels that are still to come
+        self._probes: Probes | None = None
+        self._reader = self.log.reader(beginning([DECISIONS, ALARMS, RELEASES, REPORTS]))
+        self._actions: dict[str, tuple[str, str]] = {}  # payment id -> action, action of the rules
+        self.alarms: list[Alarm] = []
+        self.releases: list[Release] = []
+        self.reports: list[Report] = []
+        self._stack = ExitStack()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def start(self, *command: str) -> None:
+        """Start a child command, as a user would; it ends with this."""
+        options = ["--var", str(self.settings.var), "--log", self.settings.log, "--virtual"]
+        log = (self.settings.var / f"{command[0]}.log").open("w")
+        child = subprocess.Popen([sys.executable, "-m", "fraud", *options, *command], stdout=log, stderr=log)
+        self._stack.callback(_end, child)
+
+    def open(self, *, rate: float) -> None:
+        """Wait until the service is ready, and begin to send test payments by HTTP."""
+        self._wait(lambda: _ready(self.url), "the service is not ready; see serve.log")
+        self._probes = Probes(self.port, self.key, rate=rate)
+
+    def close_http(self) -> Answers:
+        """Stop the test payments; gives what came of them."""
+        assert self._probes is not None
+        return self._probes.stop()
+
+    def expect(self, labels: pl.DataFrame) -> None:
+        """Labels that will become known while the days go by."""
+        self._due = pl.concat([self._due, labels], how="diagonal_relaxed")
+
+    @property
+    def throughput(self) -> float:
+        """Events a second, from sending to the commit of the decision."""
+        return self.sent / self._busy if self._busy else 0.0
+
+    def decided(self) -> pl.DataFrame:
+        """The payments so far, with the action taken and what the rules would have done."""
+        return pl.concat(self._decided)
+
+    def days(self, days: range, *, until: Callable[[], bool] = lambda: False) -> int:
+        """Send these days, but no more once `until` holds after one; gives the last day sent."""
+        with self._stage.progress(len(days), "days") as done:
+            for day in days:
+                self._part(day * config.DAY, (day + 1) * config.DAY)
+                self.next_day = day + 1
+                done(1)
+                if until():
+                    break
+        return self.next_day - 1
+
+    def hours(self, day: int, *, until: Callable[[], bool], step: int = 3) -> int:
+        """Send a day in parts of some hours; gives the hours after which `until` held (24: it did not)."""
+        reached = 24
+        for hour in range(0, 24, step):
+            self._part(day * config.DAY + hour * config.HOUR, day * config.DAY + (hour + step) * config.HOUR)
+            if reached == 24 and until():
+                reached = hour + step
+        self.next_day = day + 1
+        return reached
+
+    def _part(self, start: int, end: int) -> None:
+        """Send what happens in this time, payments and labels; returns once all is decided and judged."""
+        due, self._due = self._due.filter(pl.col("at") < end), self._due.filter(pl.col("at") >= end)
+        part = self._world.filter(pl.col("at").is_between(start, end, closed="left"))
+        rows = as_events(part, due, key=self.settings.key("pseudonym_key"), ticks=(start + config.HOUR, end))
+        began = perf_counter()
+        self._send(rows)
+        self._settle(DECIDERS)
+        self._busy += perf_counter() - began
+        self._settle(GROUP)
+        self._follow()
+        self._learn(part)
+
+    def _send(self, rows: pl.DataFrame) -> None:
+        columns = rows.select("partition", "card", "at", message()).iter_rows()
+        entries = [
+            (Entry(EVENTS, card or "tick", text.encode(), partition), at) for partition, card, at, text in columns
+        ]
+        for first in range(0, len(entries), BATCH):
+            batch = entries[first : first + BATCH]
+            self.clock.observe(max(at for _, at in batch))
+            self.log.append([entry for entry, _ in batch])
+            self.sent += len(batch)
+            if self._probes is not None:
+                self._probes.now.value = self.clock.now()
+            self._wait(lambda: self._undecided() < BACKLOG, "the worker does not keep up; see serve.log")
+
+    def _undecided(self) -> int:
+        done = self.log.committed(DECIDERS, EVENTS)
+        return sum(end - (done[p].offset if p in done else 0) for p, end in self.log.ends(EVENTS).items())
+
+    def _settle(self, group: str) -> None:
+        """Wait until the group has come to where the log ends now: virtual time stands still meanwhile."""
+        ends = self.log.ends(EVENTS)
+        self._wait(lambda: self._passed(group, ends), f"{group} does not come to the end; see the .log files")
+
+    def _passed(self, group: str, ends: dict[int, int]) -> bool:
+        done = self.log.committed(group, EVENTS)
+        return all(p in done and done[p].offset >= end for p, end in ends.items() if end)
+
+    def _wait(self, done: Callable[[], bool], why: str) -> None:
+        until, nap = monotonic() + PATIENCE, 0.001
+        while not done():
+            if monotonic() > until:
+                raise Stuck(why)
+            sleep(nap)
+            nap = min(nap * 1.5, 0.02)
+
+    def _follow(self) -> None:
+        while records := self._reader.poll(10_000, 0.0):
+            for record in records:
+                if record.topic == DECISIONS.name:
+                    said = json.loads(record.value)
+                    if said["kind"] == "decision" and not said["probe"]:
+                        self._actions.setdefault(said["id"], (said["action"], said["rules"]))
+                elif record.topic == ALARMS.name:
+                    self.alarms.append(Alarm.model_validate_json(record.value))
+                elif record.topic == RELEASES.name:
+                    self.releases.append(Release.model_validate_json(record.value))
+                else:
+                    self.reports.append(Report.model_validate_json(record.value))
+
+    def _learn(self, payments: pl.DataFrame) -> None:
+        """See what was done with each payment, and what labels will come of it."""
+        taken = [self._actions.pop(identifier) for identifier in payments["id"]]
+        actions, rules = [action for action, _ in taken], [action for _, action in taken]
+        acted = payments.with_columns(
+            action=pl.Series(actions, dtype=pl.String), rules=pl.Series(rules, dtype=pl.String)
+        )
+        self._decided.append(acted)
+        self.expect(labels(acted, seed=self.seed))
+
+    # --- an operator ----------------------------------------------------------------------------------
+
+    def command(self, command: Command) -> None:
+        """Post a command, and wait until a release or an alarm answers it."""
+        self._follow()
+        before = len(self.releases) + len(self.alarms)
+        self.post("/v1/commands", command.model_dump_json().encode())
+
+        def answered() -> bool:
+            self._follow()
+            return len(self.releases) + len(self.alarms) > before
+
+        self._wait(answered, f"nobody carried out {command.kind}; see monitor.log")
+
+    def last_words(self) -> str:
+        """The last release or alarm, whichever came later, in a sentence."""
+        alarm = f"{self.alarms[-1].message}; {self.alarms[-1].action}" if self.alarms else "no alarm"
+        release = self.releases[-1]
+        if self.alarms and self.alarms[-1].at > release.at:
+            return alarm
+        return f"{release.action} version {release.version}: {release.why}"
+
+    def post(self, path: str, body: bytes) -> bytes:
+        headers = {"X-API-Key": self.key, "Content-Type": "application/json"}
+        with urllib.request.urlopen(urllib.request.Request(self.url + path, body, headers), timeout=5) as response:
+            return bytes(response.read())
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    child.send_signal(signal.SIGINT)
+    try:
+        child.wait(20)
+    except subprocess.TimeoutExpired:
+        child.kill()
+
+
+def _ready(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/health/ready", timeout=1) as response:
+            return bool(response.status == 200)
+    except (URLError, OSError):
+        return False
+
+
+def _free_port(first: int) -> int:
+
+    for port in range(first, first + 100):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)):
+                return port
+    raise Stuck(f"no free port from {first} on")

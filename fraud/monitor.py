@@ -1,0 +1,335 @@
+"""Drift, quality on the labels that have matured, alarms and what follows from them; an operator's commands.
+
+The monitor takes the topics into the lake, judges each event day once it is closed, and alone writes
+the ledger of releases. What it finds and how far it has read are one atomic write.
+"""
+
+import logging
+import multiprocessing
+from collections.abc import Callable
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from fraud import config, dataset, evaluate, train
+from fraud.artifact import Artifact, block, drift_frame, reference
+from fraud.ingest import Ingest
+from fraud.schema import ALARMS, COMMANDS, RELEASES, REPORTS, Alarm, Command, Release, Report
+from shared import drift
+from shared.clock import Clock
+from shared.eventlog.port import Entry, EventLog, Place, Position, beginning
+from shared.lake import Lake
+from shared.registry import Registry, UnknownVersion, Version
+
+# A model can learn a new tactic once a week of it has labels: the week itself, the week that
+# calibrates and judges, and the days until labels are complete.
+LEARNABLE = 14 + config.MATURITY // config.DAY  # days
+QUALITY_WEEK = 7  # matured days that are looked at together
+QUALITY_FLOOR = 0.75  # of the average precision at the gate
+GUARD_COUNT = 500  # decisions of a new version before its share of stopped payments is believed
+GUARD_FACTOR = 3.0  # times the share at the gate
+
+logger = logging.getLogger(__name__)
+
+
+def promotion(version: Version, *, at: int, who: str, why: str) -> Release:
+    """A line of the ledger that makes the version the champion."""
+    return Release(
+        action="promote",
+        version=version.version,
+        artifact=version.artifact,
+        digest=version.digest,
+        at=at,
+        who=who,
+        why=why,
+        figures=version.figures,
+    )
+
+
+def entry(message: Alarm | Release | Report) -> Entry:
+    """The message as a record of its topic."""
+    if isinstance(message, Alarm):
+        return Entry(ALARMS, message.kind, message.model_dump_json().encode())
+    if isinstance(message, Release):
+        return Entry(RELEASES, message.version, message.model_dump_json().encode())
+    return Entry(REPORTS, str(message.day), message.model_dump_json().encode())
+
+
+class Monitor:
+    """`fetch` gives the folder of a release's artifact; `pages` is where evidently's reports go."""
+
+    def __init__(
+        self,
+        log: EventLog,
+        lake: Lake,
+        registry: Registry,
+        *,
+        clock: Clock,
+        seed: int,
+        fetch: Callable[[str, str], Path],
+        pages: Path,
+    ) -> None:
+        self._log, self._lake, self._registry, self._clock = log, lake, registry, clock
+        self._seed, self._fetch, self._pages = seed, fetch, pages
+        self._ingest = Ingest(log, lake, member="monitor")
+        self._commands = log.consumer("fraud-monitor", [COMMANDS], "monitor")
+        self._ledger: list[Release] = []
+        self._reports: list[Report] = []
+        self._retrain_on: int | None = None
+        self._alarmed: set[str] = set()  # kinds, since the last release
+        self._stopped, self._decided = 0, 0  # by the champion since its release
+        self._out: list[Entry] = []
+        self._painters: list[multiprocessing.context.SpawnProcess] = []
+        self._remember()
+
+    def step(self) -> bool:
+        """Ingest, judge, command; whether there was anything to do."""
+        positions, decisions = self._ingest.step()
+        self._guard(decisions)
+        while (day := self._closed_day()) is not None:
+            self._judge(day)
+        if positions:
+            self._ingest.consumer.commit(self._flush(), positions)
+        for record in self._commands.poll(1, 0.0):
+            self._obey(Command.model_validate_json(record.value))
+            self._commands.commit(self._flush(), {Place(record.topic, record.partition): Position(record.offset + 1)})
+            return True
+        return bool(positions)
+
+    def close(self) -> None:
+        for painter in self._painters:
+            painter.join()
+        self._ingest.consumer.close()
+        self._commands.close()
+
+    # --- what is known -------------------------------------------------------------------------------
+
+    def _remember(self) -> None:
+        """Read back what was said before; the ledger is the truth, MLflow's alias is repaired from it."""
+        reader = self._log.reader(beginning([ALARMS, REPORTS, RELEASES]))
+        alarms: list[Alarm] = []
+        while records := reader.poll(10_000, 0.0):
+            for record in records:
+                if record.topic == RELEASES.name:
+                    self._ledger.append(Release.model_validate_json(record.value))
+                elif record.topic == REPORTS.name:
+                    self._reports.append(Report.model_validate_json(record.value))
+                else:
+                    alarms.append(Alarm.model_validate_json(record.value))
+        reader.close()
+        if self._ledger:
+            self._registry.repair(self._ledger[-1].version)
+        since = self._ledger[-1].at if self._ledger else 0
+        self._alarmed = {alarm.kind for alarm in alarms if alarm.at >= since}
+        due = [alarm.retrain_on for alarm in alarms if alarm.at >= since and alarm.retrain_on is not None]
+        self._retrain_on = min(due, default=None)
+
+    @property
+    def _champion(self) -> Release | None:
+        return self._ledger[-1] if self._ledger else None
+
+    def _folder(self, release: Release) -> Path:
+        return self._fetch(release.artifact, release.digest)
+
+    def _closed_day(self) -> int | None:
+        """The next day that every partition has passed."""
+        passed = min(self._ingest.watermarks) // config.DAY - 1
+        if self._reports:
+            following = self._reports[-1].day + 1
+        else:
+            days = self._lake.dates("decisions")
+            following = (days[0] - date(1970, 1, 1)).days if days else passed + 1
+        return following if following <= passed else None
+
+    # --- judging ---------------------------------------------------------------------------------
+
+    def _judge(self, day: int) -> None:
+        """Report on a closed day, raise alarms, and retrain if that is due."""
+        decisions = self._decisions(day)
+        counts = dict(decisions.group_by("action").len().iter_rows())
+        report = Report(
+            day=day,
+            payments=decisions.height,
+            actions={action: counts.get(action, 0) for action in ("approve", "review", "decline")},
+            drift={},
+            drifted=(),
+            version=self._champion and self._champion.version,
+        )
+        report = self._with_drift(report, decisions)
+        report = self._with_quality(report, day - config.MATURITY // config.DAY)
+        self._reports.append(report)
+        self._out.append(entry(report))
+        self._alarm_on(report)
+        if self._retrain_on is not None and day >= self._retrain_on:
+            self._retrain(as_of=(day + 1) * config.DAY, who="monitor", why="a week of the new pattern has its labels")
+
+    def _decisions(self, day: int) -> pl.DataFrame:
+        """A day's decisions, the first of each payment, without probes."""
+        since, until = _date(day), _date(day + 1)
+        rows = self._lake.read("decisions", since=since, until=until)
+        if rows.is_empty():
+            return pl.DataFrame(schema={"action": pl.String, "path": pl.String, "probe": pl.Boolean})
+        return rows.filter(~pl.col("probe")).unique(["card", "id"], keep="first", maintain_order=True).sort("at")
+
+    def _with_drift(self, report: Report, decisions: pl.DataFrame) -> Report:
+        scored = decisions.filter(pl.col("path") == "model")
+        if self._champion is None or scored.height < 100:
+            return report
+        rows = block(scored)
+        current = drift_frame(np.array(rows["features"].to_list()), rows["probability"].to_numpy())
+        normal, limits = reference(self._folder(self._champion))
+        same_weekday = normal.filter(pl.col("weekday") == current["weekday"][0]).drop("weekday")
+        distances = drift.Reference.of(same_weekday).distances(current.drop("weekday"))
+        history = [past.drift for past in self._reports if past.version == report.version and past.drift]
+        beyond = drift.drifted([*history, distances], limits)
+        if beyond and "drift" not in self._alarmed:
+            self._paint(same_weekday.head(rows.height).select(beyond), current.select(beyond), report.day)
+        return report.model_copy(update={"drift": distances, "drifted": beyond})
+
+    def _with_quality(self, report: Report, matured: int) -> Report:
+        """How good the decisions of a day were whose labels have all arrived."""
+        decisions = self._decisions(matured)
+        scored = decisions.filter(pl.col("path") == "model") if decisions.height else decisions
+        if scored.is_empty():
+            return report
+        rows = self._lake.read("events", since=_date(matured), until=_date(report.day + 1))
+        labels = rows.filter(pl.col("at") < (report.day + 1) * config.DAY)
+        known = dataset.labelled(scored.select("card", "id", "at", "cents", "probe", "probability"), labels, scored)
+        known = known.filter(pl.col("weight") > 0)
+        figures = evaluate.ranking(known, known["probability"].to_numpy())
+        everything = dataset.labelled(scored.select("card", "id", "at", "cents", "probe"), labels, scored)
+        caught = evaluate.caught(everything)
+        return report.model_copy(
+            update={
+                "matured_day": matured,
+                "average_precision": figures["average_precision"],
+                "card_precision_100": figures["card_precision_100"],
+                "recall": caught,
+                "cost_per_1000": 1_000 * evaluate.cost(known, known["action"].to_list()) / float(known["weight"].sum()),
+            }
+        )
+
+    def _alarm_on(self, report: Report) -> None:
+        at = (report.day + 1) * config.DAY
+        if report.drifted and "drift" not in self._alarmed:
+            self._raise(
+                "drift", at, f"moved two days running: {', '.join(report.drifted)}", retrain=report.day + LEARNABLE
+            )
+        if self._champion is None or "quality" in self._alarmed:
+            return
+        released = self._champion.at // config.DAY
+        week = [
+            past.average_precision
+            for past in self._reports[-QUALITY_WEEK:]
+            if past.average_precision is not None and past.matured_day is not None and past.matured_day >= released
+        ]
+        floor = QUALITY_FLOOR * self._champion.figures.get("average_precision", 0.0)
+        if len(week) == QUALITY_WEEK and (mean := sum(week) / QUALITY_WEEK) < floor:
+            said = (
+                f"average precision {mean:.2f} over a week whose labels are in; {floor / QUALITY_FLOOR:.2f} at the gate"
+            )
+            self._raise("quality", at, said, retrain=report.day + LEARNABLE - config.MATURITY // config.DAY)
+
+    def _raise(self, kind: str, at: int, message: str, *, retrain: int | None = None, action: str = "") -> None:
+        self._alarmed.add(kind)
+        if retrain is not None:
+            self._retrain_on = min(retrain, self._retrain_on or retrain)
+            action = f"retrain on {_date(self._retrain_on)}"
+        alarm = Alarm.model_validate(
+            {"kind": kind, "at": at, "message": message, "action": action, "retrain_on": retrain and self._retrain_on}
+        )
+        logger.warning("%s: %s; %s", kind, message, action)
+        self._out.append(entry(alarm))
+
+    def _guard(self, decisions: pl.DataFrame) -> None:
+        """Take a release back that stops far more, or far fewer, payments than it did at the gate."""
+        if self._champion is None or decisions.is_empty():
+            return
+        mine = decisions.filter(~pl.col("probe") & (pl.col("model") == self._champion.version))
+        self._decided += mine.height
+        self._stopped += mine.filter(pl.col("action") == "decline").height
+        expected = self._champion.figures.get("declined", 0.0)
+        if self._decided < GUARD_COUNT or self._stopped / self._decided <= GUARD_FACTOR * max(expected, 0.01):
+            return
+        said = (
+            f"version {self._champion.version} declines {self._stopped / self._decided:.1%}; {expected:.1%} at the gate"
+        )
+        self._roll_back(who="monitor", why=said, kind="guardrail")
+
+    def _paint(self, normal: pl.DataFrame, current: pl.DataFrame, day: int) -> None:
+        """evidently's page for people, in a process of its own: it takes ten seconds that nobody should wait for."""
+        path = self._pages / f"drift-{_date(day)}.html"
+        painter = multiprocessing.get_context("spawn").Process(target=drift.report, args=(normal, current, path))
+        painter.start()
+        self._painters.append(painter)
+
+    # --- acting -----------------------------------------------------------------------------------
+
+    def _obey(self, command: Command) -> None:
+        now = self._clock.now()
+        if command.kind == "retrain":
+            self._retrain(as_of=now - now % config.DAY, who=command.who, why=command.why or "asked for")
+        elif command.kind == "rollback":
+            self._roll_back(who=command.who, why=command.why or "asked for", kind="command")
+        else:
+            self._promote(command)
+
+    def _promote(self, command: Command) -> None:
+        now = self._clock.now()
+        try:
+            version = self._registry.version(command.version or self._registry.versions()[0].version)
+        except (UnknownVersion, IndexError) as error:
+            return self._raise("command", now, f"not promoted: {error}", action="nothing changed")
+        refused = self._registry.tags(version.version).get("gate", "it was never judged")
+        if refused != "passed" and not command.force:
+            return self._raise(
+                "command", now, f"version {version.version} not promoted: {refused}", action="nothing changed"
+            )
+        self._release(promotion(version, at=now, who=command.who, why=command.why or "asked for"))
+
+    def _retrain(self, *, as_of: int, who: str, why: str) -> None:
+        self._retrain_on = None
+        champion = self._champion
+        try:
+            folder = None if champion is None else self._folder(champion)
+            candidate = train.train(
+                self._lake,
+                self._registry,
+                as_of=as_of,
+                seed=self._seed,
+                champion=None if folder is None else Artifact.load(folder),
+                limits=None if folder is None else reference(folder)[1],
+            )
+        except train.NotEnough as error:
+            return self._raise("gate", as_of, f"not retrained: {error}", action="the champion goes on")
+        if candidate.refused:
+            said = f"version {candidate.version.version} refused: {candidate.refused}"
+            return self._raise("gate", as_of, said, action="the champion goes on")
+        self._release(promotion(candidate.version, at=as_of, who=who, why=why))
+
+    def _roll_back(self, *, who: str, why: str, kind: str) -> None:
+        """To the version before the champion, as the ledger has it."""
+        now = self._clock.now()
+        current = self._champion
+        before = [past for past in self._ledger if current is not None and past.version != current.version]
+        if current is None or not before:
+            return self._raise(kind, now, f"{why}: no earlier version to go back to", action="nothing changed")
+        self._raise(kind, now, why, action=f"rolled back to version {before[-1].version}")
+        self._release(before[-1].model_copy(update={"action": "rollback", "at": now, "who": who, "why": why}))
+
+    def _release(self, release: Release) -> None:
+        self._ledger.append(release)
+        self._out.append(entry(release))
+        self._stopped = self._decided = 0
+        self._alarmed = set()
+        logger.info("%s version %s: %s", release.action, release.version, release.why)
+
+    def _flush(self) -> list[Entry]:
+        out, self._out = self._out, []
+        return out
+
+
+def _date(day: int) -> date:
+    return datetime.fromtimestamp(day * config.DAY, UTC).date()

@@ -1,0 +1,85 @@
+"""The operator's test payments: at a fixed rate over HTTP, on cards and terminals of their own.
+
+Open loop: each has its moment, and its latency counts from then, whether or not the one before has
+been answered. They run in a process of their own, so that they measure the service and not the demo.
+"""
+
+import http.client
+import json
+import multiprocessing
+import threading
+from multiprocessing.sharedctypes import Synchronized
+from typing import Any, NamedTuple
+
+from shared.clock import perf_counter, sleep
+
+SENDERS = 8  # connections
+
+
+class Answers(NamedTuple):
+    latencies: list[float]  # seconds, of all answers, from the intended moment
+    failed: int  # requests without a decision
+    paths: dict[str, int]  # who decided
+
+
+class Probes:
+    """Sends until `stop`; `now` is the event time that they are stamped with."""
+
+    def __init__(self, port: int, api_key: str, *, rate: float) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.now: Synchronized[int] = context.Value("q", 0)
+        self._stopping = context.Event()
+        self._results: Any = context.SimpleQueue()
+        arguments = (port, api_key, rate, self.now, self._stopping, self._results)
+        self._process = context.Process(target=_send_all, args=arguments, daemon=True)
+        self._process.start()
+
+    def stop(self) -> Answers:
+        self._stopping.set()
+        answers = Answers(*self._results.get())
+        self._process.join()
+        return answers
+
+
+def _send_all(port: int, api_key: str, rate: float, now: "Synchronized[int]", stopping: Any, results: Any) -> None:
+    latencies: list[float] = []
+    paths: dict[str, int] = {}
+    failures: list[str] = []
+    start, lock, count = perf_counter(), threading.Lock(), 0
+
+    def send() -> None:
+        nonlocal count
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        while not stopping.is_set():
+            with lock:
+                number, count = count, count + 1
+            moment = start + number / rate
+            sleep(max(0.0, moment - perf_counter()))
+            payment = {
+                "card": f"probe-card-{number % 50}",
+                "id": f"probe-{number}",
+                "terminal": f"probe-terminal-{number % 10}",
+                "at": now.value,
+                "cents": 1_000 + number % 5_000,
+                "probe": True,
+            }
+            try:
+                connection.request("POST", "/v1/decisions", json.dumps(payment), {"X-API-Key": api_key})
+                response = connection.getresponse()
+                body = response.read()
+                if response.status != 200:
+                    raise OSError(f"{response.status}: {body[:200]!r}")
+                path = json.loads(body)["path"]
+                with lock:
+                    latencies.append(perf_counter() - moment)
+                    paths[path] = paths.get(path, 0) + 1
+            except (OSError, http.client.HTTPException) as error:
+                failures.append(str(error))
+                connection.close()
+
+    senders = [threading.Thread(target=send) for _ in range(SENDERS)]
+    for sender in senders:
+        sender.start()
+    for sender in senders:
+        sender.join()
+    results.put((latencies, len(failures), paths))
