@@ -2,6 +2,7 @@
 
 import logging
 import math
+import socket
 import subprocess
 import sys
 import threading
@@ -178,10 +179,21 @@ def demo(
     headless: Annotated[bool, typer.Option(help="End by itself.")] = False,
 ) -> None:
     """Months of a bank in a few minutes."""
+    parts: Parts = context.obj
+    port = _free_port(8000)
+    print(f"http://127.0.0.1:{port}/docs  opens when the service is up", flush=True)  # before the slow imports
     from fraud import demo as story
 
-    parts: Parts = context.obj
-    story.run(parts.settings, days=days, seed=seed, headless=headless)
+    story.run(parts.settings, port=port, days=days, seed=seed, headless=headless)
+
+
+def _free_port(first: int) -> int:
+    """The first port from there on that nobody listens on."""
+    for port in range(first, 65_536):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)):
+                return port
+    raise OSError(f"no free port from {first} on")
 
 
 def _supervise(start: Callable[[], subprocess.Popen[bytes]], stopping: threading.Event) -> Callable[[], bool]:

@@ -10,6 +10,7 @@ from fraud import config, dataset
 from fraud.evaluate import cost
 from fraud.live import Live
 from fraud.probes import Answers
+from fraud.schema import Action
 from shared.lake import Lake
 
 Table = tuple[list[str], list[list[str]]]
@@ -56,9 +57,9 @@ def money(decided: pl.DataFrame, lake: Lake, *, end: int) -> tuple[Money, Money]
 
 
 def _money(payments: pl.DataFrame) -> Money:
-    approve = ["approve"] * payments.height
+    approve: list[Action] = ["approve"] * payments.height
     return Money(
-        *(cost(payments, actions) for actions in (approve, payments["rules"].to_list(), payments["action"].to_list()))
+        cost(payments, approve), cost(payments, list(payments["rules"])), cost(payments, list(payments["action"]))
     )
 
 
@@ -81,11 +82,11 @@ def quality(decided: pl.DataFrame, *, attack: int) -> Table:
 
 def service(live: Live, answers: Answers) -> Table:
     """Throughput, latency from the intended moment, and who decided."""
-    p50, p99 = np.quantile(answers.latencies, (0.5, 0.99)) * 1_000 if answers.latencies else (0.0, 0.0)
+    p50, p99 = (float(np.quantile(answers.latencies or [0.0], share)) * 1_000 for share in (0.5, 0.99))
     rows = [
         ["events by topic, a second", f"{live.throughput:,.0f}"],
         ["HTTP requests", f"{len(answers.latencies):,}"],
-        ["failed", f"{answers.failed}"],
+        ["without a decision", "; ".join([f"{len(answers.failures)}", *answers.failures[:1]])],
         ["p50, p99 beside the bulk, ms", f"{p50:.1f}, {p99:.1f}"],
         ["decided by", ", ".join(f"{path} {count:,}" for path, count in sorted(answers.paths.items()))],
         ["releases", ", ".join(f"{release.action} {release.version}" for release in live.releases)],

@@ -23,7 +23,7 @@ REMEMBER = 7 * DAY
 # --- features ---------------------------------------------------------------------------------
 CARD_WINDOWS = {"10m": 10 * MINUTE, "1h": HOUR, "1d": DAY, "7d": 7 * DAY, "30d": 30 * DAY}
 TERMINAL_WINDOWS = {"1d": 24, "7d": 7 * 24, "28d": 28 * 24}  # hours
-HABIT = 64  # payments that a card's typical amount, device and country are read from; bounds the cost of a hot card
+HABIT = 32  # payments that a card's typical amount, device and country are read from; bounds the cost of a hot card
 LARGE = 3  # times the card's median amount; the Handbook's stolen cards spend five times as much
 
 # An hour of the terminal book is used once it has been closed this long, so that workers need not

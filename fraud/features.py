@@ -12,7 +12,7 @@ from fraud.config import CARD_WINDOWS, DAY, HOUR, TERMINAL_WINDOWS
 from fraud.order import Order
 from fraud.schema import Cell, Event, Features, Label, Transaction
 from fraud.terminals import Book, OpenHour, usable
-from fraud.windows import LONGEST, Card
+from fraud.windows import MONTH, Card
 
 NAMES: tuple[str, ...] = (
     "amount",
@@ -48,10 +48,6 @@ DEFINITION = hashlib.sha256(
 def code(text: str | None, bits: int) -> int:
     """A short number for a device or country; 0 is the unknown."""
     return 0 if text is None else crc32(text.encode()) >> (32 - bits)
-
-
-def ratio(part: int, whole: int) -> float:
-    return part / whole if whole else 0.0
 
 
 def needs(event: Event) -> int:
@@ -96,22 +92,26 @@ class State:
         card = self._card(event.card)
         device, country, cents = code(event.device, 32), code(event.country, 16), event.cents
         seen = card.see(event.at, device, country)
-        payments, frauds, since_fraud = book.see(event.terminal, event.at)
+        visited = book.see(event.terminal, event.at)
         card.add(event.at, cents, device, country, median=seen.median)
-        card.forget(self.watermark - config.ALLOWED_LATENESS - LONGEST)
+        card.forget(self.watermark - config.ALLOWED_LATENESS - MONTH)
         if not event.probe:
             self.open.count(event.terminal, 1, 0)
-        counts, sums = seen.counts, seen.cents
+        counts, (ten, hour, day, week, month) = seen.counts, seen.cents
         return [
             cents / 100,
             event.at % DAY // HOUR,
             (event.at // DAY + 3) % 7,  # the epoch began on a Thursday; Monday is 0
             *counts,
-            *[total / 100 for total in sums],
-            ratio(cents * counts[3], sums[3]),
-            ratio(cents * counts[4], sums[4]),
-            ratio(cents, seen.median),
-            ratio(cents, seen.maximum),
+            ten / 100,
+            hour / 100,
+            day / 100,
+            week / 100,
+            month / 100,
+            cents * counts[3] / week if week else 0.0,
+            cents * counts[4] / month if month else 0.0,
+            cents / seen.median if seen.median else 0.0,
+            cents / seen.maximum if seen.maximum else 0.0,
             *seen.large,
             seen.since,
             seen.same_device,
@@ -120,10 +120,10 @@ class State:
             int(seen.same_country == 0 < counts[4]),
             seen.frauds,
             seen.since_fraud,
-            *payments,
-            *frauds,
-            *map(ratio, frauds, payments),
-            since_fraud,
+            *visited.payments,
+            *visited.frauds,
+            *[known / paid if paid else 0.0 for known, paid in zip(visited.frauds, visited.payments, strict=True)],
+            visited.since_fraud,
         ]
 
     def _card(self, card: str) -> Card:
@@ -142,12 +142,12 @@ class State:
             self._card(label.card).unlearn(since)
         if label.fraud != fraud or not since:
             self.verdicts[label.identity] = (label.fraud, label.at)
-        while self.verdicts and next(iter(self.verdicts.values()))[1] < self.watermark - 4 * LONGEST:
+        while self.verdicts and next(iter(self.verdicts.values()))[1] < self.watermark - 4 * MONTH:
             del self.verdicts[next(iter(self.verdicts))]
 
 
-def fold(streams: Sequence[Iterable[Event]]) -> Iterator[tuple[Event, Features | None]]:
-    """Replay partitions, each in offset order, through the very step that serving takes.
+def fold(streams: Sequence[Iterable[Event]]) -> Iterator[tuple[int, Event, Features | None]]:
+    """Replay partitions, each in offset order, through the very step that serving takes; gives (partition, event, features).
 
     Raises:
         ValueError: a partition lacks the ticks that close the hours which a payment looks at.
@@ -155,14 +155,22 @@ def fold(streams: Sequence[Iterable[Event]]) -> Iterator[tuple[Event, Features |
     book = Book()
     order: Order[Event] = Order(book)
     states = [State(partition) for partition in range(len(streams))]
-    for partition, stream in enumerate(streams):
-        for event in stream:
+    ahead = [iter(stream) for stream in streams]
+
+    def queue(partition: int) -> None:
+        """One event a partition is enough to choose from, and stays in the processor's cache."""
+        event = next(ahead[partition], None)
+        if event is not None:
             order.push(partition, event, at=event.at, needs=needs(event))
+
+    for partition in range(len(ahead)):
+        queue(partition)
     while (item := order.pop()) is not None:
         partition, event = item
+        queue(partition)
         vector, cell = states[partition].step(event, book)
         if cell is not None:
             book.add((cell,))
-        yield event, vector
+        yield partition, event, vector
     if len(order):
         raise ValueError(f"{len(order)} events wait for hours that no tick has closed")

@@ -2,7 +2,6 @@
 
 import json
 import signal
-import socket
 import subprocess
 import sys
 import urllib.request
@@ -37,13 +36,13 @@ class Stuck(Exception):
 class Live:
     """The service as child commands on a free port, and the bank that uses it."""
 
-    def __init__(self, settings: Settings, world: pl.DataFrame, stage: Stage, *, seed: int) -> None:
+    def __init__(self, settings: Settings, world: pl.DataFrame, stage: Stage, *, port: int, seed: int) -> None:
         self.settings, self.seed = settings, seed
         self._world, self._stage = world, stage
         self.clock = VirtualClock()
         self.log = open_log(settings.log, clock=self.clock)
         self.log.create(TOPICS)
-        self.port = _free_port(8000)
+        self.port = port
         self.key = settings.key("api_key").decode()
         self.sent = 0
         self.next_day = 0  # the one after the last that was sent
@@ -57,6 +56,7 @@ class Live:
         self.releases: list[Release] = []
         self.reports: list[Report] = []
         self._stack = ExitStack()
+        self._children: dict[str, subprocess.Popen[bytes]] = {}
 
     @property
     def url(self) -> str:
@@ -74,6 +74,7 @@ class Live:
         log = (self.settings.var / f"{command[0]}.log").open("w")
         child = subprocess.Popen([sys.executable, "-m", "fraud", *options, *command], stdout=log, stderr=log)
         self._stack.callback(_end, child)
+        self._children[command[0]] = child
 
     def open(self, *, rate: float) -> None:
         """Wait until the service is ready, and begin to send test payments by HTTP."""
@@ -162,8 +163,9 @@ class Live:
     def _wait(self, done: Callable[[], bool], why: str) -> None:
         until, nap = monotonic() + PATIENCE, 0.001
         while not done():
-            if monotonic() > until:
-                raise Stuck(why)
+            ended = [name for name, child in self._children.items() if child.poll() is not None]
+            if ended or monotonic() > until:
+                raise Stuck(f"{ended[0]} ended; see {ended[0]}.log" if ended else why)
             sleep(nap)
             nap = min(nap * 1.5, 0.02)
 
@@ -233,12 +235,3 @@ def _ready(url: str) -> bool:
             return bool(response.status == 200)
     except (URLError, OSError):
         return False
-
-
-def _free_port(first: int) -> int:
-
-    for port in range(first, first + 100):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)):
-                return port
-    raise Stuck(f"no free port from {first} on")

@@ -6,7 +6,7 @@ the ledger of releases. What it finds and how far it has read are one atomic wri
 
 import logging
 import multiprocessing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
 
@@ -29,7 +29,7 @@ LEARNABLE = 14 + config.MATURITY // config.DAY  # days
 QUALITY_WEEK = 7  # matured days that are looked at together
 QUALITY_FLOOR = 0.75  # of the average precision at the gate
 GUARD_COUNT = 500  # decisions of a new version before its share of stopped payments is believed
-GUARD_FACTOR = 3.0  # times the share at the gate
+GUARD_FACTOR = 3.0  # times the usual share of declined payments
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +55,17 @@ def entry(message: Alarm | Release | Report) -> Entry:
     if isinstance(message, Release):
         return Entry(RELEASES, message.version, message.model_dump_json().encode())
     return Entry(REPORTS, str(message.day), message.model_dump_json().encode())
+
+
+def standing(ledger: Sequence[Release]) -> list[Release]:
+    """The promotions that no rollback has undone, oldest first: the last is the champion's."""
+    stack: list[Release] = []
+    for release in ledger:
+        if release.action == "promote":
+            stack.append(release)
+        else:
+            stack.pop()
+    return stack
 
 
 class Monitor:
@@ -87,6 +98,7 @@ class Monitor:
     def step(self) -> bool:
         """Ingest, judge, command; whether there was anything to do."""
         positions, decisions = self._ingest.step()
+        self._clock.observe(min(self._ingest.watermarks))
         self._guard(decisions)
         while (day := self._closed_day()) is not None:
             self._judge(day)
@@ -250,12 +262,12 @@ class Monitor:
         mine = decisions.filter(~pl.col("probe") & (pl.col("model") == self._champion.version))
         self._decided += mine.height
         self._stopped += mine.filter(pl.col("action") == "decline").height
-        expected = self._champion.figures.get("declined", 0.0)
-        if self._decided < GUARD_COUNT or self._stopped / self._decided <= GUARD_FACTOR * max(expected, 0.01):
+        recent = [past.actions["decline"] / past.payments for past in self._reports[-7:] if past.payments]
+        usual = max(self._champion.figures.get("declined", 0.0), sum(recent) / len(recent) if recent else 0.0)
+        share = self._stopped / max(1, self._decided)
+        if self._champion.action == "rollback" or self._decided < GUARD_COUNT or share <= GUARD_FACTOR * usual:
             return
-        said = (
-            f"version {self._champion.version} declines {self._stopped / self._decided:.1%}; {expected:.1%} at the gate"
-        )
+        said = f"version {self._champion.version} declines {share:.1%} of payments, {usual:.1%} are usual"
         self._roll_back(who="monitor", why=said, kind="guardrail")
 
     def _paint(self, normal: pl.DataFrame, current: pl.DataFrame, day: int) -> None:
@@ -313,7 +325,7 @@ class Monitor:
         """To the version before the champion, as the ledger has it."""
         now = self._clock.now()
         current = self._champion
-        before = [past for past in self._ledger if current is not None and past.version != current.version]
+        before = standing(self._ledger)[:-1]
         if current is None or not before:
             return self._raise(kind, now, f"{why}: no earlier version to go back to", action="nothing changed")
         self._raise(kind, now, why, action=f"rolled back to version {before[-1].version}")

@@ -18,7 +18,7 @@ SENDERS = 8  # connections
 
 class Answers(NamedTuple):
     latencies: list[float]  # seconds, of all answers, from the intended moment
-    failed: int  # requests without a decision
+    failures: list[str]  # what was said to requests without a decision
     paths: dict[str, int]  # who decided
 
 
@@ -42,6 +42,7 @@ class Probes:
 
 
 def _send_all(port: int, api_key: str, rate: float, now: "Synchronized[int]", stopping: Any, results: Any) -> None:
+    headers = {"X-API-Key": api_key, "Content-Type": "application/json"}
     latencies: list[float] = []
     paths: dict[str, int] = {}
     failures: list[str] = []
@@ -64,7 +65,7 @@ def _send_all(port: int, api_key: str, rate: float, now: "Synchronized[int]", st
                 "probe": True,
             }
             try:
-                connection.request("POST", "/v1/decisions", json.dumps(payment), {"X-API-Key": api_key})
+                connection.request("POST", "/v1/decisions", json.dumps(payment), headers)
                 response = connection.getresponse()
                 body = response.read()
                 if response.status != 200:
@@ -82,4 +83,4 @@ def _send_all(port: int, api_key: str, rate: float, now: "Synchronized[int]", st
         sender.start()
     for sender in senders:
         sender.join()
-    results.put((latencies, len(failures), paths))
+    results.put((latencies, failures, paths))

@@ -93,7 +93,9 @@ EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="ki
 def message() -> pl.Expr:
     """A row of the lake's events as the JSON that the topic carries."""
     kind = pl.col("kind")
-    payment, label, tick = (pl.struct(list(noun.model_fields)).struct.json_encode() for noun in (Transaction, Label, Tick))
+    payment, label, tick = (
+        pl.struct(list(noun.model_fields)).struct.json_encode() for noun in (Transaction, Label, Tick)
+    )
     return pl.when(kind == "payment").then(payment).when(kind == "label").then(label).otherwise(tick).alias("message")
 
 

@@ -14,8 +14,8 @@ from typing import NamedTuple
 from fraud.config import BOOK_LAG, HOUR, PARTITIONS, TERMINAL_WINDOWS
 from fraud.schema import Cell
 
-SPANS = tuple(TERMINAL_WINDOWS.values())
-KEEP = max(SPANS) + BOOK_LAG + 48  # hours
+DAY, WEEK, MONTH = TERMINAL_WINDOWS.values()  # hours
+KEEP = MONTH + BOOK_LAG + 48
 
 
 def usable(at: int) -> int:
@@ -53,6 +53,17 @@ class History(NamedTuple):
     payments: "array[int]"  # payments[k]: in the first k hours
     frauds: "array[int]"
     last_fraud: "array[int]"  # last_fraud[k]: the last hour with a fraud among the first k; -1: none
+
+
+class Visited(NamedTuple):
+    """A terminal's past as one payment sees it."""
+
+    payments: tuple[int, ...]  # by window of TERMINAL_WINDOWS
+    frauds: tuple[int, ...]  # that became known
+    since_fraud: int  # hours since the last of them; -1: none
+
+
+NEVER = Visited((0, 0, 0), (0, 0, 0), -1)
 
 
 class Book:
@@ -97,18 +108,20 @@ class Book:
                 for column in history:
                     del column[:gone]
 
-    def see(self, terminal: str, at: int) -> tuple[list[int], list[int], int]:
-        """Payments and known frauds by window of TERMINAL_WINDOWS, and hours since the last fraud (-1: none)."""
+    def see(self, terminal: str, at: int) -> Visited:
+        """What is settled about a terminal, as a payment at `at` may know it."""
         history = self._terminals.get(terminal)
         if history is None:
-            return [0] * len(SPANS), [0] * len(SPANS), -1
+            return NEVER
         hour = usable(at)
         hours, payments, frauds, last_fraud = history
         end = bisect_right(hours, hour)
-        starts = [bisect_right(hours, hour - span, 0, end) for span in SPANS]
-        last = last_fraud[end]
-        return (
-            [payments[end] - payments[start] for start in starts],
-            [frauds[end] - frauds[start] for start in starts],
-            hour - last if last > hour - SPANS[-1] else -1,
+        month = bisect_right(hours, hour - MONTH, 0, end)
+        week = bisect_right(hours, hour - WEEK, month, end)
+        day = bisect_right(hours, hour - DAY, week, end)
+        payments_to, frauds_to, last = payments[end], frauds[end], last_fraud[end]
+        return Visited(
+            (payments_to - payments[day], payments_to - payments[week], payments_to - payments[month]),
+            (frauds_to - frauds[day], frauds_to - frauds[week], frauds_to - frauds[month]),
+            hour - last if last > hour - MONTH else -1,
         )

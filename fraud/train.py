@@ -20,7 +20,6 @@ from fraud.model import PARAMETERS, TREES, Matrix, Model, Vector, fit
 from fraud.policy import Policy, costs, rules
 from fraud.schema import Transaction
 from shared import drift
-from shared.eventlog.port import partition_of
 from shared.lake import Lake
 from shared.registry import Registry, Version
 
@@ -28,6 +27,16 @@ Mask = NDArray[np.bool_]  # (payments,)
 
 REFERENCE_DAYS = 14  # the fortnight before the labels give out: what the model takes for normal
 QUIET_DAYS = 28  # before it: how far apart normal days are
+
+
+FACTS: dict[str, type[pl.DataType]] = {
+    "partition": pl.Int64,
+    "card": pl.String,
+    "id": pl.String,
+    "at": pl.Int64,
+    "cents": pl.Int64,
+    "probe": pl.Boolean,
+}
 
 
 class NotEnough(Exception):
@@ -115,13 +124,14 @@ def train(
 def folded(rows: pl.DataFrame, decisions: pl.DataFrame) -> Block:
     """Every payment of the lake with its features and what is known of it; without the late ones, which have none."""
     values = array("d")
-    facts: list[tuple[int, str, str, int, int, bool]] = []
-    for event, vector in fold(dataset.streams(rows)):
+    columns: dict[str, list[object]] = {name: [] for name in FACTS}
+    for partition, event, vector in fold(dataset.streams(rows)):
         if isinstance(event, Transaction) and vector is not None:
             values.extend(vector)
-            partition = partition_of(event.card, config.PARTITIONS)
-            facts.append((partition, event.card, event.id, event.at, event.cents, event.probe))
-    payments = pl.DataFrame(facts, schema=["partition", "card", "id", "at", "cents", "probe"], orient="row")
+            facts = (partition, event.card, event.id, event.at, event.cents, event.probe)
+            for column, fact in zip(columns.values(), facts, strict=True):
+                column.append(fact)
+    payments = pl.DataFrame(columns, schema=FACTS)
     return Block(dataset.labelled(payments, rows, decisions), np.frombuffer(values).reshape(-1, len(NAMES)))
 
 

@@ -7,17 +7,16 @@ from array import array
 from bisect import bisect_right
 from typing import NamedTuple
 
-from fraud.config import CARD_WINDOWS, DAY, HABIT, LARGE
+from fraud.config import CARD_WINDOWS, HABIT, LARGE
 
-SPANS = tuple(CARD_WINDOWS.values())
-LONGEST = max(SPANS)
+MINUTES, HOUR, DAY, WEEK, MONTH = CARD_WINDOWS.values()
 
 
 class Seen(NamedTuple):
     """A card's past as one payment sees it."""
 
-    counts: list[int]  # payments by window of CARD_WINDOWS
-    cents: list[int]  # their sum
+    counts: tuple[int, ...]  # payments by window of CARD_WINDOWS
+    cents: tuple[int, ...]  # their sum
     median: int  # cents, over the last HABIT payments; 0 without any, as is the maximum
     maximum: int
     large: tuple[int, int]  # unusually large payments within 1 day and 7 days
@@ -46,25 +45,39 @@ class Card:
 
     def see(self, at: int, device: int, country: int) -> Seen:
         """The card's past at `at`, as a payment with this device and country sees it."""
-        times = self.at
+        times, total, large = self.at, self.total, self.large
         end = bisect_right(times, at)
-        starts = [bisect_right(times, at - span, 0, end) for span in SPANS]
-        total, large = self.total, self.large
+        # Windows lie in one another, so each search is shorter than the one before.
+        month = bisect_right(times, at - MONTH, 0, end)
+        week = bisect_right(times, at - WEEK, month, end)
+        day = bisect_right(times, at - DAY, week, end)
+        hour = bisect_right(times, at - HOUR, day, end)
+        minutes = bisect_right(times, at - MINUTES, hour, end)
         sum_to, large_to = total[end], large[end]
-        first = max(starts[-1], end - HABIT)
+        first = max(month, end - HABIT)
         habit = sorted(self.cents[first:end])
-        known = bisect_right(self.frauds, at)
+        frauds = since_fraud = 0
+        if self.frauds:
+            known = bisect_right(self.frauds, at)
+            frauds = known - bisect_right(self.frauds, at - MONTH)
+            since_fraud = at - self.frauds[known - 1] if frauds else 0
         return Seen(
-            [end - start for start in starts],
-            [sum_to - total[start] for start in starts],
+            (end - minutes, end - hour, end - day, end - week, end - month),
+            (
+                sum_to - total[minutes],
+                sum_to - total[hour],
+                sum_to - total[day],
+                sum_to - total[week],
+                sum_to - total[month],
+            ),
             habit[len(habit) // 2] if habit else 0,
             habit[-1] if habit else 0,
-            (large_to - large[starts[2]], large_to - large[starts[3]]),
-            at - times[end - 1] if first < end else -1,
+            (large_to - large[day], large_to - large[week]),
+            at - times[end - 1] if habit else -1,
             self.device[first:end].count(device),
             self.country[first:end].count(country),
-            known - bisect_right(self.frauds, at - LONGEST),
-            at - self.frauds[known - 1] if known and self.frauds[known - 1] > at - LONGEST else -1,
+            frauds,
+            since_fraud if frauds else -1,
         )
 
     def add(self, at: int, cents: int, device: int, country: int, *, median: int) -> None:
