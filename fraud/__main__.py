@@ -1,12 +1,15 @@
 """The command line, and the ONE place where parts are built from settings."""
 
+import gc
 import logging
 import math
+import signal
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -16,7 +19,7 @@ from fraud import config
 from fraud.artifact import Artifact
 from fraud.schema import EVENTS, TOPICS, Tick
 from shared.champion import Champion
-from shared.clock import Clock, SystemClock, VirtualClock, sleep
+from shared.clock import Clock, SystemClock, VirtualClock
 from shared.eventlog import open_log
 from shared.eventlog.port import Entry, EventLog, Fenced, LogUnavailable
 from shared.lake import Lake
@@ -106,69 +109,56 @@ def serve(
 @app.command()
 def worker(context: typer.Context, slot: int = 0, patience: float = 1.0) -> None:
     """One decider; start as many as there are cores, each with a slot of its own."""
-    import signal
-
-    parts: Parts = context.obj
-    stopping = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stopping.set())
-    while not stopping.is_set():
-        try:
-            _work(parts, slot, patience, stopping)
-        except (Fenced, LogUnavailable) as error:
-            logging.getLogger("fraud").warning("starting afresh: %s", error)
-            sleep(0.5)
-
-
-def _work(parts: Parts, slot: int, patience: float, stopping: threading.Event) -> None:
-    import gc
-
     from fraud.stream import Worker
 
-    worker = Worker(
-        parts.log(),
-        parts.lake(),
-        Champion(cache=parts.models, fetch=parts.fetch, load=Artifact.load),
-        slot=slot,
-        clock=parts.clock,
-        snapshots=parts.settings.var / "snapshots",
-        secret=parts.settings.key("pseudonym_key"),
-        patience=patience,
-    )
-    worker.step(0.0)
-    gc.collect()
-    gc.freeze()  # millions of windows that live on: walking them stops the stream for longer than a payment may wait
-    while not stopping.is_set():
-        worker.step(0.25)
-    worker.close()
+    parts: Parts = context.obj
+
+    def work(stopping: threading.Event) -> None:
+        worker = Worker(
+            parts.log(),
+            parts.lake(),
+            Champion(cache=parts.models, fetch=parts.fetch, load=Artifact.load),
+            slot=slot,
+            clock=parts.clock,
+            snapshots=parts.settings.var / "snapshots",
+            secret=parts.settings.key("pseudonym_key"),
+            patience=patience,
+        )
+        worker.step(0.0)
+        gc.collect()
+        gc.freeze()  # windows that live on: walking them stops the stream for longer than a payment may wait
+        while not stopping.is_set():
+            worker.step(0.25)
+        worker.close()
+
+    _until_stopped(work)
 
 
 @app.command()
 def monitor(context: typer.Context, seed: int = 0) -> None:
     """Ingest, judge, retrain, release; carry out commands."""
-    import signal
-
     from fraud.monitor import Monitor
     from shared.registry import Registry
 
     parts: Parts = context.obj
-    stopping = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stopping.set())
     registry = Registry(parts.settings.mlflow, config.SERVICE)
-    judge = Monitor(
-        parts.log(),
-        parts.lake(),
-        registry,
-        clock=parts.clock,
-        seed=seed,
-        fetch=lambda artifact, digest: registry.fetch(artifact, digest=digest, into=parts.models),
-        pages=parts.settings.var / "reports",
-    )
-    while not stopping.is_set():
-        if not judge.step():
-            stopping.wait(0.1)
-    judge.close()
+
+    def watch(stopping: threading.Event) -> None:
+        monitor = Monitor(
+            parts.log(),
+            parts.lake(),
+            registry,
+            clock=parts.clock,
+            seed=seed,
+            fetch=lambda artifact, digest: registry.fetch(artifact, digest=digest, into=parts.models),
+            pages=parts.settings.var / "reports",
+        )
+        while not stopping.is_set():
+            if not monitor.step():
+                stopping.wait(0.05)
+        monitor.close()
+
+    _until_stopped(watch)
 
 
 @app.command()
@@ -187,6 +177,54 @@ def demo(
     story.run(parts.settings, port=port, days=days, seed=seed, headless=headless)
 
 
+@app.command()
+def replay(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(help="CSV or Parquet with the columns of the Fraud Detection Handbook.")],
+    days: Annotated[int, typer.Option(help="Days of the file to take; 0: all.")] = 0,
+    seed: int = 7,
+) -> None:
+    """Payments that nobody here made, through the very same stages."""
+    parts: Parts = context.obj
+    from fraud import replay as story
+
+    story.run(parts.settings, file, port=_free_port(8000), days=days, seed=seed)
+
+
+@app.command()
+def ingest(
+    context: typer.Context,
+    file: Annotated[Path | None, typer.Argument(help="As for replay; without it, what the topics hold.")] = None,
+) -> None:
+    """Take payments into the lake: a file's as the past, before anything is live; or those of the topics."""
+    from fraud.demo import write_past
+    from fraud.ingest import Ingest, refusals
+    from fraud.replay import take
+
+    parts: Parts = context.obj
+    log = parts.log()
+    if file is None:
+        print(f"{Ingest(log, parts.lake()).catch_up():,} records taken in")
+        return
+    payments, letters = take(file, days=0)
+    log.append(refusals(letters))
+    write_past(parts.settings, payments, until=payments["at"][-1] // config.DAY * config.DAY + config.DAY, seed=0)
+    print(f"{payments.height:,} payments taken in, {len(letters):,} rows refused: see the topic fraud.dead")
+
+
+@app.command()
+def train(context: typer.Context, seed: int = 0) -> None:
+    """Learn from the lake as it is, and register the result; `promote` by command releases it."""
+    from fraud.demo import first_model, told
+
+    parts: Parts = context.obj
+    days = parts.lake().dates("events")
+    if not days:
+        raise typer.BadParameter("the lake is empty: `python -m fraud ingest FILE` fills it")
+    as_of = (days[-1] - date(1970, 1, 1)).days * config.DAY  # the last day may not be over
+    print(told(first_model(parts.settings, as_of=as_of, seed=seed)))
+
+
 def _free_port(first: int) -> int:
     """The first port from there on that nobody listens on."""
     for port in range(first, 65_536):
@@ -196,8 +234,21 @@ def _free_port(first: int) -> int:
     raise OSError(f"no free port from {first} on")
 
 
+def _until_stopped(run: Callable[[threading.Event], None]) -> None:
+    """Run until SIGINT or SIGTERM; when the log fails, or somebody took over, start afresh with nothing remembered."""
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    while not stopping.is_set():
+        try:
+            run(stopping)
+        except (Fenced, LogUnavailable) as error:
+            logging.getLogger("fraud").warning("starting afresh: %s", error)
+            stopping.wait(0.5)
+
+
 def _supervise(start: Callable[[], subprocess.Popen[bytes]], stopping: threading.Event) -> Callable[[], bool]:
-    """Keep a child running until `stopping`; the function given says whether it runs, and ends it when it should stop."""
+    """Keep a child running until `stopping`; the function given says whether it runs, or ends it once it should stop."""
     child = start()
 
     def watch() -> None:

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import polars as pl
@@ -30,16 +30,16 @@ class Artifact(NamedTuple):
         (folder / "policy.json").write_text(json.dumps(self.policy._asdict(), indent=1))
         order = np.argsort(self.model.margins(matrix), kind="stable")
         rows = matrix[order[np.linspace(0, len(order) - 1, GOLDEN).astype(int)]]
-        samples = [
-            {"features": row, "score": self.model.score(row), "action": self._action(row)} for row in rows.tolist()
-        ]
+        samples = [{"features": row} | self._outcome(row) for row in rows.tolist()]
         (folder / "golden.json").write_text(json.dumps(samples))
         reference.write_parquet(folder / "reference.parquet")
         (folder / "limits.json").write_text(json.dumps(limits, indent=1))
 
-    def _action(self, row: list[float]) -> str:
-        cents = round(row[NAMES.index("amount")] * 100)
-        return decide(self.model.score(row), cents, self.policy, free=True, draw=lambda: 1.0).action
+    def _outcome(self, row: list[float]) -> dict[str, Any]:
+        """What is decided, and the numbers behind it: any other parameter of the policy shows in the costs."""
+        score, cents = self.model.score(row), round(row[NAMES.index("amount")] * 100)
+        verdict = decide(score, cents, self.policy, free=True, draw=lambda: 1.0)
+        return {"action": verdict.action, "numbers": [score, *verdict.costs.values()]}
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -51,15 +51,22 @@ class Artifact(NamedTuple):
         try:
             policy = Policy(**json.loads((folder / "policy.json").read_text()))
             golden = json.loads((folder / "golden.json").read_text())
-        except (OSError, ValueError, TypeError) as error:
+            artifact = cls(Model.load(folder), policy)
+            if len(golden) != GOLDEN:
+                raise ModelCorrupt(f"{len(golden)} golden samples in {folder.name} instead of {GOLDEN}")
+            for number, sample in enumerate(golden):
+                artifact._test(number, sample)
+        except (OSError, ValueError, TypeError, KeyError) as error:
             raise ModelCorrupt(f"cannot read the policy in {folder.name}: {error}") from error
-        artifact = cls(Model.load(folder), policy)
-        for number, sample in enumerate(golden):
-            score, action = artifact.model.score(sample["features"]), artifact._action(sample["features"])
-            if abs(score - sample["score"]) > 1e-9 or action != sample["action"]:
-                expected = f"{sample['score']:.6f}, {sample['action']}"
-                raise ModelCorrupt(f"golden sample {number}: {score:.6f}, {action}; in training {expected}")
         return artifact
+
+    def _test(self, number: int, sample: dict[str, Any]) -> None:
+        now = self._outcome(sample["features"])
+        pairs = zip(now["numbers"], sample["numbers"], strict=True)
+        # Not bit by bit: another platform's `exp` may differ in the last one. A NaN is near nothing.
+        if now["action"] != sample["action"] or not all(abs(a - b) <= 1e-9 for a, b in pairs):
+            then = f"{sample['action']} {sample['numbers']}"
+            raise ModelCorrupt(f"golden sample {number}: {now['action']} {now['numbers']}; in training {then}")
 
 
 def drift_frame(matrix: Matrix, scores: Vector) -> pl.DataFrame:

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
+from datetime import UTC, date, datetime
 from typing import NamedTuple
 
 import numpy as np
@@ -31,14 +32,16 @@ def split(as_of: int) -> Split:
     return Split(matured - 7 * config.DAY, matured)
 
 
-def events(lake: Lake, *, as_of: int) -> pl.DataFrame:
-    """Everything accepted that had happened before `as_of`, in order of partition and offset."""
+def day_of(at: int) -> date:
+    """The UTC date of an event time."""
+    return datetime.fromtimestamp(at, UTC).date()
+
+
+def events(lake: Lake, *, since: int = 0, as_of: int) -> pl.DataFrame:
+    """Everything accepted that had happened from the day of `since` on and before `as_of`, by partition and offset."""
     refusals = lake.read("refusals").select("partition", "offset")
-    return (
-        lake.read("events")
-        .filter(pl.col("at") < as_of)
-        .join(refusals, on=["partition", "offset"], how="anti", maintain_order="left")
-    )
+    rows = lake.read("events", since=day_of(since)).filter(pl.col("at") < as_of)
+    return rows.join(refusals, on=["partition", "offset"], how="anti", maintain_order="left")
 
 
 def streams(rows: pl.DataFrame) -> list[Iterator[Event]]:

@@ -13,7 +13,6 @@ from fraud.account import money, quality, service
 from fraud.artifact import Artifact, reference
 from fraud.history import as_events, write_history
 from fraud.live import Live
-from fraud.monitor import entry, promotion
 from fraud.schema import Command
 from fraud.simulate import labels, simulate
 from fraud.train import Candidate, train
@@ -25,7 +24,9 @@ from shared.results import Run
 from shared.settings import Settings
 
 START = 1_767_225_600  # 2026-01-01
-HISTORY = 84  # days: a month until all windows are full, a month of quiet to set alarms by, a fortnight as reference, two weeks for labels and gate
+HISTORY = (
+    84  # days: a month fills the windows, a month sets the alarms, a fortnight is their reference, the rest judges
+)
 RATE = 100.0  # test payments a second
 BAD_SHIFT = 3.0  # log-odds: legitimate payments thinned to 1 in 20 for speed, and the weights forgotten
 
@@ -36,6 +37,9 @@ def run(settings: Settings, *, port: int, days: int, seed: int, headless: bool) 
     figures = Run(config.SERVICE, command="make demo-fraud", at=SystemClock().now(), var=settings.var)
     stamp = datetime.fromtimestamp(SystemClock().now(), UTC).strftime("%Y%m%d-%H%M%S")
     settings = settings.under(settings.var / "demo-fraud" / stamp)
+    settings.pin(
+        "pseudonym_key", f"demo of seed {seed}"
+    )  # partitions hang on pseudonyms, and figures on the seed alone
     today = START // config.DAY + HISTORY
     attack, bad, end = today + days // 4, today + days * 5 // 6, today + days
     world = simulate(seed=seed, start=START, days=HISTORY + days, tactics_from=attack - START // config.DAY)
@@ -49,11 +53,8 @@ def run(settings: Settings, *, port: int, days: int, seed: int, headless: bool) 
             act.outcome = told(candidate)
 
         with stage.act("Live: payments by topic, test payments by HTTP") as act:
-            live.log.append(
-                [entry(promotion(candidate.version, at=today * config.DAY, who="demo", why="the first model"))]
-            )
-            live.start("monitor", "--seed", str(seed))
             live.open(rate=RATE)
+            live.command(Command(kind="promote", version=candidate.version.version, who="operator", why="the first"))
             live.days(range(today, attack))
             false_alarms = len(live.alarms)
             act.outcome = f"{attack - today} days, {false_alarms} false alarms, {live.throughput:,.0f} events a second"
@@ -100,20 +101,23 @@ def run(settings: Settings, *, port: int, days: int, seed: int, headless: bool) 
 
 
 def past(settings: Settings, world: pl.DataFrame, live: Live, *, until: int) -> str:
-    """Payments that were all let through, and the complaints that came: into the lake. The worker starts on it."""
+    """The past goes straight to the lake; the worker and the monitor start on it."""
     payments = world.filter(pl.col("at") < until)
-    complaints = labels(payments.with_columns(action=pl.lit("approve")), seed=live.seed)
-    rows = as_events(
-        payments,
-        complaints.filter(pl.col("at") < until),
-        key=settings.key("pseudonym_key"),
-        ticks=(payments["at"][0] // config.HOUR * config.HOUR, until),
-    )
-    write_history(Lake(settings.var / "lake"), rows)
-    live.expect(complaints.filter(pl.col("at") >= until))
+    live.expect(write_past(settings, payments, until=until, seed=live.seed))
     live.start("serve", "--port", str(live.port), "--patience", "inf")
+    live.start("monitor", "--seed", str(live.seed))
     frauds = payments["fraud"].sum()
     return f"{payments.height:,} payments in the lake, {frauds:,} of them frauds ({frauds / payments.height:.2%})"
+
+
+def write_past(settings: Settings, payments: pl.DataFrame, *, until: int, seed: int) -> pl.DataFrame:
+    """Payments that were all let through, and the complaints that came; gives the complaints still to come."""
+    complaints = labels(payments.with_columns(action=pl.lit("approve")), seed=seed)
+    known = complaints.filter(pl.col("at") < until)
+    begun = payments["at"][0] // config.HOUR * config.HOUR
+    rows = as_events(payments, known, key=settings.key("pseudonym_key"), ticks=(begun, until))
+    write_history(Lake(settings.var / "lake"), rows)
+    return complaints.filter(pl.col("at") >= until)
 
 
 def first_model(settings: Settings, *, as_of: int, seed: int) -> Candidate:

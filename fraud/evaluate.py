@@ -110,7 +110,8 @@ def gate(challenger: Mapping[str, float], champion: Mapping[str, float] | None, 
     if champion is None:
         return ""
     if challenger["average_precision"] < champion["average_precision"] - AP_SLACK:
-        return f"average precision {challenger['average_precision']:.3f}, the champion's is {champion['average_precision']:.3f}"
+        ours, theirs = challenger["average_precision"], champion["average_precision"]
+        return f"average precision {ours:.3f}, the champion's is {theirs:.3f}"
     if challenger["cost_per_1000"] > champion["cost_per_1000"] * WORTH:
         return (
             f"costs {challenger['cost_per_1000']:.0f} per 1,000 payments, the champion {champion['cost_per_1000']:.0f}"

@@ -147,7 +147,7 @@ class State:
 
 
 def fold(streams: Sequence[Iterable[Event]]) -> Iterator[tuple[int, Event, Features | None]]:
-    """Replay partitions, each in offset order, through the very step that serving takes; gives (partition, event, features).
+    """Replay partitions, each in offset order, as serving steps it; gives (partition, event, features).
 
     Raises:
         ValueError: a partition lacks the ticks that close the hours which a payment looks at.

@@ -1,5 +1,6 @@
 """Files and simulated pasts -> rows of `fraud.events`, for what never came through the log."""
 
+import csv
 from pathlib import Path
 
 import polars as pl
@@ -36,7 +37,7 @@ class Refused(Exception):
 
 
 def as_events(payments: pl.DataFrame, labels: pl.DataFrame, *, key: bytes, ticks: tuple[int, int]) -> pl.DataFrame:
-    """Payments and labels with their names as rows of `fraud.events`: pseudonyms, partition, hourly ticks, in time order.
+    """Payments and labels with their names as rows of `fraud.events`, in order of time, with hourly ticks.
 
     `ticks`: event times, whole hours, of the first and the last one. At the same second a tick goes
     first, so that every partition closes its hour before a payment asks for it.
@@ -77,18 +78,15 @@ def write_history(lake: Lake, rows: pl.DataFrame) -> None:
 def read_file(path: Path) -> tuple[pl.DataFrame, list[DeadLetter]]:
     """Payments of a CSV or Parquet file with the columns of FILE_COLUMNS, and the rows refused, by line.
 
-    Amounts are in EUR, times without zone are UTC. A CSV's header is line 1.
+    Amounts are in EUR, times in UTC. A CSV's header is line 1.
 
     Raises:
-        Refused: columns are missing, so that no row can be read.
+        Refused: columns are missing, or it is no such file, so that no row can be read.
     """
-    raw = pl.read_parquet(path) if path.suffix == ".parquet" else pl.read_csv(path, infer_schema=False)
-    missing = [name for name in list(FILE_COLUMNS)[:5] if name not in raw.columns]
+    source, letters = _parquet(path) if path.suffix == ".parquet" else _csv(path)
+    missing = [old for old, new in list(FILE_COLUMNS.items())[:5] if new not in source.columns]
     if missing:
-        raise Refused("columns", raw.columns, f"{path.name} lacks {', '.join(missing)}")
-    raw = raw.with_row_index("line", offset=1 if path.suffix == ".parquet" else 2)
-    names = {old: new for old, new in FILE_COLUMNS.items() if old in raw.columns}
-    source = raw.select("line", **{new: pl.col(old).cast(pl.String) for old, new in names.items()})
+        raise Refused("columns", path.name, f"{path.name} lacks {', '.join(missing)}")
     identifier = r"^[A-Za-z0-9_-]{1,64}$"
     amount = pl.col("cents").cast(pl.Float64, strict=False)
     valid = {
@@ -107,22 +105,10 @@ def read_file(path: Path) -> tuple[pl.DataFrame, list[DeadLetter]]:
         ),
         "device": (pl.col("device").is_null() | pl.col("device").str.contains(identifier), f"must match {identifier}"),
     }
-    letters: list[DeadLetter] = []
-    for field in names.values():
+    for field in source.columns[1:]:
         good, reason = valid[field]
-        bad = source.filter(~good.fill_null(False))
-        letters += [
-            DeadLetter(
-                topic=path.name,
-                partition=0,
-                offset=row["line"],
-                field=field,
-                value=str(row[field])[:200],
-                reason=reason,
-                raw="",
-            )
-            for row in bad.iter_rows(named=True)
-        ]
+        bad = source.filter(~good.fill_null(False)).select("line", field)
+        letters += [_letter(path, line, field, value, reason) for line, value in bad.iter_rows()]
     refused_lines = {letter.offset for letter in letters}
     optional = {name: pl.lit(None, pl.String) for name in ("country", "device") if name not in source.columns}
     payments = source.filter(~pl.col("line").is_in(list(refused_lines))).with_columns(
@@ -132,20 +118,68 @@ def read_file(path: Path) -> tuple[pl.DataFrame, list[DeadLetter]]:
         **optional,
     )
     once = payments.unique(["card", "id"], keep="first", maintain_order=True)
-    for line in payments.join(once.select("line"), on="line", how="anti")["line"]:
-        letters.append(
-            DeadLetter(
-                topic=path.name,
-                partition=0,
-                offset=line,
-                field="id",
-                value="",
-                reason="the card's transaction id stands in an earlier line",
-                raw="",
-            )
-        )
+    reason = "the card's transaction id stands in an earlier line"
+    again = payments.join(once.select("line"), on="line", how="anti").select("line", "id")
+    letters += [_letter(path, line, "id", value, reason) for line, value in again.iter_rows()]
     return once.sort("at", maintain_order=True), sorted(letters, key=lambda letter: letter.offset)
 
 
 def _seconds(column: str) -> pl.Expr:
-    return pl.col(column).str.to_datetime(strict=False, time_zone="UTC").dt.epoch("s")
+    # The format is said: guessed from the file's first rows, a time would depend on another payment.
+    formats = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M:%S%.f")
+    return pl.coalesce(
+        pl.col(column).str.to_datetime(text, time_unit="us", strict=False).dt.epoch("s") for text in formats
+    )
+
+
+def _letter(path: Path, line: int, field: str, value: object, reason: str) -> DeadLetter:
+    return DeadLetter(
+        topic=path.name, partition=0, offset=line, field=field, value=str(value)[:200], reason=reason, raw=""
+    )
+
+
+def _parquet(path: Path) -> tuple[pl.DataFrame, list[DeadLetter]]:
+    """`line` and the known columns as text."""
+    try:
+        raw = pl.read_parquet(path)
+    except pl.exceptions.PolarsError as error:
+        raise Refused("file", path.name, f"is no whole Parquet file: {error}") from error
+    if isinstance(zoned := raw.schema.get("TX_DATETIME"), pl.Datetime) and zoned.time_zone:
+        utc = pl.col("TX_DATETIME").dt.convert_time_zone("UTC")
+        raw = raw.with_columns(utc.dt.replace_time_zone(None))
+    columns = {new: pl.col(old).cast(pl.String) for old, new in FILE_COLUMNS.items() if old in raw.columns}
+    return raw.with_row_index("line", offset=1).select("line", **columns), []
+
+
+def _csv(path: Path) -> tuple[pl.DataFrame, list[DeadLetter]]:
+    """The same of a CSV file, and the lines that have more or fewer fields than the header.
+
+    Line by line, so that one stray quote or byte spoils its own line and no other.
+    """
+    text = path.read_bytes().decode("utf-8-sig", errors="replace")
+    rows = pl.DataFrame({"text": text.split("\n")}).with_row_index("line", offset=1)
+    rows = rows.with_columns(pl.col("text").str.strip_suffix("\r")).filter(
+        (pl.col("text") != "") | (pl.col("line") == 1)
+    )
+    split = pl.col("text").str.split(",")
+    if '"' in text:
+        split = pl.col("text").map_elements(_quoted, return_dtype=pl.List(pl.String))
+    rows = rows.with_columns(fields=split)
+    header: list[str] = rows["fields"][0].to_list()
+    width = pl.col("fields").list.len()
+    ragged = rows.filter(width != len(header)).select("line", "text", width)
+    letters = [
+        _letter(path, line, "line", value, f"has {found} fields, the header {len(header)}")
+        for line, value, found in ragged.iter_rows()
+    ]
+    columns = {new: pl.col("fields").list.get(header.index(old)) for old, new in FILE_COLUMNS.items() if old in header}
+    for optional in columns.keys() & {"country", "device"}:
+        columns[optional] = columns[optional].replace("", None)
+    return rows.filter((width == len(header)) & (pl.col("line") > 1)).select("line", **columns), letters
+
+
+def _quoted(line: str) -> list[str]:
+    try:
+        return next(csv.reader([line], strict=True), [])
+    except csv.Error:
+        return [line]

@@ -56,6 +56,11 @@ def accept(record: Record) -> Event:
     return event
 
 
+def refusals(letters: Sequence[DeadLetter]) -> list[Entry]:
+    """Dead letters as records of their topic."""
+    return [Entry(DEAD, f"{letter.topic}:{letter.offset}", letter.model_dump_json().encode()) for letter in letters]
+
+
 def dead_letter(record: Record, refused: Refused) -> Entry:
     letter = DeadLetter(
         topic=record.topic,

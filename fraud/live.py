@@ -26,7 +26,7 @@ from shared.settings import Settings
 
 BATCH = 200  # records an append
 BACKLOG = 500  # records not yet decided at which the sender waits: the queue that a request stands in
-PATIENCE = 120.0  # seconds to wait for a process before giving up
+PATIENCE = 300.0  # seconds to wait for a process before giving up
 
 
 class Stuck(Exception):
@@ -51,7 +51,9 @@ class Live:
         self._due = pl.DataFrame(schema={"at": pl.Int64})  # labels that are still to come
         self._probes: Probes | None = None
         self._reader = self.log.reader(beginning([DECISIONS, ALARMS, RELEASES, REPORTS]))
-        self._actions: dict[str, tuple[str, str]] = {}  # payment id -> action, action of the rules
+        self._said: dict[
+            str, tuple[str, str, float | None]
+        ] = {}  # payment id -> action, that of the rules, probability
         self.alarms: list[Alarm] = []
         self.releases: list[Release] = []
         self.reports: list[Report] = []
@@ -175,7 +177,7 @@ class Live:
                 if record.topic == DECISIONS.name:
                     said = json.loads(record.value)
                     if said["kind"] == "decision" and not said["probe"]:
-                        self._actions.setdefault(said["id"], (said["action"], said["rules"]))
+                        self._said.setdefault(said["id"], (said["action"], said["rules"], said["probability"]))
                 elif record.topic == ALARMS.name:
                     self.alarms.append(Alarm.model_validate_json(record.value))
                 elif record.topic == RELEASES.name:
@@ -185,11 +187,9 @@ class Live:
 
     def _learn(self, payments: pl.DataFrame) -> None:
         """See what was done with each payment, and what labels will come of it."""
-        taken = [self._actions.pop(identifier) for identifier in payments["id"]]
-        actions, rules = [action for action, _ in taken], [action for _, action in taken]
-        acted = payments.with_columns(
-            action=pl.Series(actions, dtype=pl.String), rules=pl.Series(rules, dtype=pl.String)
-        )
+        said = [self._said.pop(identifier) for identifier in payments["id"]]
+        kinds: dict[str, type[pl.DataType]] = {"action": pl.String, "rules": pl.String, "probability": pl.Float64}
+        acted = pl.concat([payments, pl.DataFrame(said, schema=kinds, orient="row")], how="horizontal")
         self._decided.append(acted)
         self.expect(labels(acted, seed=self.seed))
 

@@ -1,8 +1,9 @@
 """Features -> Score. LightGBM, calibrated; kept as text and JSON, never as a pickle."""
 
 import ctypes
+import hashlib
 import json
-from math import exp
+from math import exp, inf, isfinite
 from pathlib import Path
 from typing import Self
 
@@ -95,9 +96,10 @@ class Model:
 
     def save(self, folder: Path) -> None:
         """Write model.txt (LightGBM's own text) and model.json."""
-        self._booster.save_model(folder / "model.txt")
+        text = self._booster.model_to_string().encode()
+        (folder / "model.txt").write_bytes(text)
         about = {"definition": DEFINITION, "names": NAMES, "slope": self.slope, "intercept": self.intercept}
-        (folder / "model.json").write_text(json.dumps(about, indent=1))
+        (folder / "model.json").write_text(json.dumps(about | {"sha256": _digest(text)}, indent=1))
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -110,10 +112,19 @@ class Model:
             about = json.loads((folder / "model.json").read_text())
             if about["definition"] != DEFINITION:
                 raise ModelCorrupt(f"model of feature definition {about['definition']}, this code has {DEFINITION}")
-            booster = lgb.Booster(model_file=folder / "model.txt")
-            return cls(booster, slope=about["slope"], intercept=about["intercept"])
-        except (OSError, ValueError, KeyError, lgb.basic.LightGBMError) as error:
+            if not (0 < about["slope"] < inf and isfinite(about["intercept"])):
+                raise ModelCorrupt(f"calibration {about['slope']}, {about['intercept']} keeps no ranking")
+            text = (folder / "model.txt").read_bytes()
+            # A text cut in half makes LightGBM end the whole process, so it gets to see none.
+            if _digest(text) != about["sha256"]:
+                raise ModelCorrupt(f"model.txt in {folder.name} is not what was saved")
+            return cls(lgb.Booster(model_str=text.decode()), slope=about["slope"], intercept=about["intercept"])
+        except (OSError, ValueError, KeyError, TypeError, lgb.basic.LightGBMError) as error:
             raise ModelCorrupt(f"cannot load the model in {folder.name}: {error}") from error
+
+
+def _digest(text: bytes) -> str:
+    return hashlib.sha256(text).hexdigest()
 
 
 def fit(matrix: Matrix, frauds: Vector, weights: Vector, *, seed: int) -> Model:

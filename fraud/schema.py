@@ -187,11 +187,13 @@ class Report(Noun):
     drift: dict[str, float]  # distance by feature, and of the score
     drifted: tuple[str, ...]
     version: str | None = None  # of the champion
-    matured_day: int | None = None  # the day whose labels are complete by now
+    matured_day: int | None = None  # the last day whose labels are complete by now; the figures below are its week's
     average_precision: float | None = None
     card_precision_100: float | None = None
     recall: float | None = None
     cost_per_1000: float | None = None  # EUR, by the labels known
+    frauds_promised: float | None = None  # among approved payments: the sum of their probabilities
+    frauds_missed: int | None = None  # and how many came
 
 
 class Release(Noun):

@@ -25,7 +25,10 @@ from shared.registry import Registry, Version
 
 Mask = NDArray[np.bool_]  # (payments,)
 
+HISTORY = 84  # days that are learnt from: fraudsters of half a year ago do something else by now
+WARM_UP = 30  # days until every window of a card is full
 REFERENCE_DAYS = 14  # the fortnight before the labels give out: what the model takes for normal
+CLIP = 10.0  # the largest weight that a payment is learnt with
 QUIET_DAYS = 28  # before it: how far apart normal days are
 
 
@@ -65,6 +68,13 @@ class Block(NamedTuple):
     def weights(self) -> Vector:
         return self.payments["weight"].to_numpy()
 
+    @property
+    def learning_weights(self) -> Vector:
+        """Clipped: what was hidden was chosen by features that the model has, so its probabilities need no exact
+        weights, and one payment with the weight of a hundred would bend them. Costs are estimated with the full ones.
+        """
+        return np.minimum(self.weights, CLIP)
+
 
 def train(
     lake: Lake, registry: Registry, *, as_of: int, seed: int, champion: Artifact | None, limits: dict[str, float] | None
@@ -77,11 +87,15 @@ def train(
     Raises:
         NotEnough: too short a history, or no fraud in it.
     """
-    rows = dataset.events(lake, as_of=as_of)
+    since = as_of - HISTORY * config.DAY
+    rows = dataset.events(lake, since=since, as_of=as_of)
     known = folded(rows, lake.read("decisions"))
     at = known.payments["at"].to_numpy()
     split = dataset.split(as_of)
-    learnt = known.where((at < split.fit_until) & (known.weights > 0))
+    # Cut off in mid-history, a card's first month has windows that serving would have filled.
+    begun = lake.dates("events")
+    whole = since + WARM_UP * config.DAY if begun and begun[0] < dataset.day_of(since) else 0
+    learnt = known.where((at >= whole) & (at < split.fit_until) & (known.weights > 0))
     later = known.where((at >= split.fit_until) & (at < split.judge_until) & (known.weights > 0))
     one_half = dataset.halves(later.payments["card"])
     tuning, judging = later.where(one_half), later.where(~one_half)
@@ -90,8 +104,8 @@ def train(
             counted = f"{part.payments.height} payments with {part.frauds.sum():.0f} known frauds"
             raise NotEnough(f"{counted} {purpose}; 1,000 and 5 are needed: ingest more, or wait for labels")
 
-    model = fit(learnt.matrix, learnt.frauds, learnt.weights, seed=seed)
-    model = model.calibrated(tuning.matrix, tuning.frauds, tuning.weights)
+    model = fit(learnt.matrix, learnt.frauds, learnt.learning_weights, seed=seed)
+    model = model.calibrated(tuning.matrix, tuning.frauds, tuning.learning_weights)
     artifact = Artifact(model, Policy(review_price=review_price(tuning, model.scores(tuning.matrix))))
     judged = evaluate.judge(judging.payments, *artifact, matrix=judging.matrix)
     before = champion and evaluate.judge(judging.payments, *champion, matrix=judging.matrix).figures
@@ -102,7 +116,7 @@ def train(
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "model"
         reference, quiet = normal(known, model, until=split.judge_until)
-        artifact.save(folder, matrix=judging.matrix, reference=reference, limits=limits or quiet)
+        artifact.save(folder, matrix=judging.matrix, reference=reference, limits=inherited(limits, quiet))
         plots(folder / "plots", model, judging)
         figures = judged.figures | {"rules_cost_per_1000": rules_cost, "fitted_on": float(learnt.payments.height)}
         figures |= {f"champion_{name}": value for name, value in (before or {}).items()}
@@ -165,11 +179,17 @@ def normal(known: Block, model: Model, *, until: int) -> tuple[pl.DataFrame, dic
     for _, day in quiet.group_by(pl.col("at") // config.DAY, maintain_order=True):
         rows = _watched(known.matrix[block(day)["row"].to_numpy()], model)
         distances.append(by_weekday[rows["weekday"][0]].distances(rows.drop("weekday")))
-    return reference, drift.thresholds(distances)
+    # Too short a history does not know what is normal, so nothing is called drift.
+    return reference, drift.thresholds(distances) if len(distances) > 1 else {}
 
 
 def _watched(matrix: Matrix, model: Model) -> pl.DataFrame:
     return drift_frame(matrix, model.scores(matrix))
+
+
+def inherited(limits: dict[str, float] | None, quiet: dict[str, float]) -> dict[str, float]:
+    """The champion's limits where there is one, but for the score: another model's moves in its own way."""
+    return limits | {"score": max(limits["score"], quiet.get("score", 0.0))} if limits else quiet
 
 
 def plots(folder: Path, model: Model, block: Block) -> None:

@@ -71,6 +71,10 @@ def create_app(
     async def failed(_: Request, error: StarletteHTTPException) -> Response:
         return problem(error.status_code, str(error.detail), headers=dict(error.headers or {}))
 
+    @app.exception_handler(Exception)
+    async def broken(_: Request, __: Exception) -> Response:
+        return problem(500, "an error of the service's own; its log says more")
+
     @app.get("/health/live", tags=["operation"])
     async def live() -> dict[str, str]:
         """The process runs."""
@@ -83,7 +87,7 @@ def create_app(
         return problem(503, reason) if reason else JSONResponse({"status": "ready"})
 
     @app.get("/metrics", tags=["operation"])
-    async def scrape() -> Response:
+    def scrape() -> Response:  # in a thread: a gauge may have to ask the log, and wait for it
         """For Prometheus."""
         return Response(prometheus_client.generate_latest(metrics), media_type="text/plain; version=0.0.4")
 
@@ -92,11 +96,15 @@ def create_app(
 
 def described(errors: Sequence[Any]) -> list[dict[str, str]]:
     """Which field, what is wrong with it, and the value, cut so that nobody's megabyte comes back."""
+
+    def cut(text: str) -> str:
+        return text[:100].encode(errors="backslashreplace").decode()  # JSON has lone surrogates, UTF-8 has none
+
     return [
         {
-            "field": ".".join(str(part) for part in error["loc"] if part != "body") or "body",
+            "field": cut(".".join(str(part) for part in error["loc"] if part != "body")) or "body",
             "message": str(error["msg"]),
-            "value": repr(error.get("input"))[:100],
+            "value": cut(repr(error.get("input"))),
         }
         for error in errors
     ]

@@ -13,7 +13,7 @@ def require_key(key: bytes) -> Callable[[str | None], None]:
     """A FastAPI dependency that lets in who knows the key; compared in constant time."""
 
     def check(given: str | None = Security(HEADER)) -> None:
-        if given is None or not hmac.compare_digest(given.encode(), key):
+        if given is None or not hmac.compare_digest(given.encode("latin-1"), key):
             raise HTTPException(401, "header X-API-Key is missing or wrong")
 
     return check

@@ -32,12 +32,19 @@ class Champion(Generic[Model]):
         """
         try:
             folder = self._cache / digest
-            if not folder.is_dir() or digest_of(folder) != digest:
+            if not whole(folder, digest):
                 folder = self._fetch(artifact, digest)
+                if not whole(folder, digest):
+                    raise ValueError(f"the files of {artifact} do not have the digest {digest}")
             model = self._load(folder)
         except Exception as error:  # whatever is wrong with a new model, the old one must go on
             raise NotSwapped(f"version {version}: {error}") from error
         self.model, self.version = model, version
+
+
+def whole(folder: Path, digest: str) -> bool:
+    """Whether the folder holds the files that the digest was made of, all of them and no other."""
+    return any(path.is_file() for path in folder.rglob("*")) and digest_of(folder) == digest
 
 
 def digest_of(folder: Path) -> str:

@@ -1,6 +1,7 @@
 """The data lake: Parquet by event date, written atomically; each row keeps its partition and offset."""
 
 import os
+from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 
@@ -37,7 +38,7 @@ class Lake:
 
     def dates(self, table: str) -> list[date]:
         """The event dates that the table has, in order."""
-        return sorted(date.fromisoformat(p.name.removeprefix("date=")) for p in self.folder.glob(f"{table}/date=*"))
+        return sorted({_date(path) for path in self._files(table)})
 
     def read(self, table: str, *, since: date | None = None, until: date | None = None) -> pl.DataFrame:
         """The rows of event dates since <= date < until, each place once, in order of partition and offset.
@@ -46,14 +47,20 @@ class Lake:
             LakeCorrupt: naming the file that cannot be read.
         """
         frames = []
-        for path in sorted(self.folder.glob(f"{table}/date=*/*.parquet")):
-            day = date.fromisoformat(path.parent.name.removeprefix("date="))
-            if (since is None or day >= since) and (until is None or day < until):
+        for path in sorted(self._files(table)):
+            if (since is None or _date(path) >= since) and (until is None or _date(path) < until):
                 frames.append(_read(path))
         if not frames:
             return pl.DataFrame(schema=dict.fromkeys((*PLACE, "at"), pl.Int64))
         rows = pl.concat(frames, how="diagonal_relaxed")
         return rows.unique(PLACE, keep="first", maintain_order=True).sort(PLACE)
+
+    def _files(self, table: str) -> Iterator[Path]:
+        return self.folder.glob(f"{table}/date=*/*.parquet")
+
+
+def _date(path: Path) -> date:
+    return date.fromisoformat(path.parent.name.removeprefix("date="))
 
 
 def _read(path: Path) -> pl.DataFrame:

@@ -22,7 +22,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.telemetry import set_telemetry_client
 from mlflow.utils.file_utils import ExclusiveFileLock
 
-from shared.champion import digest_of
+from shared.champion import digest_of, whole
 
 Alias = Literal["champion", "challenger"]
 MODEL = "model"  # the artifact of a run that holds the folder
@@ -107,9 +107,9 @@ class Registry:
         Raises Corrupt when what the registry holds has another digest; nothing of it is kept. Raises Unavailable.
         """
         target = into / digest
+        if whole(target, digest):
+            return target
         if target.is_dir():
-            if digest_of(target) == digest:
-                return target
             shutil.rmtree(target)
         into.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=into) as temporary:

@@ -5,12 +5,21 @@ Every field is a variable `MLSD_<NAME>`. The default of each part is embedded an
 
 import os
 import secrets
+import tempfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+PARTS = ("log", "store", "mlflow")
+
+
+def embedded(part: str, var: Path) -> str:
+    """The URL of a part that needs no server."""
+    return f"sqlite:///{var}/{part}.db"
 
 
 class Settings(BaseSettings):
@@ -28,14 +37,21 @@ class Settings(BaseSettings):
     @classmethod
     def _beside_var(cls, values: dict[str, object]) -> dict[str, object]:
         """The embedded parts live in `var`, wherever that is."""
-        var = Path(str(values.get("var", "var")))
-        defaults: dict[str, object] = {part: f"sqlite:///{var}/{part}.db" for part in ("log", "store", "mlflow")}
-        return defaults | {name: value for name, value in values.items() if value not in (None, "")}
+        given = {name: value for name, value in values.items() if value not in (None, "")}
+        var = Path(str(given.get("var", "var")))
+        return {part: embedded(part, var) for part in PARTS} | given
 
     def under(self, var: Path) -> Self:
-        """The same settings with another folder, and the embedded parts in it."""
-        given = {name: getattr(self, name) for name in ("data", "api_key", "pseudonym_key")}
-        return type(self)(var=var, **given)
+        """The same settings with another folder, and the embedded parts in it; URLs of other places stay."""
+        moved = {part: embedded(part, var) for part in PARTS if getattr(self, part) == embedded(part, self.var)}
+        return self.model_copy(update={"var": var, **moved})
+
+    def pin(self, name: str, secret: str) -> None:
+        """Put a known secret where `key` would make one: for runs that have to be repeatable."""
+        self.var.mkdir(parents=True, exist_ok=True)
+        path = self.var / f"{name}.secret"
+        path.touch(mode=0o600)
+        path.write_text(secret)
 
     def key(self, name: str) -> bytes:
         """The secret `api_key` or `pseudonym_key`; made once and kept readable for its owner only."""
@@ -45,10 +61,9 @@ class Settings(BaseSettings):
         path = self.var / f"{name}.secret"
         self.var.mkdir(parents=True, exist_ok=True)
         if not path.exists():
-            new = path.with_suffix(f".{os.getpid()}")
-            new.touch(mode=0o600)
-            new.write_text(secrets.token_hex(32))
-            with suppress(FileExistsError):  # another process was first: its key holds
-                os.link(new, path)
-            new.unlink()
+            with tempfile.NamedTemporaryFile("w", dir=self.var) as new:  # its mode is 600
+                new.write(secrets.token_hex(32))
+                new.flush()
+                with suppress(FileExistsError):  # another process was first: its key holds
+                    os.link(new.name, path)
         return path.read_bytes()

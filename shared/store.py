@@ -4,6 +4,7 @@ A view is always rebuildable from the log and is never consulted to decide. It r
 the log it has come, in the same transaction as its rows.
 """
 
+import fcntl
 import sqlite3
 import threading
 from collections.abc import Mapping, Sequence
@@ -32,7 +33,9 @@ class SqliteStore:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self._lock = threading.Lock()
-        self._db.execute("PRAGMA journal_mode=WAL")
+        with Path(path).with_suffix(".turn").open("w") as turn:
+            fcntl.flock(turn, fcntl.LOCK_EX)  # of two that make a new file WAL at once, SQLite turns one away
+            self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=OFF")  # what a power cut takes, the log gives back
         self._db.execute("CREATE TABLE IF NOT EXISTS rows (view TEXT, key TEXT, value BLOB, PRIMARY KEY (view, key))")
         self._db.execute(

@@ -5,7 +5,7 @@ import math
 import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 from shared.clock import Clock, boot_id, monotonic, sleep
@@ -31,30 +31,44 @@ class _Connection:
     """A connection that waits its turn to write."""
 
     def __init__(self, path: Path, clock: Clock) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         self.clock = clock
-        self.db = sqlite3.connect(path, timeout=BUSY, isolation_level=None, check_same_thread=False)
-        self.db.execute("PRAGMA journal_mode=WAL")
-        self.db.execute("PRAGMA synchronous=FULL")
-        self._turn = path.with_suffix(".turn").open("w")
         self.lock = threading.Lock()  # threads of one process share a connection
         self._streams: dict[str, list[int]] = {}
+        with _or_unavailable(f"cannot open the log {path}"), ExitStack() as opened:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._turn = opened.enter_context(path.with_suffix(".turn").open("w"))
+            connection = sqlite3.connect(path, timeout=BUSY, isolation_level=None, check_same_thread=False)
+            self.db = opened.enter_context(closing(connection))
+            with self._my_turn():  # of two that make a new file WAL at once, SQLite turns one away without waiting
+                self.db.execute("PRAGMA journal_mode=WAL")
+            self.db.execute("PRAGMA synchronous=FULL")
+            self.close = opened.pop_all().close
 
     @contextmanager
     def write(self) -> Iterator[sqlite3.Connection]:
-        """One transaction. Writers queue on a file lock, which wakes them at once; SQLite's own retry sleeps."""
-        with self.lock:
-            fcntl.flock(self._turn, fcntl.LOCK_EX)
+        """One transaction."""
+        with self.lock, _or_unavailable("the log refused a write"), self._my_turn():
             try:
                 self.db.execute("BEGIN IMMEDIATE")
                 yield self.db
                 self.db.execute("COMMIT")
-            except sqlite3.Error as error:
-                raise LogUnavailable(f"the log refused a write: {error}") from error
             finally:
                 if self.db.in_transaction:
                     self.db.execute("ROLLBACK")
-                fcntl.flock(self._turn, fcntl.LOCK_UN)
+
+    @contextmanager
+    def read(self) -> Iterator[sqlite3.Connection]:
+        with self.lock, _or_unavailable("the log refused a read"):
+            yield self.db
+
+    @contextmanager
+    def _my_turn(self) -> Iterator[None]:
+        """Writers queue on a file lock, which wakes them at once; SQLite's own retry sleeps."""
+        fcntl.flock(self._turn, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(self._turn, fcntl.LOCK_UN)
 
     def streams(self, topic: str) -> list[int]:
         """The topic's stream numbers, by partition."""
@@ -85,9 +99,13 @@ class _Connection:
         (last,) = self.db.execute("SELECT max(offset) FROM records WHERE stream = ?", (stream,)).fetchone()
         return 0 if last is None else int(last) + 1
 
-    def close(self) -> None:
-        self.db.close()
-        self._turn.close()
+
+@contextmanager
+def _or_unavailable(what: str) -> Iterator[None]:
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        raise LogUnavailable(f"{what}: {error}") from error
 
 
 class _Tail:
@@ -100,17 +118,14 @@ class _Tail:
     def poll(self, at: dict[Place, int], limit: int, timeout: float) -> list[Record]:
         until, nap = monotonic() + timeout, FIRST_NAP
         while True:
-            try:
-                records = self._read(at, limit)
-            except sqlite3.Error as error:
-                raise LogUnavailable(f"the log refused a read: {error}") from error
+            with self._connection.read() as db:
+                records = self._read(db, at, limit)
             if records or monotonic() >= until:
                 return records
             sleep(min(nap, max(0.0, until - monotonic())))
             nap = min(nap * 1.5, LAST_NAP)
 
-    def _read(self, at: dict[Place, int], limit: int) -> list[Record]:
-        db = self._connection.db
+    def _read(self, db: sqlite3.Connection, at: dict[Place, int], limit: int) -> list[Record]:
         (version,) = db.execute("PRAGMA data_version").fetchone()
         if version == self._version:
             return []
@@ -152,14 +167,11 @@ class SqliteConsumer:
     finds another epoch in its own commit, and writes nothing.
     """
 
-    def __init__(self, connection: _Connection, *, group: str, topics: Sequence[Topic], member: str) -> None:
+    def __init__(self, connection: _Connection, places: dict[int, Place], *, group: str, member: str) -> None:
         self._connection, self._group, self._member = connection, group, member
-        self._places = {
-            stream: Place(topic.name, partition)
-            for topic in topics
-            for partition, stream in enumerate(connection.streams(topic.name))
-        }
-        self._streams = {place: stream for stream, place in self._places.items()}
+        self._places = places  # by stream
+        self._streams = {place: stream for stream, place in places.items()}
+        self._topics = {place.topic for place in self._streams}
         self._tail = _Tail(connection)
         self._epochs: dict[Place, int] = {}
         self._next: dict[Place, int] = {}
@@ -184,18 +196,27 @@ class SqliteConsumer:
                     raise Fenced(f"{self._member} of {self._group} no longer owns {place.topic}/{place.partition}")
             self._connection.insert(entries)
         self.owned.update(positions)
+        if not self._topics.isdisjoint(entry.topic.name for entry in entries):
+            self._tail.look_again()  # SQLite does not tell a connection of its own writes
 
     def close(self) -> None:
-        with self._connection.write() as db:
-            mine = (self._group, self._member)
-            db.execute("UPDATE claims SET owner = NULL WHERE grp = ? AND owner = ?", mine)
-            db.execute("DELETE FROM members WHERE grp = ? AND member = ?", mine)
-        self._connection.close()
+        mine = (self._group, self._member)
+        with closing(self._connection), self._connection.write() as db:
+            db.executemany(  # by epoch: who came back under this name keeps its own
+                "UPDATE claims SET owner = NULL WHERE grp = ? AND owner = ? AND stream = ? AND epoch = ?",
+                [(*mine, self._streams[place], epoch) for place, epoch in self._epochs.items()],
+            )
+            (left,) = db.execute("SELECT count(*) FROM claims WHERE grp = ? AND owner = ?", mine).fetchone()
+            if not left:
+                db.execute("DELETE FROM members WHERE grp = ? AND member = ?", mine)
 
     def _claim(self) -> None:
-        """Renew what is mine, let go of what is more than my share, take what is free."""
+        """Renew what is mine, let go of what is more than my share, take what is free.
+
+        What was lost in between comes back at the next claim at the earliest, so that the caller sees it gone.
+        """
         now, boot = monotonic(), boot_id()
-        fresh = not self._epochs  # also after a restart: a new epoch fences the self that died
+        fresh = self._renew_at == -math.inf  # a new epoch fences the self that died
         with self._connection.write() as db:
             group = (self._group,)
             db.execute("INSERT OR REPLACE INTO members VALUES (?, ?, ?, ?)", (*group, self._member, now + LEASE, boot))
@@ -213,7 +234,8 @@ class SqliteConsumer:
             rows = [row for row in rows if row[0] in self._places]
             share = math.ceil(len(rows) / members)
             mine = [row for row in rows if row[1] == self._member and (fresh or not self._lost(row))]
-            free = [row for row in rows if row[3] and row not in mine]
+            gone = set(self.owned) - {self._places[row[0]] for row in mine}
+            free = [row for row in rows if row[3] and row not in mine and self._places[row[0]] not in gone]
             keep = (mine + free)[:share]
             for stream, *_ in mine[share:]:
                 db.execute("UPDATE claims SET owner = NULL WHERE grp = ? AND stream = ?", (self._group, stream))
@@ -224,7 +246,7 @@ class SqliteConsumer:
                     (self._member, epoch, now + LEASE, boot, self._group, row[0]),
                 )
         self._adopt({self._places[row[0]]: (row[2] + (fresh or row not in mine), row[4], row[5]) for row in keep})
-        self._renew_at = now + LEASE / 3
+        self._renew_at = now if gone else now + LEASE / 3
 
     def _lost(self, row: tuple[int, str, int, int, int, str]) -> bool:
         return self._epochs.get(self._places[row[0]]) != row[2]
@@ -244,15 +266,16 @@ class SqliteLog:
     def __init__(self, path: str, *, clock: Clock) -> None:
         self._path, self._clock = Path(path), clock
         self._connection = self._connect()
-        with self._connection.write() as db:
-            for statement in SCHEMA.split(";"):
-                db.execute(statement)
+        try:
+            with self._connection.write() as db:
+                for statement in SCHEMA.split(";"):
+                    db.execute(statement)
+        except LogUnavailable:
+            self._connection.close()
+            raise
 
     def _connect(self) -> _Connection:
-        try:
-            return _Connection(self._path, self._clock)
-        except sqlite3.Error as error:
-            raise LogUnavailable(f"cannot open the log {self._path}: {error}") from error
+        return _Connection(self._path, self._clock)
 
     def create(self, topics: Sequence[Topic]) -> None:
         with self._connection.write() as db:
@@ -266,21 +289,27 @@ class SqliteLog:
             return self._connection.insert(entries)
 
     def ends(self, topic: Topic) -> dict[int, int]:
-        with self._connection.lock:
+        with self._connection.read():
             streams = self._connection.streams(topic.name)
             return {partition: self._connection.end(stream) for partition, stream in enumerate(streams)}
 
     def committed(self, group: str, topic: Topic) -> dict[int, Position]:
         query = "SELECT partition, offset, note FROM claims JOIN streams USING (stream) WHERE grp = ? AND topic = ?"
-        with self._connection.lock:
-            rows = self._connection.db.execute(query, (group, topic.name)).fetchall()
+        with self._connection.read() as db:
+            rows = db.execute(query, (group, topic.name)).fetchall()
         return {partition: Position(offset, note) for partition, offset, note in rows}
 
     def reader(self, start: Mapping[Place, int]) -> SqliteReader:
         return SqliteReader(self._connect(), dict(start))
 
     def consumer(self, group: str, topics: Sequence[Topic], member: str) -> SqliteConsumer:
-        return SqliteConsumer(self._connect(), group=group, topics=topics, member=member)
+        with self._connection.read():
+            places = {
+                stream: Place(topic.name, partition)
+                for topic in topics
+                for partition, stream in enumerate(self._connection.streams(topic.name))
+            }
+        return SqliteConsumer(self._connect(), places, group=group, member=member)
 
     def close(self) -> None:
         self._connection.close()

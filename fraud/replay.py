@@ -1,0 +1,88 @@
+"""Payments that nobody here made, through the very same stages: the first part is learnt from, the rest is lived."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import polars as pl
+
+from fraud import config, evaluate
+from fraud.account import money, service
+from fraud.demo import RATE, first_model, past, told
+from fraud.history import read_file
+from fraud.ingest import refusals
+from fraud.live import Live
+from fraud.schema import Command, DeadLetter
+from shared.clock import SystemClock, perf_counter
+from shared.console import Stage
+from shared.lake import Lake
+from shared.settings import Settings
+
+LEARNT = 0.6  # of the days
+SHOWN = 10  # refused rows
+
+
+class TooShort(Exception):
+    """The file has too few days to learn from."""
+
+
+def run(settings: Settings, file: Path, *, port: int, days: int, seed: int) -> None:
+    """`days` of the file, from its first on; 0 takes all.
+
+    Raises:
+        Refused: columns are missing. TooShort: fewer than 28 days.
+    """
+    began, stage = perf_counter(), Stage()
+    stamp = datetime.fromtimestamp(SystemClock().now(), UTC).strftime("%Y%m%d-%H%M%S")
+    settings = settings.under(settings.var / "replay-fraud" / stamp)
+    settings.pin("pseudonym_key", f"replay of seed {seed}")
+
+    with stage.act(f"Read {file.name}") as act:
+        payments, letters = take(file, days=days)
+        first, end = payments["at"][0] // config.DAY, payments["at"][-1] // config.DAY + 1
+        if end - first < 28:
+            raise TooShort(
+                f"{file.name} has {end - first} days; 28 are needed: half to learn, half for labels and gate"
+            )
+        today = first + int((end - first) * LEARNT)
+        act.outcome = f"{payments.height:,} payments of {end - first} days; {len(letters):,} rows refused"
+    if letters:
+        rows = [[str(letter.offset), letter.field, letter.value[:40], letter.reason] for letter in letters[:SHOWN]]
+        stage.table(f"Refused, the first {len(rows)} of {len(letters):,}", ["line", "field", "value", "reason"], rows)
+
+    with Live(settings, payments, stage, port=port, seed=seed) as live:
+        live.log.append(refusals(letters))
+        with stage.act("History: the first part into the lake") as act:
+            act.outcome = past(settings, payments, live, until=today * config.DAY)
+        with stage.act("Training") as act:
+            candidate = first_model(settings, as_of=today * config.DAY, seed=seed)
+            act.outcome = told(candidate)
+        with stage.act("Live: the rest through log and worker, labels as they come, judged day by day") as act:
+            live.open(rate=RATE)
+            live.command(
+                Command(kind="promote", version=candidate.version.version, force=True, who="replay", why="the first")
+            )
+            live.days(range(today, end))
+            answers = live.close_http()
+            act.outcome = f"{live.sent:,} events; {len(live.alarms)} alarms, {len(live.releases) - 1} further releases"
+        decided = live.decided()
+        truth, known = money(decided, Lake(settings.var / "lake"), end=end * config.DAY)
+        stage.table("Money, EUR", *truth.table(known))
+        stage.table("Ranking, by the file's truth", *ranking(decided))
+        stage.table("Service", *service(live, answers))
+        stage.say(f"\n{perf_counter() - began:.0f} s; everything that was written: {settings.var}")
+        stage.next_steps([("make demo-fraud", "a bank with an attack, whose truth is known")])
+
+
+def take(file: Path, *, days: int) -> tuple[pl.DataFrame, list[DeadLetter]]:
+    """A file's first days; complaints come when MATURITY is over, as in the Handbook."""
+    payments, letters = read_file(file)
+    if days and payments.height:
+        payments = payments.filter(pl.col("at") < (payments["at"][0] // config.DAY + days) * config.DAY)
+    return payments.with_columns(complaint_after=pl.lit(config.MATURITY - 1, pl.Int64)), letters
+
+
+def ranking(decided: pl.DataFrame) -> tuple[list[str], list[list[str]]]:
+    """Average precision, AUC, and the share of fraud among the 100 highest-scored cards of a day."""
+    scored = decided.filter(pl.col("probability").is_not_null()).with_columns(weight=pl.lit(1.0))
+    figures = evaluate.ranking(scored, scored["probability"].to_numpy())
+    return ["", "value"], [[name.replace("_", " "), f"{value:.3f}"] for name, value in figures.items()]
