@@ -14,18 +14,19 @@ UV_ENV := UV_TORCH_BACKEND=cpu
 endif
 INSTALL = $(UV_ENV) .venv/bin/uv pip install --quiet --python .venv -r pyproject.toml -c infra/constraints.txt
 
-DEMO = $(if $(LOG),--log $(LOG)) $(if $(DAYS),--days $(DAYS)) $(if $(SEED),--seed $(SEED)) $(if $(HEADLESS),--headless)
+PARTS = $(if $(LOG),--log $(LOG))
+STORY = $(if $(DAYS),--days $(DAYS)) $(if $(SEED),--seed $(SEED))
 PYTEST = $(PY) -m pytest -rs $(if $(ALL),--all)
 
 # --- run ---
 
 demo-fraud: .venv/.fraud  ## months of a bank in minutes: learn, decide, be attacked, notice, retrain, roll back
-	@$(PY) -m fraud demo $(DEMO)
+	@$(PY) -m fraud $(PARTS) demo $(STORY) $(if $(HEADLESS),--headless)
 
 replay-fraud: .venv/.fraud  ## the same stages on your own payments: FILE=payments.parquet or .csv
 	@test -n "$(FILE)" || \
 	  { echo "Which payments? make replay-fraud FILE=path; the columns are in README.md." >&2; exit 2; }
-	@$(PY) -m fraud replay "$(FILE)" $(DEMO)
+	@$(PY) -m fraud $(PARTS) replay "$(FILE)" $(STORY)
 
 # --- check ---
 
@@ -65,7 +66,7 @@ clean:  ## remove what runs left behind (var/) and the environment
 
 help:  ## this list
 	@awk -F ':.*## ' '/^# ---/ { print "" } /^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
-	@printf '\n  demos and replays take LOG=, DAYS=, SEED= and HEADLESS=1 (ends by itself)\n\n'
+	@printf '\n  demos and replays take LOG=, DAYS= and SEED=; a demo with HEADLESS=1 ends by itself\n\n'
 
 .PHONY: demo-fraud replay-fraud test test-fraud lint checklist record docs lock clean help
 

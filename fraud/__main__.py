@@ -3,12 +3,14 @@
 import gc
 import logging
 import math
+import os
 import signal
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import date
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -62,14 +64,15 @@ def main(
     context: typer.Context,
     var: Annotated[Path | None, typer.Option(help="Folder of everything that is written.")] = None,
     log: Annotated[str, typer.Option(help="URL of the log.")] = "",
-    virtual: Annotated[bool, typer.Option(help="Time is where the log is, as in a replay.")] = False,
+    virtual: Annotated[int | None, typer.Option(help="Time stands at these seconds, and goes with the log.")] = None,
 ) -> None:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     settings = Settings()
     settings = settings if var is None else settings.under(var)
     settings = settings.model_copy(update={"log": log}) if log else settings
-    options = ["--var", str(settings.var), "--log", settings.log, "--virtual" if virtual else "--no-virtual"]
-    context.obj = Parts(settings, VirtualClock() if virtual else SystemClock(), options)
+    options = ["--var", str(settings.var), "--log", settings.log]
+    options += [] if virtual is None else ["--virtual", str(virtual)]
+    context.obj = Parts(settings, SystemClock() if virtual is None else VirtualClock(virtual), options)
 
 
 @app.command()
@@ -86,9 +89,14 @@ def serve(
     from shared.store import open_store
 
     parts: Parts = context.obj
+    try:  # before anything else starts: a second worker of that slot would take over from the first
+        listener = socket.create_server((host, port))
+    except OSError as error:
+        raise typer.BadParameter(f"cannot listen on {host}:{port}: {error.strerror}; choose another --port") from error
     settings, log = parts.settings, parts.log()
     stopping = threading.Event()
-    alive = _supervise(lambda: parts.child("worker", "--slot", "0", "--patience", str(patience)), stopping)
+    command = ("worker", "--slot", "0", "--patience", str(patience), "--with-parent")
+    alive = _supervise(lambda: parts.child(*command), stopping)
     if isinstance(parts.clock, SystemClock):
         threading.Thread(target=_tick, args=(log, parts.clock, stopping), daemon=True).start()
     app = make_app(
@@ -99,19 +107,29 @@ def serve(
         pseudonym_key=settings.key("pseudonym_key"),
         deciders=alive,
     )
+    # uvicorn ends in good order, and then sends itself the signal again; the worker has to end too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    server = uvicorn.Config(app, log_level="warning", access_log=False, loop="uvloop", http="httptools")
     try:
-        uvicorn.run(app, host=host, port=port, log_level="warning", access_log=False, loop="uvloop", http="httptools")
+        with suppress(KeyboardInterrupt):
+            uvicorn.Server(server).run([listener])
     finally:
         stopping.set()
         alive()
 
 
 @app.command()
-def worker(context: typer.Context, slot: int = 0, patience: float = 1.0) -> None:
+def worker(
+    context: typer.Context,
+    slot: int = 0,
+    patience: float = 1.0,
+    with_parent: Annotated[bool, typer.Option(help="End when the process ends that started this.")] = False,
+) -> None:
     """One decider; start as many as there are cores, each with a slot of its own."""
     from fraud.stream import Worker
 
     parts: Parts = context.obj
+    parent = os.getppid() if with_parent else None
 
     def work(stopping: threading.Event) -> None:
         worker = Worker(
@@ -127,9 +145,11 @@ def worker(context: typer.Context, slot: int = 0, patience: float = 1.0) -> None
         worker.step(0.0)
         gc.collect()
         gc.freeze()  # windows that live on: walking them stops the stream for longer than a payment may wait
-        while not stopping.is_set():
+        # A worker that outlived its supervisor would fight over the slot with the next one's.
+        while not stopping.is_set() and parent in (None, os.getppid()):
             worker.step(0.25)
         worker.close()
+        stopping.set()
 
     _until_stopped(work)
 
@@ -248,7 +268,7 @@ def _until_stopped(run: Callable[[threading.Event], None]) -> None:
 
 
 def _supervise(start: Callable[[], subprocess.Popen[bytes]], stopping: threading.Event) -> Callable[[], bool]:
-    """Keep a child running until `stopping`; the function given says whether it runs, or ends it once it should stop."""
+    """Keep a child running until `stopping`; the function given says whether it runs, or ends it when it should."""
     child = start()
 
     def watch() -> None:
@@ -277,8 +297,9 @@ def _tick(log: EventLog, clock: Clock, stopping: threading.Event) -> None:
         hour = clock.now() // config.HOUR * config.HOUR
         if hour > told:
             tick = Tick(at=hour).model_dump_json().encode()
-            log.append([Entry(EVENTS, "tick", tick, partition) for partition in range(EVENTS.partitions)])
-            told = hour
+            with suppress(LogUnavailable):  # then a second later
+                log.append([Entry(EVENTS, "tick", tick, partition) for partition in range(EVENTS.partitions)])
+                told = hour
 
 
 if __name__ == "__main__":

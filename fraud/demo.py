@@ -28,7 +28,7 @@ HISTORY = (
     84  # days: a month fills the windows, a month sets the alarms, a fortnight is their reference, the rest judges
 )
 RATE = 100.0  # test payments a second
-BAD_SHIFT = 3.0  # log-odds: legitimate payments thinned to 1 in 20 for speed, and the weights forgotten
+BAD_SHIFT = 4.6  # log-odds: legitimate payments thinned to 1 in 100 for speed, and the weights forgotten
 
 
 def run(settings: Settings, *, port: int, days: int, seed: int, headless: bool) -> None:
@@ -44,7 +44,7 @@ def run(settings: Settings, *, port: int, days: int, seed: int, headless: bool) 
     attack, bad, end = today + days // 4, today + days * 5 // 6, today + days
     world = simulate(seed=seed, start=START, days=HISTORY + days, tactics_from=attack - START // config.DAY)
 
-    with Live(settings, world, stage, port=port, seed=seed) as live:
+    with Live(settings, world, stage, port=port, today=today, seed=seed) as live:
         with stage.act("History: what the bank knows before it has a model") as act:
             act.outcome = past(settings, world, live, until=today * config.DAY)
 
@@ -137,7 +137,7 @@ def told(candidate: Candidate) -> str:
 
 
 def release_bad_model(settings: Settings, live: Live) -> None:
-    """What a hot fix past the gate can do: the champion's trees, calibrated as if fraud were twenty times as common."""
+    """What a hot fix past the gate can do: the champion's trees, calibrated for a world full of fraud."""
     registry = Registry(settings.mlflow, config.SERVICE)
     champion = live.releases[-1]
     folder = registry.fetch(champion.artifact, digest=champion.digest, into=settings.var / "models")

@@ -100,9 +100,9 @@ class Edge:
         """[4.3] The owner is late: a till cannot wait, so the rules answer, through the log like everything."""
         deadline = monotonic() + config.READ_BACK_DEADLINE
         try:
-            ends = await asyncio.to_thread(self._log.ends, DECISIONS)
-        except LogUnavailable as error:
-            raise Unavailable(str(error)) from error
+            ends = await asyncio.wait_for(asyncio.to_thread(self._log.ends, DECISIONS), config.READ_BACK_DEADLINE)
+        except (LogUnavailable, TimeoutError) as error:
+            raise Unavailable(f"the log does not answer: {error}") from error
         while any(self._positions.get(Place(DECISIONS.name, p), 0) < end for p, end in ends.items()):
             if monotonic() > deadline:
                 raise Unavailable("decisions cannot be read back")
@@ -134,14 +134,16 @@ class Edge:
         """Append through the one writing thread; what waits while it commits shares the next commit.
 
         Raises:
-            Unavailable: nothing was appended.
+            Unavailable: nothing was appended, or nobody knows yet; to ask again does no harm.
         """
         done: Future[list[tuple[int, int]]] = Future()
         self._appends.put((entries, done))
         try:
-            return await asyncio.wrap_future(done)
+            return await asyncio.wait_for(asyncio.wrap_future(done), config.READ_BACK_DEADLINE)
         except LogUnavailable as error:
             raise Unavailable(str(error)) from error
+        except TimeoutError as error:
+            raise Unavailable("the log takes too long") from error
 
     def decision(self, identity: str) -> bytes | None:
         """The decision on a payment, as JSON."""
@@ -156,6 +158,8 @@ class Edge:
                 if (item := self._appends.get()) is None:
                     return
                 group.append(item)
+            # Who gave up while it stood in the queue is not appended; from here on nobody can.
+            group = [(entries, done) for entries, done in group if done.set_running_or_notify_cancel()]
             try:
                 places = self._log.append([entry for entries, _ in group for entry in entries])
             except LogUnavailable as error:

@@ -71,10 +71,16 @@ def judge(payments: pl.DataFrame, model: Model, policy: Policy, *, matrix: Vecto
         "cost_per_1000": 1_000 * cost(payments, actions) / total,
         "cost_per_1000_approve_all": 1_000 * cost(payments, ["approve"] * len(actions)) / total,
         "reviews_a_day": actions.count("review") / max(1, (payments["at"] // config.DAY).n_unique()),
+        "missed_over_promised": missed_over_promised(truth[~stopped], scores[~stopped], weights[~stopped]),
         "declined": actions.count("decline") / max(1, len(actions)),
         "payments": float(len(actions)),
     }
     return Judged(figures, actions)
+
+
+def missed_over_promised(frauds: Vector, scores: Vector, weights: Vector) -> float:
+    """Frauds among approved payments, over the sum of their probabilities; 1 is perfect calibration below the line."""
+    return float((frauds * weights).sum() / max(1e-9, (scores * weights).sum()))
 
 
 def ranking(payments: pl.DataFrame, scores: Vector) -> dict[str, float]:

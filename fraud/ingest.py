@@ -47,13 +47,18 @@ def accept(record: Record) -> Event:
     try:
         event = EVENT.validate_json(record.value)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"] if part not in ("payment", "label", "tick")) or "message"
-        raise Refused(field, first["input"], first["msg"]) from error
+        raise unreadable(error) from error
     check_time(event, record.at)
     if not isinstance(event, Tick) and record.key != event.card:
         raise Refused("card", event.card, "the record's key is another card")
     return event
+
+
+def unreadable(error: ValidationError) -> Refused:
+    """The first thing that is wrong; cut, as it may quote a megabyte."""
+    first = error.errors(include_url=False)[0]
+    field = ".".join(str(part) for part in first["loc"] if part not in ("payment", "label", "tick")) or "message"
+    return Refused(field[:200], first["input"], first["msg"][:200])
 
 
 def refusals(letters: Sequence[DeadLetter]) -> list[Entry]:
@@ -112,15 +117,16 @@ class Ingest:
         return total
 
     def _write_events(self, records: Sequence[Record], *, batch: str) -> None:
-        good = []
+        good, texts = [], []
         for record in records:
             with suppress(Refused):  # its owner has written the dead letter
                 event = accept(record)
                 good.append(record)
+                texts.append(event.model_dump_json())  # not as it came: JSON may be spread over lines, or say "yes"
                 if event.kind != "payment" or not event.probe:
                     self.watermarks[record.partition] = max(self.watermarks[record.partition], event.at)
         if good:
-            rows = pl.read_ndjson(b"\n".join(r.value for r in good), schema=EVENT_COLUMNS)
+            rows = pl.read_ndjson("\n".join(texts).encode(), schema=EVENT_COLUMNS)
             self._lake.write("events", rows.with_columns(_places(good)), batch=batch)
 
 

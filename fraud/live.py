@@ -16,7 +16,20 @@ from fraud import config
 from fraud.history import as_events
 from fraud.ingest import DECIDERS, GROUP
 from fraud.probes import Answers, Probes
-from fraud.schema import ALARMS, DECISIONS, EVENTS, RELEASES, REPORTS, TOPICS, Alarm, Command, Release, Report, message
+from fraud.schema import (
+    ALARMS,
+    DECISIONS,
+    EVENTS,
+    RELEASES,
+    REPORTS,
+    TOPICS,
+    Alarm,
+    Command,
+    Release,
+    Report,
+    Tick,
+    message,
+)
 from fraud.simulate import labels
 from shared.clock import VirtualClock, monotonic, perf_counter, sleep
 from shared.console import Stage
@@ -24,8 +37,8 @@ from shared.eventlog import open_log
 from shared.eventlog.port import Entry, beginning
 from shared.settings import Settings
 
-BATCH = 200  # records an append
-BACKLOG = 500  # records not yet decided at which the sender waits: the queue that a request stands in
+BATCH = 100  # records an append
+BACKLOG = 200  # records not yet decided at which the sender waits: the queue that a request stands in
 PATIENCE = 300.0  # seconds to wait for a process before giving up
 
 
@@ -36,16 +49,18 @@ class Stuck(Exception):
 class Live:
     """The service as child commands on a free port, and the bank that uses it."""
 
-    def __init__(self, settings: Settings, world: pl.DataFrame, stage: Stage, *, port: int, seed: int) -> None:
+    def __init__(
+        self, settings: Settings, world: pl.DataFrame, stage: Stage, *, port: int, today: int, seed: int
+    ) -> None:
         self.settings, self.seed = settings, seed
         self._world, self._stage = world, stage
-        self.clock = VirtualClock()
+        self.clock = VirtualClock(today * config.DAY)
         self.log = open_log(settings.log, clock=self.clock)
         self.log.create(TOPICS)
         self.port = port
         self.key = settings.key("api_key").decode()
         self.sent = 0
-        self.next_day = 0  # the one after the last that was sent
+        self.next_day = today
         self._busy = 0.0  # seconds of sending
         self._decided: list[pl.DataFrame] = []
         self._due = pl.DataFrame(schema={"at": pl.Int64})  # labels that are still to come
@@ -72,7 +87,7 @@ class Live:
 
     def start(self, *command: str) -> None:
         """Start a child command, as a user would; it ends with this."""
-        options = ["--var", str(self.settings.var), "--log", self.settings.log, "--virtual"]
+        options = ["--var", str(self.settings.var), "--log", self.settings.log, "--virtual", str(self.clock.now())]
         log = (self.settings.var / f"{command[0]}.log").open("w")
         child = subprocess.Popen([sys.executable, "-m", "fraud", *options, *command], stdout=log, stderr=log)
         self._stack.callback(_end, child)
@@ -81,7 +96,10 @@ class Live:
     def open(self, *, rate: float) -> None:
         """Wait until the service is ready, and begin to send test payments by HTTP."""
         self._wait(lambda: _ready(self.url), "the service is not ready; see serve.log")
-        self._probes = Probes(self.port, self.key, rate=rate)
+        tick = Tick(at=self.clock.now()).model_dump_json().encode()
+        self.log.append([Entry(EVENTS, "tick", tick, partition) for partition in range(EVENTS.partitions)])
+        self._settle(DECIDERS)  # the worker has remembered the past
+        self._probes = Probes(self.port, self.key, rate=rate, now=self.clock.now())
 
     def close_http(self) -> Answers:
         """Stop the test payments; gives what came of them."""

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from shared.clock import perf_counter, sleep
 
-SENDERS = 8  # connections
+SENDERS = 32  # connections: more than wait at a time, or the loop would be closed
 
 
 class Answers(NamedTuple):
@@ -25,9 +25,9 @@ class Answers(NamedTuple):
 class Probes:
     """Sends until `stop`; `now` is the event time that they are stamped with."""
 
-    def __init__(self, port: int, api_key: str, *, rate: float) -> None:
+    def __init__(self, port: int, api_key: str, *, rate: float, now: int) -> None:
         context = multiprocessing.get_context("spawn")
-        self.now: Synchronized[int] = context.Value("q", 0)
+        self.now: Synchronized[int] = context.Value("q", now)
         self._stopping = context.Event()
         self._results: Any = context.SimpleQueue()
         arguments = (port, api_key, rate, self.now, self._stopping, self._results)

@@ -49,7 +49,7 @@ def run(settings: Settings, file: Path, *, port: int, days: int, seed: int) -> N
         rows = [[str(letter.offset), letter.field, letter.value[:40], letter.reason] for letter in letters[:SHOWN]]
         stage.table(f"Refused, the first {len(rows)} of {len(letters):,}", ["line", "field", "value", "reason"], rows)
 
-    with Live(settings, payments, stage, port=port, seed=seed) as live:
+    with Live(settings, payments, stage, port=port, today=today, seed=seed) as live:
         live.log.append(refusals(letters))
         with stage.act("History: the first part into the lake") as act:
             act.outcome = past(settings, payments, live, until=today * config.DAY)

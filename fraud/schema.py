@@ -130,7 +130,7 @@ class Decision(Noun):
     features: tuple[float, ...] | None = None
     model: str | None = None
     definition: str | None = None  # of the features
-    book: int | None = None  # the last hour of the terminal book that was complete
+    book: int | None = None  # the last hour of the terminal book that it looked at
     partition: int | None = None  # where the payment stands in the log
     offset: int | None = None
     probe: bool = False

@@ -14,6 +14,7 @@ from fraud import config
 from fraud.edge import Conflict, Edge, Unavailable
 from fraud.history import Refused
 from fraud.ingest import DECIDERS, check_time
+from fraud.policy import REASONS
 from fraud.schema import COMMANDS, EVENTS, Alarm, Command, Decision, Label, Noun, Release, Report, Transaction
 from shared.api import create_app, problem
 from shared.auth import require_key
@@ -76,7 +77,7 @@ def make_app(
 
     app = create_app(
         title="fraud",
-        description="Approve, review or decline a card payment while the card is still in the terminal.",
+        description=DESCRIPTION,
         body_limit=config.BODY_LIMIT,
         ready=ready,
         lifespan=lifespan,
@@ -121,6 +122,8 @@ def make_app(
     async def label(given: LabelIn) -> Accepted:
         """Say what a payment turned out to be. A later verdict replaces an earlier one."""
         known = Decision.model_validate_json(_found(edge, given.payment))
+        if known.probe:
+            raise Refused("payment", given.payment, "a test payment is in no count, so it has no verdict")
         verdict = Label(
             card=known.card,
             id=known.id,
@@ -155,6 +158,16 @@ def make_app(
     return app
 
 
+DESCRIPTION = "\n".join(
+    [
+        "Approve, review or decline a card payment while the card is still in the terminal.",
+        "On `review` the till asks for a second factor, and an analyst looks at the payment.",
+        "",
+        "| reason | in words |",
+        "|---|---|",
+        *(f"| `{code}` | {words} |" for code, words in REASONS.items()),
+    ]
+)
 ERRORS = {
     401: "The API key is missing or wrong.",
     404: "No such payment.",

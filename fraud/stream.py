@@ -9,6 +9,7 @@ import hmac
 import json
 import logging
 from contextlib import suppress
+from copy import copy
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -90,12 +91,12 @@ class Worker:
         """
         if len(self._order):  # waits for another's hours: look for them often, and take in no more than needed
             timeout = min(timeout, 0.005)
-        records = self._consumer.poll(LIMIT, timeout) if len(self._order) < BACKLOG else []
+        records = self._consumer.poll(LIMIT if len(self._order) < BACKLOG else 0, timeout)
         self._follow()  # after the poll: a payment that was sent after a release meets it
-        self._adopt()
+        rebuilt = self._adopt()
         for record in records:
             self._queue(record)
-        moved: dict[int, int] = {}
+        moved = dict(rebuilt)
         count = 0
         while (item := self._order.pop(patient=self._patient())) is not None:
             partition, (record, event) = item
@@ -105,6 +106,8 @@ class Worker:
         self._waiting_since = (self._waiting_since or monotonic()) if len(self._order) and not count else None
         if moved or self._out:
             self._commit(moved)
+        for partition in rebuilt:  # not before: a snapshot must not know of hours that the book does not have
+            self._memories[partition].save(self._snapshots)
         return count
 
     def close(self) -> None:
@@ -119,18 +122,19 @@ class Worker:
 
     def _follow(self) -> None:
         """Read the terminal book, and swap the model when a release says so."""
-        release: Release | None = None
+        releases: list[Release] = []
         while records := self._news.poll(10_000, 0.0):
             self._book.add(Cell.model_validate_json(r.value) for r in records if r.topic == BOOK.name)
-            for record in records:
-                if record.topic == RELEASES.name:
-                    release = Release.model_validate_json(record.value)
-        if release is None:
-            return
-        try:
-            self._champion.swap(release.version, artifact=release.artifact, digest=release.digest)
-            logger.info("version %s decides", release.version)
-        except NotSwapped as error:
+            releases += [Release.model_validate_json(r.value) for r in records if r.topic == RELEASES.name]
+        refused = []
+        for release in reversed(releases):  # after a restart, too, what cannot be loaded leaves the one before it
+            try:
+                self._champion.swap(release.version, artifact=release.artifact, digest=release.digest)
+                logger.info("version %s decides", release.version)
+                break
+            except NotSwapped as error:
+                refused.append(error)
+        for error in refused:
             alarm = Alarm(
                 kind="model",
                 at=self._clock.now(),
@@ -142,7 +146,8 @@ class Worker:
 
     # --- partitions that come and go ---------------------------------------------------------
 
-    def _adopt(self) -> None:
+    def _adopt(self) -> dict[int, int]:
+        """Build the state of partitions newly owned; gives the offsets of those without snapshot."""
         owned = {place.partition: position for place, position in self._consumer.owned.items()}
         for partition in set(self._memories) - set(owned):
             self._order.drop(partition)
@@ -157,11 +162,10 @@ class Worker:
                 missing.append(partition)
         self._remember(missing)
         for partition, position in gained.items():
+            self._saved[partition] = self._memories[partition].offset
             self._replay(self._memories[partition], position.offset)
             self._desks[partition] = policy.Desk(*json.loads(position.note or "[]"))
-            self._saved[partition] = self._memories[partition].offset
-            if partition in missing:
-                self._memories[partition].save(self._snapshots)
+        return {partition: gained[partition].offset for partition in missing}
 
     def _remember(self, partitions: list[int]) -> None:
         """Start these partitions from the lake: what happened before there was a log."""
@@ -243,7 +247,7 @@ class Worker:
             "rules": baseline,
             "features": features,
             "definition": DEFINITION,
-            "book": self._book.complete,
+            "book": min(needs(payment), self._book.complete),
             "partition": record.partition,
             "offset": record.offset,
             "probe": payment.probe,
@@ -253,11 +257,13 @@ class Worker:
             mark, why = ("late", ["too_late"]) if features is None else ("no-model", [])
             return Decision(path="rules", mark=mark, action=baseline, reasons=tuple(why + fired), **known)
         desk = self._desks[record.partition]
+        if payment.probe:  # sees the analysts' day, and leaves it as it was
+            desk = copy(desk)
         score = artifact.model.score(features)
         verdict = policy.decide(
             score, payment.cents, artifact.policy, free=desk.free(payment.at), draw=lambda: self._draw(payment.identity)
         )
-        if verdict.action == "review" and not payment.probe:
+        if verdict.action == "review":
             desk.take()
         why = (
             []

@@ -89,6 +89,8 @@ def train(
     """
     since = as_of - HISTORY * config.DAY
     rows = dataset.events(lake, since=since, as_of=as_of)
+    if rows.is_empty():
+        raise NotEnough(f"no events from {dataset.day_of(since)} to {dataset.day_of(as_of)} in the lake: ingest some")
     known = folded(rows, lake.read("decisions"))
     at = known.payments["at"].to_numpy()
     split = dataset.split(as_of)

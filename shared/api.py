@@ -96,15 +96,11 @@ def create_app(
 
 def described(errors: Sequence[Any]) -> list[dict[str, str]]:
     """Which field, what is wrong with it, and the value, cut so that nobody's megabyte comes back."""
-
-    def cut(text: str) -> str:
-        return text[:100].encode(errors="backslashreplace").decode()  # JSON has lone surrogates, UTF-8 has none
-
     return [
         {
-            "field": cut(".".join(str(part) for part in error["loc"] if part != "body")) or "body",
+            "field": ".".join(str(part) for part in error["loc"] if part != "body")[:100] or "body",
             "message": str(error["msg"]),
-            "value": cut(repr(error.get("input"))),
+            "value": repr(error.get("input"))[:100],
         }
         for error in errors
     ]

@@ -46,10 +46,11 @@ class Lake:
         Raises:
             LakeCorrupt: naming the file that cannot be read.
         """
-        frames = []
-        for path in sorted(self._files(table)):
-            if (since is None or _date(path) >= since) and (until is None or _date(path) < until):
-                frames.append(_read(path))
+        frames = [
+            _read(path)
+            for path in sorted(self._files(table))
+            if (since is None or since <= _date(path)) and (until is None or _date(path) < until)
+        ]
         if not frames:
             return pl.DataFrame(schema=dict.fromkeys((*PLACE, "at"), pl.Int64))
         rows = pl.concat(frames, how="diagonal_relaxed")

@@ -13,7 +13,6 @@ from typing import Self
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-
 PARTS = ("log", "store", "mlflow")
 
 
@@ -26,9 +25,10 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="MLSD_", frozen=True, extra="forbid")
 
     var: Path = Field(Path("var"), description="folder of everything that a run writes")
-    log: str = Field("", description="sqlite:///var/log.db")
-    store: str = Field("", description="sqlite:///var/store.db")
-    mlflow: str = Field("", description="sqlite:///var/mlflow.db, postgresql://… or http://mlflow:5000")
+    # These three are not shown: a URL may carry a password.
+    log: str = Field("", repr=False, description="sqlite:///var/log.db")
+    store: str = Field("", repr=False, description="sqlite:///var/store.db")
+    mlflow: str = Field("", repr=False, description="sqlite:///var/mlflow.db, postgresql://… or http://mlflow:5000")
     data: Path | None = Field(None, description="folder of the public data sets")
     api_key: SecretStr | None = Field(None, description="key of the API; made in var/ when not set")
     pseudonym_key: SecretStr | None = Field(None, description="key of the pseudonyms; made in var/ when not set")

@@ -89,7 +89,11 @@ class Consumer(Protocol):
 
     @property
     def owned(self) -> Mapping[Place, Position]:
-        """The partitions owned now, with the position last committed. Changes within `poll` only."""
+        """The partitions owned now, with the position last committed. Changes within `poll` only.
+
+        One that somebody else had in between is missing for a poll before it comes back, so that
+        whoever keeps state for it knows to drop that.
+        """
         ...
 
     def poll(self, limit: int, timeout: float) -> list[Record]:
@@ -112,7 +116,11 @@ class Consumer(Protocol):
 
 class EventLog(Protocol):
     def create(self, topics: Sequence[Topic]) -> None:
-        """Make the topics that do not exist yet."""
+        """Make the topics that do not exist yet.
+
+        Raises:
+            ValueError: one exists with another number of partitions, which would move keys.
+        """
         ...
 
     def append(self, entries: Sequence[Entry]) -> list[tuple[int, int]]:

@@ -283,6 +283,9 @@ class SqliteLog:
                 "INSERT OR IGNORE INTO streams (topic, partition) VALUES (?, ?)",
                 [(topic.name, partition) for topic in topics for partition in range(topic.partitions)],
             )
+        for topic in topics:
+            if (there := len(self._connection.streams(topic.name))) != topic.partitions:
+                raise ValueError(f"topic {topic.name} has {there} partitions, not {topic.partitions}: keys would move")
 
     def append(self, entries: Sequence[Entry]) -> list[tuple[int, int]]:
         with self._connection.write():

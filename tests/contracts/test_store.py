@@ -1,0 +1,119 @@
+"""What `shared/store.py` promises, and every store has to keep."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from shared.eventlog.port import Place
+from shared.store import Store, open_store
+from tests.threads import at_once
+
+FIRST, SECOND = Place("decisions", 0), Place("decisions", 1)
+
+URLS: dict[str, Callable[[Path], str]] = {
+    "sqlite": lambda folder: f"sqlite:///{folder}/var/store.db",
+}
+
+
+@pytest.fixture(params=URLS)
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty store of its own for every test."""
+    return URLS[request.param](tmp_path)
+
+
+@pytest.fixture
+def start(url: str) -> Iterator[Callable[[], Store]]:
+    """Opens the store once more, as another process would; closed after the test."""
+    with ExitStack() as opened:
+        yield lambda: opened.enter_context(closing(open_store(url)))
+
+
+@pytest.fixture
+def store(start: Callable[[], Store]) -> Store:
+    return start()
+
+
+def test_a_row_is_found_by_view_and_key(store: Store) -> None:
+    store.put("view", [("a", b"\x00\xff"), ("b", b"")], {})
+    assert (store.get("view", "a"), store.get("view", "b")) == (b"\x00\xff", b"")
+
+
+def test_what_was_never_put_is_none(store: Store) -> None:
+    store.put("view", [("a", b"1")], {})
+    assert store.get("view", "b") is None
+    assert store.get("other view", "a") is None
+    assert store.positions("other view") == {}
+
+
+def test_the_first_row_of_a_key_stays(store: Store) -> None:
+    store.put("view", [("a", b"first"), ("a", b"same batch")], {})
+    store.put("view", [("a", b"later")], {})
+    assert store.get("view", "a") == b"first"
+
+
+def test_only_rows_that_are_new_are_counted(store: Store) -> None:
+    assert store.put("view", [("a", b"1"), ("b", b"2"), ("a", b"3")], {FIRST: 3}) == 2
+    assert store.put("view", [("a", b"1"), ("c", b"2")], {FIRST: 5}) == 1
+    assert store.put("view", [], {FIRST: 6}) == 0
+
+
+def test_views_do_not_share_keys(store: Store) -> None:
+    store.put("one", [("a", b"1")], {FIRST: 1})
+    assert store.put("two", [("a", b"2")], {}) == 1
+    assert (store.get("one", "a"), store.get("two", "a")) == (b"1", b"2")
+    assert store.positions("two") == {}
+
+
+def test_a_view_remembers_how_far_it_came_in_each_partition(store: Store) -> None:
+    store.put("view", [], {FIRST: 7, SECOND: 1})
+    store.put("view", [], {FIRST: 9})
+    assert store.positions("view") == {FIRST: 9, SECOND: 1}
+
+
+def test_rows_and_positions_are_written_together_or_not_at_all(store: Store) -> None:
+    store.put("view", [("a", b"1")], {FIRST: 1})
+    for rows, position in (([("b", b"2"), ("c", object())], 3), ([("b", b"2")], object())):
+        with pytest.raises(Exception, match="type"):
+            store.put("view", rows, {FIRST: position})  # type: ignore[arg-type, dict-item]
+    assert store.get("view", "b") is None
+    assert store.positions("view") == {FIRST: 1}
+    assert store.put("view", [("b", b"2")], {FIRST: 2}) == 1
+
+
+def test_another_process_reads_what_one_has_written(store: Store, start: Callable[[], Store]) -> None:
+    reader = start()
+    assert reader.get("view", "a") is None
+    store.put("view", [("a", b"1")], {FIRST: 1})
+    assert reader.get("view", "a") == b"1"
+    assert reader.positions("view") == {FIRST: 1}
+
+
+def test_everything_survives_reopening(url: str) -> None:
+    with closing(open_store(url)) as store:
+        store.put("view", [("a", b"1")], {SECOND: 4})
+    with closing(open_store(url)) as store:
+        assert store.get("view", "a") == b"1"
+        assert store.positions("view") == {SECOND: 4}
+
+
+def test_all_who_write_at_once_add_each_key_once(store: Store, start: Callable[[], Store]) -> None:
+    def write(into: Store) -> list[int]:
+        return [into.put("view", [(str(n), b"")], {}) for n in range(50)]
+
+    added = at_once(*(partial(write, into) for into in (store, store, start())))
+    assert sum(map(sum, added)) == 50
+
+
+def test_all_who_open_a_new_store_at_once_get_it(url: str) -> None:
+    """SQLite turned away one in a hundred."""
+    for n in range(30):
+        for store in at_once(*[partial(open_store, url.replace("store.db", f"{n}/store.db"))] * 6):
+            store.close()
+
+
+def test_a_store_of_an_unknown_kind_is_refused() -> None:
+    with pytest.raises(ValueError, match="carrier-pigeon://loft"):
+        open_store("carrier-pigeon://loft")

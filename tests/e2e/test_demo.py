@@ -1,0 +1,49 @@
+"""The two commands that tell the whole story, as a user types them; shortened, and on the real file."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from shared.results import read
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(420)]
+
+
+def run(*arguments: object) -> str:
+    command = [sys.executable, "-m", "fraud", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=400)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_demo_lives_through_attack_and_bad_release_and_serves_every_request(tmp_path: Path) -> None:
+    said = run("--var", tmp_path, "demo", "--days", 21, "--headless")
+    for act in ("History", "Training", "Live", "Attack", "Retrain", "A bad release", "The rest"):
+        assert re.search(rf"\d  {act}", said)
+    assert "rollback" in said
+    figures = {name: figure["value"] for name, figure in read(tmp_path / "results" / "fraud.json").items()}
+    assert figures["demo.failed_requests"] == 0
+    assert figures["demo.false_alarms_before"] == 0
+    assert isinstance(figures["demo.saved_vs_rules"], float)
+    assert figures["demo.saved_vs_rules"] > 1
+    for path in re.findall(rf"{tmp_path}\S+/reports", said):
+        assert list(Path(path).glob("*.html")), "evidently's page was promised"
+
+
+def test_a_replay_of_the_handbook_ranks_as_it_should(tmp_path: Path, data: Path) -> None:
+    said = run("--var", tmp_path, "replay", data / "handbook_fraud" / "transactions.parquet", "--days", 30)
+    assert "0 rows refused" in said
+    (precision,) = re.findall(r"average precision\s+│\s+(0\.\d+)", said)
+    assert float(precision) > 0.25  # six days to learn from; the whole file is another matter
+
+
+def test_bad_rows_of_a_file_are_reported_and_the_rest_is_taken_in(tmp_path: Path) -> None:
+    header = "TRANSACTION_ID,TX_DATETIME,CUSTOMER_ID,TERMINAL_ID,TX_AMOUNT,TX_FRAUD"
+    good = [f"{number},2026-01-{1 + number % 28:02} 10:00:00,c{number % 9},t1,12.50,0" for number in range(200)]
+    bad = ["a b,2026-01-01 10:00:00,c1,t1,1,0", "900,2026-01-01 10:00:00,c1,t1,-5,0", "901,yesterday,c1,t1,5,0"]
+    (tmp_path / "payments.csv").write_text("\n".join([header, *good, *bad]))
+    said = run("--var", tmp_path, "ingest", tmp_path / "payments.csv")
+    assert "200 payments taken in, 3 rows refused" in said

@@ -1,0 +1,232 @@
+"""Every answer that is not the one asked for is a problem+json that says what was wrong."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Annotated, Any
+
+import httpx
+import pytest
+from fastapi import FastAPI, HTTPException
+from prometheus_client import CollectorRegistry, Counter, Gauge
+from pydantic import BaseModel, ConfigDict, Field
+
+from shared.api import PROBLEM, create_app
+from tests.asgi import ask
+
+LIMIT = 1_000  # bytes
+
+
+class Order(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    item: Annotated[str, Field(min_length=1)]
+    count: Annotated[int, Field(gt=0)] = 1
+    notes: dict[str, int] = {}
+
+
+class Service:
+    """The smallest service: one that takes orders, and can be told not to be ready."""
+
+    def __init__(self) -> None:
+        self.reason = ""
+        self.events: list[str] = []
+        self.metrics = CollectorRegistry()
+        self.app = create_app(
+            title="orders",
+            description="Takes orders.",
+            body_limit=LIMIT,
+            ready=lambda: self.reason,
+            lifespan=self.lifespan,
+            metrics=self.metrics,
+        )
+
+        @self.app.post("/orders")
+        async def order(order: Order) -> Order:
+            return order
+
+        @self.app.get("/broken")
+        async def broken() -> None:
+            raise RuntimeError("password=hunter2")
+
+        @self.app.get("/busy")
+        async def busy() -> None:
+            raise HTTPException(503, "come again", headers={"Retry-After": "7"})
+
+    @asynccontextmanager
+    async def lifespan(self, _: FastAPI) -> AsyncIterator[None]:
+        self.events.append("started")
+        yield
+        self.events.append("stopped")
+
+
+@pytest.fixture
+def service() -> Service:
+    return Service()
+
+
+def problem(answer: httpx.Response, status: int) -> dict[str, Any]:
+    """The body of a problem, after a look at its form."""
+    assert answer.status_code == status
+    assert answer.headers["content-type"] == PROBLEM
+    body: dict[str, Any] = answer.json()
+    assert (body["status"], body["type"]) == (status, "about:blank")
+    assert body["title"]
+    return body
+
+
+# --- operation -------------------------------------------------------------------------------------
+
+
+def test_a_process_that_runs_is_live_though_it_is_not_ready(service: Service) -> None:
+    service.reason = "still reading"
+    assert ask(service.app, "GET", "/health/live").json() == {"status": "live"}
+
+
+def test_who_is_not_ready_says_why(service: Service) -> None:
+    assert ask(service.app, "GET", "/health/ready").json() == {"status": "ready"}
+    service.reason = "still reading"
+    assert problem(ask(service.app, "GET", "/health/ready"), 503)["detail"] == "still reading"
+
+
+def test_metrics_are_what_the_service_counted(service: Service) -> None:
+    Counter("orders", "Orders taken", registry=service.metrics).inc(3)
+    answer = ask(service.app, "GET", "/metrics")
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    assert "orders_total 3.0" in answer.text.splitlines()
+
+
+def test_a_metric_that_waits_holds_up_nobody(service: Service) -> None:
+    """A gauge that asks a locked log used to stop every request for seconds."""
+    answered = threading.Event()
+    Gauge("lag", "Events not yet done", registry=service.metrics).set_function(lambda: float(answered.wait(10)))
+
+    async def ask() -> str:
+        transport = httpx.ASGITransport(service.app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            scrape = asyncio.create_task(client.get("/metrics"))
+            await asyncio.sleep(0.05)
+            await client.get("/health/live")
+            answered.set()
+            return (await scrape).text
+
+    assert "lag 1.0" in asyncio.run(ask()).splitlines()
+
+
+def test_what_a_service_starts_it_stops(service: Service) -> None:
+    async def run() -> None:
+        async with service.app.router.lifespan_context(service.app):
+            assert service.events == ["started"]
+
+    asyncio.run(run())
+    assert service.events == ["started", "stopped"]
+
+
+# --- the limit of a body ---------------------------------------------------------------------------
+
+
+def order(service: Service, content: bytes | AsyncIterator[bytes]) -> httpx.Response:
+    return ask(service.app, "POST", "/orders", content=content, headers={"content-type": "application/json"})
+
+
+async def in_pieces(body: bytes) -> AsyncIterator[bytes]:
+    """Sent so, a body does not say its length."""
+    for start in range(0, len(body), 100):
+        yield body[start : start + 100]
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize(("size", "status"), [(LIMIT, 200), (LIMIT + 1, 413), (100 * LIMIT, 413)])
+def test_a_body_may_have_the_limit_and_not_a_byte_more(service: Service, size: int, status: int, chunked: bool) -> None:
+    body = b'{"item": "%s"}' % (b"x" * (size - 12))
+    assert len(body) == size
+    answer = order(service, in_pieces(body) if chunked else body)
+    assert ("content-length" in answer.request.headers) is not chunked
+    if status == 413:
+        assert str(LIMIT) in problem(answer, 413)["detail"]
+    assert answer.status_code == status
+
+
+def test_of_a_body_that_says_it_is_too_long_nothing_is_read(service: Service) -> None:
+    read: list[bytes] = []
+
+    async def body() -> AsyncIterator[bytes]:
+        read.append(b"{")
+        yield b"{"
+
+    answer = ask(service.app, "POST", "/orders", content=body(), headers={"content-length": str(LIMIT + 1)})
+    problem(answer, 413)
+    assert read == []
+
+
+# --- problems --------------------------------------------------------------------------------------
+
+
+def test_an_unknown_path_is_a_problem(service: Service) -> None:
+    assert problem(ask(service.app, "GET", "/nowhere"), 404)["detail"] == "Not Found"
+
+
+def test_a_wrong_method_is_a_problem_that_names_the_right_one(service: Service) -> None:
+    answer = ask(service.app, "GET", "/orders")
+    problem(answer, 405)
+    assert answer.headers["allow"] == "POST"
+
+
+def test_a_refusal_keeps_its_words_and_headers(service: Service) -> None:
+    answer = ask(service.app, "GET", "/busy")
+    assert problem(answer, 503)["detail"] == "come again"
+    assert answer.headers["retry-after"] == "7"
+
+
+def test_an_error_of_ours_tells_nothing_of_our_insides(service: Service) -> None:
+    answer = ask(service.app, "GET", "/broken")
+    problem(answer, 500)
+    assert "hunter2" not in answer.text
+    assert "RuntimeError" not in answer.text
+
+
+def test_an_error_of_ours_reaches_the_servers_log(service: Service) -> None:
+    with pytest.raises(RuntimeError, match="hunter2"):
+        ask(service.app, "GET", "/broken", raising=True)
+
+
+# --- what is not valid -----------------------------------------------------------------------------
+
+
+def errors(answer: httpx.Response) -> list[dict[str, str]]:
+    found: list[dict[str, str]] = problem(answer, 422)["errors"]
+    return found
+
+
+def test_a_wrong_value_is_named_with_its_field(service: Service) -> None:
+    (error,) = errors(ask(service.app, "POST", "/orders", json={"item": "tea", "count": -3}))
+    assert (error["field"], error["value"]) == ("count", "-3")
+    assert error["message"] == "Input should be greater than 0"
+
+
+def test_all_that_is_wrong_is_named_at_once(service: Service) -> None:
+    found = errors(ask(service.app, "POST", "/orders", json={"count": "many", "colour": "red"}))
+    assert {error["field"] for error in found} == {"item", "count", "colour"}
+
+
+@pytest.mark.parametrize("body", [{"item": ["x" * 900]}, {"item": "tea", "x" * 900: 1}], ids=["value", "name"])
+def test_what_was_wrong_comes_back_cut(service: Service, body: dict[str, Any]) -> None:
+    (error,) = errors(ask(service.app, "POST", "/orders", json=body))
+    assert len(error["field"]) <= 100
+    assert len(error["value"]) <= 100
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b'"tea"', b'{"item": NaN}', b'{"item": "\\ud800"}'])
+def test_a_body_that_is_no_order_is_not_valid(service: Service, content: bytes) -> None:
+    assert errors(order(service, content))
+
+
+def test_a_name_that_utf8_cannot_write_is_answered_all_the_same(service: Service) -> None:
+    assert errors(order(service, b'{"item": "tea", "notes": {"\\ud800": "many"}}'))
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"[" * LIMIT], ids=["no text", "deep"])
+def test_a_body_that_cannot_be_parsed_is_the_senders_problem(service: Service, content: bytes) -> None:
+    answer = order(service, content)
+    assert answer.status_code in (400, 422)
+    problem(answer, answer.status_code)

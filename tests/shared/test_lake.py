@@ -1,0 +1,125 @@
+"""Each place of the log stands in the lake once, under the day of its event."""
+
+from datetime import date
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from shared.lake import Lake, LakeCorrupt
+
+DAY = 86_400
+FIRST = date(1970, 1, 1)
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    return Lake(tmp_path / "lake")
+
+
+def rows(*places: tuple[int, int, int], value: str = "v") -> pl.DataFrame:
+    """Rows of (partition, offset, at)."""
+    frame = pl.DataFrame(places, schema={"partition": pl.Int64, "offset": pl.Int64, "at": pl.Int64}, orient="row")
+    return frame.with_columns(value=pl.lit(value))
+
+
+def places(frame: pl.DataFrame) -> list[tuple[int, int]]:
+    return list(zip(frame["partition"], frame["offset"], strict=True))
+
+
+def test_a_table_never_written_is_empty_and_has_the_places(lake: Lake) -> None:
+    frame = lake.read("events")
+    assert frame.is_empty()
+    assert {"partition", "offset", "at"} <= set(frame.columns)
+    assert lake.dates("events") == []
+
+
+def test_the_same_batch_written_twice_counts_once(lake: Lake) -> None:
+    for _ in range(2):
+        lake.write("events", rows((0, 0, 5), (0, 1, DAY)), batch="0-2")
+    assert places(lake.read("events")) == [(0, 0), (0, 1)]
+    assert len(list(lake.folder.rglob("*.parquet"))) == 2
+
+
+def test_a_batch_written_again_takes_the_place_of_the_first(lake: Lake) -> None:
+    lake.write("events", rows((0, 0, 5), value="half done"), batch="0-1")
+    lake.write("events", rows((0, 0, 5), value="done"), batch="0-1")
+    assert lake.read("events")["value"].to_list() == ["done"]
+
+
+def test_a_place_in_two_batches_counts_once(lake: Lake) -> None:
+    lake.write("events", rows((0, 0, 5), (0, 1, 5)), batch="0-2")
+    lake.write("events", rows((0, 1, 5), (0, 2, 5)), batch="1-3")
+    assert places(lake.read("events")) == [(0, 0), (0, 1), (0, 2)]
+
+
+def test_rows_come_in_order_of_partition_and_offset_not_of_time(lake: Lake) -> None:
+    lake.write("events", rows((1, 0, 5), (0, 1, 3 * DAY), (0, -2, 7)), batch="b")
+    lake.write("events", rows((0, 2, 1), (0, 10, 2)), batch="a")
+    assert places(lake.read("events")) == [(0, -2), (0, 1), (0, 2), (0, 10), (1, 0)]
+
+
+def test_a_row_stands_under_the_day_of_its_event_in_utc(lake: Lake) -> None:
+    lake.write("events", rows((0, 0, DAY - 1), (0, 1, DAY)), batch="b")
+    assert lake.dates("events") == [FIRST, date(1970, 1, 2)]
+    second = pl.read_parquet(lake.folder / "events" / "date=1970-01-02" / "b.parquet", hive_partitioning=False)
+    assert places(second) == [(0, 1)]
+
+
+def test_since_is_included_and_until_is_not(lake: Lake) -> None:
+    lake.write("events", rows(*((0, n, n * DAY) for n in range(5))), batch="b")
+    days = lake.dates("events")
+    assert places(lake.read("events", since=days[1], until=days[3])) == [(0, 1), (0, 2)]
+    assert places(lake.read("events", since=days[3])) == [(0, 3), (0, 4)]
+    assert places(lake.read("events", until=days[1])) == [(0, 0)]
+    assert lake.read("events", since=date(2000, 1, 1)).is_empty()
+
+
+def test_what_was_written_is_read_back_unchanged(lake: Lake) -> None:
+    written = rows((0, 0, 5), (0, 1, DAY)).with_columns(amount=pl.Series([1.5, None]), card=pl.Series(["a", "b"]))
+    lake.write("events", written, batch="b")
+    assert lake.read("events").equals(written)
+
+
+def test_batches_with_more_columns_than_before_are_read_together(lake: Lake) -> None:
+    lake.write("events", rows((0, 0, 5)), batch="a")
+    lake.write("events", rows((0, 1, 5)).with_columns(new=pl.lit(1)), batch="b")
+    assert lake.read("events")["new"].to_list() == [None, 1]
+
+
+def test_tables_are_apart(lake: Lake) -> None:
+    lake.write("events", rows((0, 0, 5)), batch="b")
+    assert lake.read("decisions").is_empty()
+    assert lake.dates("decisions") == []
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
+def test_a_file_cut_short_is_named(lake: Lake, share: float) -> None:
+    lake.write("events", rows((0, 0, 5)), batch="good")
+    lake.write("events", rows((0, 1, 5)), batch="bad")
+    (bad,) = lake.folder.rglob("bad.parquet")
+    whole = bad.read_bytes()
+    bad.write_bytes(whole[: int(len(whole) * share)])
+    with pytest.raises(LakeCorrupt, match=str(bad)):
+        lake.read("events")
+
+
+def test_a_corrupt_day_does_not_hide_the_others(lake: Lake) -> None:
+    lake.write("events", rows((0, 0, 5), (0, 1, DAY)), batch="b")
+    (lake.folder / "events" / "date=1970-01-01" / "b.parquet").write_bytes(b"garbage")
+    assert places(lake.read("events", since=date(1970, 1, 2))) == [(0, 1)]
+
+
+def test_what_a_writer_that_died_left_behind_is_not_read(lake: Lake) -> None:
+    lake.write("events", rows((0, 0, 5)), batch="b")
+    for day in ("1970-01-01", "1970-01-02"):
+        folder = lake.folder / "events" / f"date={day}"
+        folder.mkdir(exist_ok=True)
+        (folder / ".other.4711").write_bytes(b"half a file")
+    assert places(lake.read("events")) == [(0, 0)]
+    assert lake.dates("events") == [FIRST]
+
+
+def test_a_write_leaves_nothing_but_whole_batches(lake: Lake) -> None:
+    lake.write("events", rows((0, 0, 5), (0, 1, DAY)), batch="b")
+    assert {path.name for path in lake.folder.rglob("*") if path.is_file()} == {"b.parquet"}

@@ -1,0 +1,121 @@
+"""The embedded parts live in `var`; what the user gave stays; secrets are made once and never shown."""
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from shared.settings import Settings
+from tests.threads import at_once
+
+
+@pytest.fixture(autouse=True)
+def _nothing_given(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.delenv(f"MLSD_{name.upper()}", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+def test_every_part_is_embedded_under_var() -> None:
+    settings = Settings()
+    assert settings.var == Path("var")
+    assert (settings.log, settings.store, settings.mlflow) == (
+        "sqlite:///var/log.db",
+        "sqlite:///var/store.db",
+        "sqlite:///var/mlflow.db",
+    )
+    assert settings.data is None
+
+
+def test_reading_the_settings_writes_nothing(tmp_path: Path) -> None:
+    Settings()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_environment_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLSD_VAR", "/srv/mlsd")
+    monkeypatch.setenv("MLSD_LOG", "kafka://broker:9092")
+    monkeypatch.setenv("MLSD_DATA", "/srv/data")
+    settings = Settings()
+    assert settings.log == "kafka://broker:9092"
+    assert settings.store == "sqlite:////srv/mlsd/store.db"
+    assert settings.data == Path("/srv/data")
+
+
+def test_an_empty_variable_is_as_good_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = Settings()
+    for name in Settings.model_fields:
+        monkeypatch.setenv(f"MLSD_{name.upper()}", "")
+    assert Settings() == given
+
+
+def test_a_setting_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(ValueError, match="lgo"):
+        Settings(lgo="sqlite:///var/log.db")  # type: ignore[call-arg]
+
+
+# --- under -----------------------------------------------------------------------------------------
+
+
+def test_embedded_parts_move_with_the_folder() -> None:
+    assert Settings().under(Path("elsewhere")) == Settings(var=Path("elsewhere"))
+
+
+def test_urls_that_were_given_stay_in_another_folder() -> None:
+    given = Settings(log="kafka://broker:9092", mlflow="http://mlflow:5000", data=Path("data"))
+    moved = given.under(Path("elsewhere"))
+    assert (moved.log, moved.mlflow, moved.data) == (given.log, given.mlflow, given.data)
+    assert moved.store == "sqlite:///elsewhere/store.db"
+
+
+def test_a_url_given_later_stays_too() -> None:
+    given = Settings().model_copy(update={"log": "kafka://broker:9092"})
+    assert given.under(Path("elsewhere")).log == "kafka://broker:9092"
+
+
+def test_urls_from_the_environment_stay_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLSD_VAR", "here")
+    monkeypatch.setenv("MLSD_STORE", "redis://cache")
+    moved = Settings().under(Path("a")).under(Path("b"))
+    assert (moved.var, moved.store, moved.log) == (Path("b"), "redis://cache", "sqlite:///b/log.db")
+
+
+def test_keys_that_were_given_stay_in_another_folder() -> None:
+    moved = Settings(api_key="open").under(Path("elsewhere"))
+    assert moved.key("api_key") == b"open"
+
+
+# --- keys ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["api_key", "pseudonym_key"])
+def test_a_key_is_made_once_for_its_owner_only(name: str) -> None:
+    key = Settings().key(name)
+    assert len(key) == 64
+    assert Settings().key(name) == key
+    (file,) = Path("var").iterdir()
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_every_key_is_another() -> None:
+    settings = Settings()
+    keys = {settings.key("api_key"), settings.key("pseudonym_key"), settings.under(Path("b")).key("api_key")}
+    assert len(keys) == 3
+
+
+def test_all_who_ask_at_once_get_the_same_key() -> None:
+    for n in range(20):
+        settings = Settings(var=Path(f"var{n}"))
+        assert set(at_once(*[partial(settings.key, "api_key")] * 4)) == {settings.key("api_key")}
+        assert [path.name for path in settings.var.iterdir()] == ["api_key.secret"]
+
+
+def test_a_given_key_is_not_written_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLSD_API_KEY", "open sesame")
+    assert Settings().key("api_key") == b"open sesame"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_secrets_are_not_shown() -> None:
+    settings = Settings(api_key="sesame", mlflow="postgresql://me:sesame@db/mlflow")
+    assert "sesame" not in f"{settings!r} {settings}"
