@@ -95,7 +95,7 @@ def serve(
         raise typer.BadParameter(f"cannot listen on {host}:{port}: {error.strerror}; choose another --port") from error
     settings, log = parts.settings, parts.log()
     stopping = threading.Event()
-    command = ("worker", "--slot", "0", "--patience", str(patience), "--with-parent")
+    command = ("worker", "--slot", "0", "--patience", str(patience), "--parent", str(os.getpid()))
     alive = _supervise(lambda: parts.child(*command), stopping)
     if isinstance(parts.clock, SystemClock):
         threading.Thread(target=_tick, args=(log, parts.clock, stopping), daemon=True).start()
@@ -123,13 +123,12 @@ def worker(
     context: typer.Context,
     slot: int = 0,
     patience: float = 1.0,
-    with_parent: Annotated[bool, typer.Option(help="End when the process ends that started this.")] = False,
+    parent: Annotated[int | None, typer.Option(help="Process that started this, and with which this ends.")] = None,
 ) -> None:
     """One decider; start as many as there are cores, each with a slot of its own."""
     from fraud.stream import Worker
 
     parts: Parts = context.obj
-    parent = os.getppid() if with_parent else None
 
     def work(stopping: threading.Event) -> None:
         worker = Worker(
@@ -174,8 +173,8 @@ def monitor(context: typer.Context, seed: int = 0) -> None:
             pages=parts.settings.var / "reports",
         )
         while not stopping.is_set():
-            if not monitor.step():
-                stopping.wait(0.05)
+            monitor.step()
+            stopping.wait(0.1)  # larger bites cost less
         monitor.close()
 
     _until_stopped(watch)

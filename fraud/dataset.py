@@ -86,7 +86,5 @@ def halves(cards: pl.Series) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
 
 def version(rows: pl.DataFrame) -> str:
     """Names the data: a digest over what was ingested, and from where."""
-    by_partition = rows.group_by("partition").agg(
-        pl.len(), pl.col("offset").min().alias("first"), pl.col("offset").max().alias("last")
-    )
+    by_partition = rows.group_by("partition").agg(pl.len(), pl.col("offset", "at", "cents", "fraud").sum())
     return hashlib.sha256(by_partition.sort("partition").write_json().encode()).hexdigest()[:12]

@@ -27,7 +27,8 @@ START = 1_767_225_600  # 2026-01-01
 HISTORY = (
     84  # days: a month fills the windows, a month sets the alarms, a fortnight is their reference, the rest judges
 )
-RATE = 100.0  # test payments a second
+CARDS = 4_000
+RATE = 50.0  # test payments a second
 BAD_SHIFT = 4.6  # log-odds: legitimate payments thinned to 1 in 100 for speed, and the weights forgotten
 
 
@@ -42,7 +43,9 @@ def run(settings: Settings, *, port: int, days: int, seed: int, headless: bool) 
     )  # partitions hang on pseudonyms, and figures on the seed alone
     today = START // config.DAY + HISTORY
     attack, bad, end = today + days // 4, today + days * 5 // 6, today + days
-    world = simulate(seed=seed, start=START, days=HISTORY + days, tactics_from=attack - START // config.DAY)
+    world = simulate(
+        seed=seed, cards=CARDS, start=START, days=HISTORY + days, tactics_from=attack - START // config.DAY
+    )
 
     with Live(settings, world, stage, port=port, today=today, seed=seed) as live:
         with stage.act("History: what the bank knows before it has a model") as act:

@@ -10,7 +10,7 @@ from sklearn.metrics import average_precision_score, brier_score_loss, precision
 
 from fraud import config
 from fraud.model import Model, Vector
-from fraud.policy import Desk, Policy, decide, realised
+from fraud.policy import PLACES, Desk, Policy, decide, realised
 from fraud.schema import Action, Score
 
 AP_SLACK = 0.02  # a challenger may rank this much worse if it is cheaper
@@ -25,8 +25,8 @@ class Judged(NamedTuple):
 
 
 def act(payments: pl.DataFrame, scores: Sequence[Score], policy: Policy) -> list[Action]:
-    """What would have been done, payment by payment in order of time, with the analysts' days as they fill."""
-    desks = [Desk() for _ in range(config.PARTITIONS)]
+    """What would have been done with half of the cards' payments, in order of time, with half of the analysts."""
+    desks = [Desk(places=PLACES // 2) for _ in range(config.PARTITIONS)]
     actions: list[Action] = []
     columns = (payments["partition"], payments["at"], payments["cents"], scores)
     for partition, at, cents, score in zip(*columns, strict=True):

@@ -37,7 +37,7 @@ from shared.eventlog import open_log
 from shared.eventlog.port import Entry, beginning
 from shared.settings import Settings
 
-BATCH = 100  # records an append
+BATCH = 200  # records an append
 BACKLOG = 200  # records not yet decided at which the sender waits: the queue that a request stands in
 PATIENCE = 300.0  # seconds to wait for a process before giving up
 

@@ -34,37 +34,47 @@ PARAMETERS: dict[str, str | int | float] = {
     "verbosity": -1,
 }
 TREES = 200
-RAW_SCORE, FLOAT64 = 1, 1  # LightGBM's C constants
+RAW_SCORE, CONTRIBUTIONS, FLOAT64 = 1, 3, 1  # LightGBM's C constants
 
 
 class ModelCorrupt(Exception):
     """The artifact is not what train wrote, or belongs to another definition of the features."""
 
 
+class SingleRow:
+    """LightGBM's own entry for one row: through Booster.predict the wrapping costs five times the trees."""
+
+    def __init__(self, booster: lgb.Booster, kind: int, outputs: int) -> None:
+        self._booster = booster  # owns the memory that the handle points to
+        self._row = (ctypes.c_double * len(NAMES))()
+        self._out = (ctypes.c_double * outputs)()
+        self._count = ctypes.c_int64()
+        self._handle = ctypes.c_void_p()
+        failed = _LIB.LGBM_BoosterPredictForMatSingleRowFastInit(
+            booster._handle, kind, 0, -1, FLOAT64, len(NAMES), b"num_threads=1", ctypes.byref(self._handle)
+        )
+        if failed:
+            raise ModelCorrupt(ctypes.string_at(_LIB.LGBM_GetLastError()).decode())
+
+    def __del__(self) -> None:
+        if self._handle:
+            _LIB.LGBM_FastConfigFree(self._handle)
+
+    def __call__(self, features: Features) -> "ctypes.Array[ctypes.c_double]":
+        self._row[:] = features  # type: ignore[assignment]  # ctypes takes floats; its stub forgets that
+        _LIB.LGBM_BoosterPredictForMatSingleRowFast(self._handle, self._row, ctypes.byref(self._count), self._out)
+        return self._out
+
+
 class Model:
     def __init__(self, booster: lgb.Booster, *, slope: float, intercept: float) -> None:
         self._booster, self.slope, self.intercept = booster, slope, intercept
-        self._row = (ctypes.c_double * len(NAMES))()
-        self._out, self._count = ctypes.c_double(), ctypes.c_int64()
-        self._fast = ctypes.c_void_p()
-        # One row through Booster.predict costs 30 us of wrapping; LightGBM's own single-row entry, 6.
-        failed = _LIB.LGBM_BoosterPredictForMatSingleRowFastInit(
-            booster._handle, RAW_SCORE, 0, -1, FLOAT64, len(NAMES), b"num_threads=1", ctypes.byref(self._fast)
-        )
-        if failed:
-            raise ModelCorrupt(_LIB.LGBM_GetLastError().decode())
-
-    def __del__(self) -> None:
-        if getattr(self, "_fast", None):
-            _LIB.LGBM_FastConfigFree(self._fast)
+        self._margin = SingleRow(booster, RAW_SCORE, 1)
+        self._contributions = SingleRow(booster, CONTRIBUTIONS, len(NAMES) + 1)
 
     def score(self, features: Features) -> Score:
         """The calibrated probability of fraud of one payment."""
-        self._row[:] = features  # type: ignore[assignment]  # ctypes takes floats; its stub forgets that
-        _LIB.LGBM_BoosterPredictForMatSingleRowFast(
-            self._fast, self._row, ctypes.byref(self._count), ctypes.byref(self._out)
-        )
-        return 1 / (1 + exp(-self.slope * self._out.value - self.intercept))
+        return 1 / (1 + exp(-self.slope * self._margin(features)[0] - self.intercept))
 
     def scores(self, matrix: Matrix) -> Vector:
         """The same for many payments: (n, features) -> (n,)."""
@@ -76,8 +86,7 @@ class Model:
 
     def contributions(self, features: Features) -> dict[str, float]:
         """What each feature added to the log-odds of one payment (SHAP values, computed by LightGBM)."""
-        (row,) = np.asarray(self._booster.predict(np.array([features]), pred_contrib=True))
-        return dict(zip(NAMES, row.tolist(), strict=False))
+        return dict(zip(NAMES, self._contributions(features), strict=False))  # the last is the mean, nobody's
 
     def importances(self) -> dict[str, float]:
         """By feature, the loss that its splits have saved in training."""

@@ -23,14 +23,14 @@ from shared import drift
 from shared.clock import Clock
 from shared.eventlog.port import Entry, EventLog, Place, Position, beginning
 from shared.lake import Lake
-from shared.registry import Registry, UnknownVersion, Version
+from shared.registry import Corrupt, Registry, Unavailable, UnknownVersion, Version
 
 # A model can learn a new tactic once a week of it has labels: the week itself, the week that
 # calibrates and judges, and the days until labels are complete.
 LEARNABLE = 14 + config.MATURITY // config.DAY  # days
 QUALITY_FACTOR = 1.5  # times the frauds that the model promised among approved payments
 GUARD_COUNT = 500  # decisions of a new version before its share of stopped payments is believed
-GUARD_FACTOR = 2.0  # times the usual share of declined payments
+GUARD_FACTOR = 3.0  # times the usual share of declined payments; a night's is twice a day's
 
 logger = logging.getLogger(__name__)
 
@@ -339,6 +339,10 @@ class Monitor:
         self._release(before[-1].model_copy(update={"action": "rollback", "at": now, "who": who, "why": why}))
 
     def _release(self, release: Release) -> None:
+        try:
+            self._folder(release)  # fetched now, so that no worker waits for the registry while payments wait for it
+        except (Corrupt, Unavailable) as error:
+            return self._raise("command", release.at, f"not released: {error}", action="nothing changed")
         self._ledger.append(release)
         self._out.append(entry(release))
         self._stopped = self._decided = 0

@@ -62,13 +62,14 @@ class Verdict(NamedTuple):
     overflow: bool = False
 
 
+PLACES = config.REVIEWS_A_DAY // config.PARTITIONS
+
+
 class Desk:
     """The analysts' places in one partition: a share of each event day."""
 
-    places = config.REVIEWS_A_DAY // config.PARTITIONS
-
-    def __init__(self, day: int = -1, taken: int = 0) -> None:
-        self.day, self.taken = day, taken
+    def __init__(self, day: int = -1, taken: int = 0, *, places: int = PLACES) -> None:
+        self.day, self.taken, self.places = day, taken, places
 
     def free(self, at: int) -> bool:
         """Whether the day of `at` has a place left; a late payment of an earlier day finds none."""

@@ -169,6 +169,7 @@ DESCRIPTION = "\n".join(
     ]
 )
 ERRORS = {
+    400: "The body is no text at all.",
     401: "The API key is missing or wrong.",
     404: "No such payment.",
     409: "The card has another payment under this transaction id.",

@@ -134,11 +134,11 @@ class Worker:
                 break
             except NotSwapped as error:
                 refused.append(error)
-        for error in refused:
+        for reason in refused:
             alarm = Alarm(
                 kind="model",
                 at=self._clock.now(),
-                message=f"not released: {error}",
+                message=f"not released: {reason}",
                 action=f"version {self._champion.version or 'none'} goes on",
             )
             self._out.append(Entry(ALARMS, alarm.kind, alarm.model_dump_json().encode()))

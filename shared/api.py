@@ -8,7 +8,7 @@ from typing import Any
 import prometheus_client
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -86,7 +86,7 @@ def create_app(
         reason = ready()
         return problem(503, reason) if reason else JSONResponse({"status": "ready"})
 
-    @app.get("/metrics", tags=["operation"])
+    @app.get("/metrics", tags=["operation"], response_class=PlainTextResponse)
     def scrape() -> Response:  # in a thread: a gauge may have to ask the log, and wait for it
         """For Prometheus."""
         return Response(prometheus_client.generate_latest(metrics), media_type="text/plain; version=0.0.4")

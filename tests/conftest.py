@@ -22,6 +22,7 @@ def data() -> Path:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--kills", type=int, default=4, help="how often the kill tests kill; 20 is the proof")
     parser.addoption("--all", action="store_true", help="run everything; a test that skips itself fails")
 
 

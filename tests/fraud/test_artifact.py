@@ -1,3 +1,5 @@
+"""What train hands over proves itself, or is refused."""
+
 import json
 from pathlib import Path
 

@@ -1,3 +1,5 @@
+"""What was known when: labels, weights, and nothing of the future."""
+
 from pathlib import Path
 
 import polars as pl

@@ -1,8 +1,10 @@
+"""Money and ranking against counts by hand, and the gate's reasons."""
+
 import numpy as np
 import polars as pl
 import pytest
 
-from fraud import config, dataset, policy
+from fraud import config, dataset, evaluate
 from fraud.config import DAY
 from fraud.evaluate import act, card_precision, caught, cost, gate, judge, ranking
 from fraud.model import fit
@@ -73,7 +75,7 @@ def test_what_exploration_sees_estimates_what_everything_cost() -> None:
 
 
 def test_evaluation_acts_as_the_desks_fill(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(policy.Desk, "places", 1)
+    monkeypatch.setattr(evaluate, "PLACES", 2)  # half of the cards, half of the places: one
     payments = pl.DataFrame(
         {"partition": [0, 0, 1, 0], "at": [START, START + 1, START + 2, START + DAY], "cents": [500_00] * 4}
     )

@@ -1,3 +1,5 @@
+"""One definition of the features: what it says, and that the fold is it, bit for bit."""
+
 import math
 from itertools import islice
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""Files of payments: every bad row is reported by line, every good one comes through."""
+
 from pathlib import Path
 
 import polars as pl

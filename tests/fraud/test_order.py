@@ -1,3 +1,5 @@
+"""Which event is next, over several partitions."""
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,9 +22,9 @@ def drained(order: Order[str], *, patient: bool = True) -> list[tuple[int, str]]
 
 def test_the_earliest_of_all_partitions_goes_first() -> None:
     order = Order[str](Book())
-    for partition, at in ((0, 30), (1, 10), (2, 20)):
+    for partition, at in ((0, 30), (1, 10), (2, 20), (1, 25)):
         order.push(partition, f"at {at}", at=at)
-    assert drained(order) == [(1, "at 10"), (2, "at 20"), (0, "at 30")]
+    assert drained(order) == [(1, "at 10"), (2, "at 20"), (1, "at 25"), (0, "at 30")]
 
 
 def test_within_a_partition_the_offset_is_the_order() -> None:

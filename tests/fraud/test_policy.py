@@ -1,3 +1,5 @@
+"""What to do with a probability: costs, desks, exploration, rules and reasons."""
+
 import pytest
 
 from fraud import config

@@ -1,3 +1,5 @@
+"""Every bad message is refused with its field and reason; every good one is itself again in the lake."""
+
 import json
 
 import polars as pl

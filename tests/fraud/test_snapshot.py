@@ -1,3 +1,5 @@
+"""What an owner remembers survives a restart, or is known to be damaged."""
+
 import tempfile
 from itertools import chain
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""The terminal book, on one shop and a handful of hours."""
+
 import random
 
 from fraud.config import BOOK_LAG, HOUR, PARTITIONS

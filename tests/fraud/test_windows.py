@@ -1,3 +1,5 @@
+"""A card's windows, on cards with a handful of payments."""
+
 from hypothesis import given
 from hypothesis import strategies as st
 

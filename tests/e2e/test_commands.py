@@ -1,0 +1,164 @@
+"""The commands as a user types them."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from fraud.__main__ import app
+from fraud.ingest import DECIDERS
+from fraud.schema import EVENTS
+from shared.checklist import ROOT
+from shared.clock import monotonic, sleep
+from tests.fraud.bank import TODAY, Bank
+
+pytestmark = pytest.mark.e2e
+COMMANDS = sorted(get_command(app).commands)  # type: ignore[attr-defined]  # a click group
+PAYMENT = {"card": "c1", "id": "tx-1", "terminal": "t0001", "at": TODAY, "cents": 4_250}
+
+
+def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "fraud", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=ROOT, check=False)
+
+
+def test_help_names_every_command() -> None:
+    said = run("--help")
+    assert said.returncode == 0
+    assert {"serve", "worker", "monitor", "ingest", "train", "demo"} <= set(COMMANDS)
+    assert [name for name in COMMANDS if f" {name} " not in said.stdout] == []
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_explains_itself(name: str) -> None:
+    said = CliRunner().invoke(app, [name, "--help"])
+    assert said.exit_code == 0
+    assert f"{name} [OPTIONS]" in said.stdout
+    assert len(said.stdout.splitlines()) > 3
+
+
+def test_a_wrong_option_is_refused_with_a_word() -> None:
+    said = run("serve", "--prot", "1")
+    assert said.returncode == 2
+    assert "--prot" in said.stderr
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+class Service:
+    def __init__(self, bank: Bank, port: int) -> None:
+        self.bank, self.port = bank, port
+        self.url = f"http://127.0.0.1:{port}"
+        options = ["--var", str(bank.var), "--virtual", str(TODAY), "serve", "--port", str(port)]
+        with (bank.var / "serve.log").open("a") as log:
+            command = [sys.executable, "-m", "fraud", *options]
+            self.child = subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT)
+
+    @property
+    def log(self) -> str:
+        return (self.bank.var / "serve.log").read_text()
+
+    def ready(self) -> bool:
+        assert self.child.poll() is None, self.log
+        try:
+            with urllib.request.urlopen(f"{self.url}/health/ready", timeout=1) as response:
+                return bool(response.status == 200)
+        except (urllib.error.URLError, OSError):
+            return False
+
+    def post(self, payment: dict[str, object]) -> dict[str, object]:
+        key = (self.bank.var / "api_key.secret").read_text()
+        headers = {"X-API-Key": key, "Content-Type": "application/json"}
+        request = urllib.request.Request(f"{self.url}/v1/decisions", json.dumps(payment).encode(), headers)
+        with urllib.request.urlopen(request, timeout=5) as response:
+            return dict(json.loads(response.read()))
+
+    def workers(self) -> list[int]:
+        """The processes that work on this bank's folder."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                try:
+                    words = (entry / "cmdline").read_bytes().split(b"\0")
+                except OSError:
+                    continue
+                if b"worker" in words and str(self.bank.var).encode() in words:
+                    found.append(int(entry.name))
+        return found
+
+
+def eventually(done: Callable[[], object], *, seconds: float = 60.0) -> None:
+    until = monotonic() + seconds
+    while not done():
+        assert monotonic() < until, "it did not happen"
+        sleep(0.05)
+
+
+@contextmanager
+def serving(bank: Bank) -> Iterator[Service]:
+    service = Service(bank, free_port())
+    try:
+        eventually(service.ready)
+        yield service
+    finally:
+        if service.child.poll() is None:
+            service.child.kill()
+        service.child.wait()
+        eventually(lambda: not service.workers())  # they end with their parent, however it ended
+
+
+def decided_by_model(service: Service) -> None:
+    """The worker may still be reading the past; the rules stand in until it has."""
+    numbers = iter(range(100))
+    eventually(lambda: service.post(PAYMENT | {"id": f"tx-{next(numbers)}"})["path"] == "model")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "terminate"])
+def test_serve_answers_and_ends_in_good_order(bank: Bank, number: signal.Signals) -> None:
+    with serving(bank) as service:
+        decided_by_model(service)
+        assert len(service.workers()) == 1
+        service.child.send_signal(number)
+        assert service.child.wait(20) == 0, service.log
+        assert service.workers() == []
+        assert "Traceback" not in service.log
+    assert (bank.var / "api_key.secret").stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.kill
+def test_a_killed_worker_is_started_again_and_a_killed_service_leaves_no_orphan(bank: Bank) -> None:
+    with serving(bank) as service:
+        decided_by_model(service)
+        (first,) = service.workers()
+        os.kill(first, signal.SIGKILL)
+        eventually(lambda: service.workers() not in ([], [first]))
+        assert service.post(PAYMENT | {"id": "after"})["action"] == "approve"  # by whom does not matter
+        service.child.kill()
+        eventually(lambda: service.workers() == [])
+
+
+def test_a_second_serve_on_the_same_port_says_so_and_leaves_the_first_alone(bank: Bank) -> None:
+    with serving(bank) as service:
+        decided_by_model(service)
+        second = run("--var", str(bank.var), "--virtual", str(TODAY), "serve", "--port", str(service.port))
+        assert second.returncode == 2
+        assert f"127.0.0.1:{service.port}" in second.stderr
+        assert "already in use" in second.stderr
+        assert "--port" in second.stderr
+        assert service.post(PAYMENT | {"id": "after"})["path"] == "model"
+        assert "starting afresh" not in service.log
+    assert bank.log.committed(DECIDERS, EVENTS)
