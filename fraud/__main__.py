@@ -18,7 +18,6 @@ from typing import Annotated, NamedTuple
 import typer
 
 from fraud import config
-from fraud.artifact import Artifact
 from fraud.schema import EVENTS, TOPICS, Tick
 from shared.champion import Champion
 from shared.clock import Clock, SystemClock, VirtualClock
@@ -126,6 +125,7 @@ def worker(
     parent: Annotated[int | None, typer.Option(help="Process that started this, and with which this ends.")] = None,
 ) -> None:
     """One decider; start as many as there are cores, each with a slot of its own."""
+    from fraud.artifact import Artifact
     from fraud.stream import Worker
 
     parts: Parts = context.obj

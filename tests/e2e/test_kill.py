@@ -51,15 +51,13 @@ def until_decided(bank: Bank, wanted: int, child: "subprocess.Popen[bytes]") -> 
 @pytest.mark.kill
 @pytest.mark.e2e
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("history", [True, False], ids=["on a running log", "on an empty log"])
 def test_a_worker_killed_again_and_again_decides_what_an_undisturbed_one_does(
-    bank: Bank, world: Trained, tmp_path: Path, request: pytest.FixtureRequest, history: bool
+    bank: Bank, world: Trained, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     kills, chance = int(request.config.getoption("--kills")), random.Random(7)
     rows = days(world, 0, min(DAYS, LIVE) - 1)
-    killed = copied(world, tmp_path / "killed", history=history)
-    if not history:
-        killed.release(world.release)
+    killed = copied(world, tmp_path / "killed", history=False)
+    killed.release(world.release)
     (killed.var / "pseudonym_key.secret").write_bytes(KEY)  # exploration is drawn with it
     parts = list(rows.iter_slices(rows.height // (kills + 1) + 1))
     for number in range(kills):

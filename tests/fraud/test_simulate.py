@@ -1,3 +1,5 @@
+"""The simulated bank: seeded, with a known truth, and hard enough to be worth a model."""
+
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
