@@ -130,13 +130,13 @@ class Live:
                     break
         return self.next_day - 1
 
-    def hours(self, day: int, *, until: Callable[[], bool], step: int = 3) -> int:
-        """Send a day in parts of some hours; gives the hours after which `until` held (24: it did not)."""
+    def hours(self, day: int, *, until: Callable[[], bool]) -> int:
+        """Send a day hour by hour; gives the hours after which `until` held (24: it did not)."""
         reached = 24
-        for hour in range(0, 24, step):
-            self._part(day * config.DAY + hour * config.HOUR, day * config.DAY + (hour + step) * config.HOUR)
+        for hour in range(24):
+            self._part(day * config.DAY + hour * config.HOUR, day * config.DAY + (hour + 1) * config.HOUR)
             if reached == 24 and until():
-                reached = hour + step
+                reached = hour + 1
         self.next_day = day + 1
         return reached
 

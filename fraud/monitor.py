@@ -92,6 +92,7 @@ class Monitor:
         self._retrain_on: int | None = None
         self._alarmed: set[str] = set()  # kinds, since the last release
         self._stopped, self._decided = 0, 0  # by the champion since its release
+        self._fresh = pl.DataFrame(schema={"at": pl.Int64, "action": pl.String, "model": pl.String})  # of open hours
         self._out: list[Entry] = []
         self._painters: list[multiprocessing.context.SpawnProcess] = []
         self._remember()
@@ -263,10 +264,13 @@ class Monitor:
         self._out.append(entry(alarm))
 
     def _guard(self, decisions: pl.DataFrame) -> None:
-        """Take a release back that stops far more, or far fewer, payments than it did at the gate."""
-        if self._champion is None or decisions.is_empty() or "guardrail" in self._alarmed:
+        """Take a release back that declines far more than is usual; judged by closed hours, so that a rerun judges alike."""
+        closed = pl.col("at") < min(self._ingest.watermarks) // config.HOUR * config.HOUR
+        fresh = pl.concat([self._fresh, decisions.filter(~pl.col("probe")).select("at", "action", "model")])
+        self._fresh = fresh.filter(~closed)
+        if self._champion is None or "guardrail" in self._alarmed:
             return
-        mine = decisions.filter(~pl.col("probe") & (pl.col("model") == self._champion.version))
+        mine = fresh.filter(closed & (pl.col("model") == self._champion.version))
         self._decided += mine.height
         self._stopped += mine.filter(pl.col("action") == "decline").height
         recent = [past.actions["decline"] / past.payments for past in self._reports[-7:] if past.payments]

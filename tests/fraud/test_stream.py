@@ -15,9 +15,9 @@ from fraud.artifact import Artifact
 from fraud.config import DAY, EXPLORATION, HOUR, MAX_AGE, MAX_AHEAD
 from fraud.features import fold
 from fraud.ingest import DECIDERS, accept
-from fraud.schema import ALARMS, EVENTS, Alarm, Cell, Decision, Transaction
+from fraud.schema import ALARMS, BOOK, DECISIONS, EVENTS, Alarm, Cell, Decision, Transaction
 from shared.eventlog import sqlite
-from shared.eventlog.port import Entry, Fenced, LogUnavailable, partition_of
+from shared.eventlog.port import Entry, Fenced, LogUnavailable, Topic, partition_of
 from tests.fraud.bank import TODAY, Bank, Trained, copied, days, neighbour, once, payment, payments
 
 
@@ -235,7 +235,7 @@ def test_other_content_under_the_same_identity_is_a_conflict_and_a_dead_letter(b
 def test_a_probe_is_decided_and_leaves_no_trace(bank: Bank, world: Trained, undisturbed: Undisturbed) -> None:
     """Also one that is ahead of time: nobody's payment is late for it, and the analysts' day has not begun."""
     bank.release(world.release)
-    rows, ahead = undisturbed.rows, 20 * HOUR
+    rows, ahead = undisturbed.rows, MAX_AHEAD  # the next day
     bank.clock.observe(TODAY)
     for number in range(40):
         card = f"probe-{number}"
@@ -321,20 +321,19 @@ def test_a_damaged_snapshot_gives_way_to_the_one_before(bank: Bank, undisturbed:
 
 
 def test_a_worker_that_dies_while_it_takes_the_past_in_leaves_none_of_the_past_out(
-    world: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    world: Trained, tmp_path: Path
 ) -> None:
     """A snapshot that knew of hours which never reached the book would hide them for good."""
-    monkeypatch.setattr(sqlite, "BUSY", 0.05)
-    with closing(copied(world, tmp_path / "var", history=False)) as bank:
-        worker = bank.worker()
-        with locked(bank), pytest.raises(LogUnavailable):
-            worker.step(0.0)
-        bank.decide()
-        worker = bank.worker()
-        worker.step(0.0)
-        bank.leave(worker)
-        with closing(copied(world, tmp_path / "other")) as other:
-            assert _by_hour(bank.cells()) == _by_hour(other.cells())
+    with (
+        closing(copied(world, tmp_path / "var", history=False)) as bank,
+        closing(copied(world, tmp_path / "other")) as other,
+    ):
+        no_room(bank, BOOK, 100)
+        with pytest.raises(LogUnavailable, match="full"):
+            bank.worker().step(0.0)
+        room(bank)
+        bank.worker().step(0.0)
+        assert _by_hour(bank.cells()) == _by_hour(other.cells())
 
 
 # --- a step is written whole or not at all ----------------------------------------------------------
@@ -346,14 +345,13 @@ def locked(bank: Bank) -> "closing[sqlite3.Connection]":
     return closing(foreign)
 
 
-def no_room(bank: Bank, records: int) -> None:
-    """The disk is full after so many decisions, in the middle of a step's write."""
+def no_room(bank: Bank, topic: Topic, after: int) -> None:
+    """The disk is full after so many records of a topic's first partition, in the middle of a step's write."""
     with closing(sqlite3.connect(bank.var / "log.db", isolation_level=None)) as db:
-        (stream,) = db.execute(
-            "SELECT stream FROM streams WHERE topic = 'fraud.decisions' AND partition = 0"
-        ).fetchone()
+        query = "SELECT stream FROM streams WHERE topic = ? AND partition = 0"
+        (stream,) = db.execute(query, (topic.name,)).fetchone()
         db.execute(
-            f"CREATE TRIGGER full BEFORE INSERT ON records WHEN new.stream = {stream} AND new.offset >= {records}"
+            f"CREATE TRIGGER full BEFORE INSERT ON records WHEN new.stream = {stream} AND new.offset >= {after}"
             " BEGIN SELECT RAISE(FAIL, 'database or disk is full'); END"
         )
 
@@ -385,7 +383,7 @@ def test_a_step_that_cannot_be_written_leaves_nothing_and_the_next_worker_decide
         with locked(bank), pytest.raises(LogUnavailable):
             worker.step(0.0)
     elif trouble == "full":
-        no_room(bank, len(before[0]) // EVENTS.partitions // 2)
+        no_room(bank, DECISIONS, len(before[0]) // EVENTS.partitions + 10)
         with pytest.raises(LogUnavailable, match="full"):
             worker.step(0.0)
         room(bank)
