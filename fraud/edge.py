@@ -19,7 +19,7 @@ from fraud import config, policy
 from fraud.schema import ALARMS, DECISIONS, EVENTS, RELEASES, REPORTS, Alarm, Decision, Release, Report, Transaction
 from shared.clock import Clock, monotonic, sleep
 from shared.eventlog.port import Entry, EventLog, LogUnavailable, Place, Record, beginning
-from shared.store import Store
+from shared.store import Store, StoreUnavailable
 
 VIEW = "decisions"
 GROUP = 1_000  # appends that share a commit at most
@@ -146,8 +146,15 @@ class Edge:
             raise Unavailable("the log takes too long") from error
 
     def decision(self, identity: str) -> bytes | None:
-        """The decision on a payment, as JSON."""
-        return self._store.get(VIEW, identity)
+        """The decision on a payment, as JSON.
+
+        Raises:
+            Unavailable: the view cannot be read.
+        """
+        try:
+            return self._store.get(VIEW, identity)
+        except StoreUnavailable as error:
+            raise Unavailable(str(error)) from error
 
     # --- threads ---------------------------------------------------------------------------------
 
@@ -172,16 +179,20 @@ class Edge:
                 start += len(entries)
 
     def _follow(self) -> None:
-        start = beginning([DECISIONS, ALARMS, RELEASES, REPORTS]) | self._store.positions(VIEW)
-        reader = self._log.reader(start)
         while not self._stopped.is_set():
             try:
-                records = reader.poll(2_000, 0.25)
-            except LogUnavailable as error:
-                logger.warning("cannot follow the log: %s", error)
+                self._follow_from_view()
+            except (LogUnavailable, StoreUnavailable) as error:
+                logger.warning("cannot follow the log, beginning again where the view stands: %s", error)
                 sleep(0.25)
-                continue
-            if records:
+
+    def _follow_from_view(self) -> None:
+        heard: deque[Alarm] | deque[Release] | deque[Report]
+        for heard in (self.alarms, self.releases, self.reports):
+            heard.clear()
+        reader = self._log.reader(beginning([DECISIONS, ALARMS, RELEASES, REPORTS]) | self._store.positions(VIEW))
+        while not self._stopped.is_set():
+            if records := reader.poll(2_000, 0.25):
                 self._take(records, reader.positions)
             else:
                 self.caught_up = True

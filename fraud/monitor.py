@@ -8,27 +8,29 @@ import logging
 import multiprocessing
 from collections.abc import Callable, Sequence
 from datetime import date
-from math import sqrt
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 from pydantic import ValidationError
+from scipy.special import pdtrc
 
 from fraud import config, dataset, evaluate, train
 from fraud.artifact import Artifact, block, drift_frame, reference
 from fraud.ingest import Ingest, dead_letter, unreadable
+from fraud.model import ModelCorrupt
 from fraud.schema import ALARMS, COMMANDS, RELEASES, REPORTS, Alarm, Command, Release, Report
 from shared import drift
 from shared.clock import Clock
 from shared.eventlog.port import Entry, EventLog, Place, Position, beginning
-from shared.lake import Lake
+from shared.lake import Lake, LakeCorrupt
 from shared.registry import Corrupt, Registry, Unavailable, UnknownVersion, Version
 
 # A model can learn a new tactic once a week of it has labels: the week itself, the week that
 # calibrates and judges, and the days until labels are complete.
 LEARNABLE = 14 + config.MATURITY // config.DAY  # days
 QUALITY_FACTOR = 1.5  # times the frauds that the model promised among approved payments
+CHANCE = 0.001  # that so many come all the same
 GUARD_COUNT = 500  # decisions of a new version before its share of stopped payments is believed
 GUARD_FACTOR = 3.0  # times the usual share of declined payments; a night's is twice a day's
 
@@ -248,7 +250,7 @@ class Monitor:
         # checked is the model's promise about those it let through: so many frauds among them, and no more.
         missed = report.frauds_missed
         promised = report.frauds_promised * max(1.0, self._champion.figures.get("missed_over_promised", 1.0))
-        if missed > QUALITY_FACTOR * promised + 3 * sqrt(promised):
+        if missed and pdtrc(missed - 1, QUALITY_FACTOR * promised) < CHANCE:  # Poisson: so many or more
             said = f"{missed} frauds in a week's approved payments, {promised:.0f} were promised"
             self._raise("quality", at, said, retrain=report.day + LEARNABLE - config.MATURITY // config.DAY)
 
@@ -325,7 +327,7 @@ class Monitor:
                 champion=None if folder is None else Artifact.load(folder),
                 limits=None if folder is None else reference(folder)[1],
             )
-        except train.NotEnough as error:
+        except (train.NotEnough, LakeCorrupt, ModelCorrupt) as error:
             return self._raise("gate", as_of, f"not retrained: {error}", action="the champion goes on")
         if candidate.refused:
             said = f"version {candidate.version.version} refused: {candidate.refused}"

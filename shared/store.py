@@ -7,16 +7,25 @@ the log it has come, in the same transaction as its rows.
 import fcntl
 import sqlite3
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
 from shared.eventlog.port import Place
 
 
+class StoreUnavailable(Exception):
+    """The store cannot take or give rows now: away, locked or full. What it lacks, the log gives back."""
+
+
 class Store(Protocol):
     def put(self, view: str, rows: Sequence[tuple[str, bytes]], positions: Mapping[Place, int]) -> int:
-        """Add rows by key; the first row of a key stays. Gives the number of rows added."""
+        """Add rows by key; the first row of a key stays. Gives the number of rows added.
+
+        Raises:
+            StoreUnavailable: neither rows nor positions were written; so do the others.
+        """
         ...
 
     def get(self, view: str, key: str) -> bytes | None: ...
@@ -43,13 +52,21 @@ class SqliteStore:
             " (view TEXT, topic TEXT, partition INTEGER, offset INTEGER, PRIMARY KEY (view, topic, partition))"
         )
 
+    @contextmanager
+    def _use(self) -> Iterator[sqlite3.Connection]:
+        try:
+            with self._lock:
+                yield self._db
+        except sqlite3.Error as error:
+            raise StoreUnavailable(f"the store: {error}") from error
+
     def put(self, view: str, rows: Sequence[tuple[str, bytes]], positions: Mapping[Place, int]) -> int:
-        with self._lock, self._db:
-            self._db.execute("BEGIN IMMEDIATE")
-            before = self._db.total_changes
-            self._db.executemany("INSERT OR IGNORE INTO rows VALUES (?, ?, ?)", [(view, *row) for row in rows])
-            added = self._db.total_changes - before
-            self._db.executemany(
+        with self._use() as db, db:
+            db.execute("BEGIN IMMEDIATE")
+            before = db.total_changes
+            db.executemany("INSERT OR IGNORE INTO rows VALUES (?, ?, ?)", [(view, *row) for row in rows])
+            added = db.total_changes - before
+            db.executemany(
                 "INSERT OR REPLACE INTO positions VALUES (?, ?, ?, ?)",
                 [(view, *place, offset) for place, offset in positions.items()],
             )
@@ -57,14 +74,14 @@ class SqliteStore:
 
     def get(self, view: str, key: str) -> bytes | None:
         query = "SELECT value FROM rows WHERE view = ? AND key = ?"
-        with self._lock:
-            row = self._db.execute(query, (view, key)).fetchone()
+        with self._use() as db:
+            row = db.execute(query, (view, key)).fetchone()
         return None if row is None else bytes(row[0])
 
     def positions(self, view: str) -> dict[Place, int]:
         query = "SELECT topic, partition, offset FROM positions WHERE view = ?"
-        with self._lock:
-            rows = self._db.execute(query, (view,)).fetchall()
+        with self._use() as db:
+            rows = db.execute(query, (view,)).fetchall()
         return {Place(topic, partition): offset for topic, partition, offset in rows}
 
     def close(self) -> None:

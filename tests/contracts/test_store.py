@@ -1,5 +1,6 @@
 """What `shared/store.py` promises, and every store has to keep."""
 
+import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from functools import partial
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from shared.eventlog.port import Place
-from shared.store import Store, open_store
+from shared.store import SqliteStore, Store, StoreUnavailable, open_store
 from tests.threads import at_once
 
 FIRST, SECOND = Place("decisions", 0), Place("decisions", 1)
@@ -117,3 +118,18 @@ def test_all_who_open_a_new_store_at_once_get_it(url: str) -> None:
 def test_a_store_of_an_unknown_kind_is_refused() -> None:
     with pytest.raises(ValueError, match="carrier-pigeon://loft"):
         open_store("carrier-pigeon://loft")
+
+
+def test_a_locked_store_says_so_and_writes_nothing(tmp_path: Path) -> None:
+    store = SqliteStore(str(tmp_path / "store.db"))
+    foreign = sqlite3.connect(tmp_path / "store.db", isolation_level=None)
+    foreign.execute("BEGIN EXCLUSIVE")
+    store._db.execute("PRAGMA busy_timeout=100")
+    with pytest.raises(StoreUnavailable, match="locked"):
+        store.put("v", [("k", b"1")], {Place("t", 0): 1})
+    foreign.execute("ROLLBACK")
+    assert store.get("v", "k") is None
+    assert store.positions("v") == {}
+    assert store.put("v", [("k", b"2")], {Place("t", 0): 1}) == 1
+    store.close()
+    foreign.close()
