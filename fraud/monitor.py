@@ -266,7 +266,7 @@ class Monitor:
         self._out.append(entry(alarm))
 
     def _guard(self, decisions: pl.DataFrame) -> None:
-        """Take a release back that declines far more than is usual; judged by closed hours, so that a rerun judges alike."""
+        """Take a release back that declines far more than is usual; judged as hours close, as in any rerun."""
         closed = pl.col("at") < min(self._ingest.watermarks) // config.HOUR * config.HOUR
         fresh = pl.concat([self._fresh, decisions.filter(~pl.col("probe")).select("at", "action", "model")])
         self._fresh = fresh.filter(~closed)
