@@ -76,7 +76,8 @@ def run(settings: Settings, *, port: int, days: int, seed: int, headless: bool) 
         with stage.act("A bad release, and its rollback") as act:
             release_bad_model(settings, live)
             hours = live.hours(bad, until=lambda: live.releases[-1].action == "rollback")
-            act.outcome = f"after {hours} hours. {live.last_words()}"
+            back = live.releases[-1]
+            act.outcome = f"{back.action} to version {back.version} after {hours} hours: {back.why}"
 
         with stage.act("The rest of the days, and the books") as act:
             live.days(range(live.next_day, end))
