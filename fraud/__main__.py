@@ -235,13 +235,14 @@ def ingest(
 def train(context: typer.Context, seed: int = 0) -> None:
     """Learn from the lake as it is, and register the result; `promote` by command releases it."""
     from fraud.demo import first_model, told
+    from shared.console import Stage
 
     parts: Parts = context.obj
     days = parts.lake().dates("events")
     if not days:
         raise typer.BadParameter("the lake is empty: `python -m fraud ingest FILE` fills it")
     as_of = (days[-1] - date(1970, 1, 1)).days * config.DAY  # the last day may not be over
-    print(told(first_model(parts.settings, as_of=as_of, seed=seed)))
+    print(told(first_model(parts.settings, Stage(), as_of=as_of, seed=seed)))
 
 
 def _free_port(first: int) -> int:

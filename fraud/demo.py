@@ -52,7 +52,7 @@ def run(settings: Settings, *, port: int, days: int, seed: int, headless: bool) 
             act.outcome = past(settings, world, live, until=today * config.DAY)
 
         with stage.act("Training: features folded over the lake, LightGBM, calibration, prices, gate") as act:
-            candidate = first_model(settings, as_of=today * config.DAY, seed=seed)
+            candidate = first_model(settings, stage, as_of=today * config.DAY, seed=seed)
             act.outcome = told(candidate)
 
         with stage.act("Live: payments by topic, test payments by HTTP") as act:
@@ -124,10 +124,11 @@ def write_past(settings: Settings, payments: pl.DataFrame, *, until: int, seed: 
     return complaints.filter(pl.col("at") >= until)
 
 
-def first_model(settings: Settings, *, as_of: int, seed: int) -> Candidate:
+def first_model(settings: Settings, stage: Stage, *, as_of: int, seed: int) -> Candidate:
     """Train on the lake, register, judge."""
-    registry = Registry(settings.mlflow, config.SERVICE)
-    return train(Lake(settings.var / "lake"), registry, as_of=as_of, seed=seed, champion=None, limits=None)
+    registry, lake = Registry(settings.mlflow, config.SERVICE), Lake(settings.var / "lake")
+    with stage.progress(lake.read("events").height, "events folded") as done:
+        return train(lake, registry, as_of=as_of, seed=seed, champion=None, limits=None, progress=done)
 
 
 def told(candidate: Candidate) -> str:

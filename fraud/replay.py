@@ -54,7 +54,7 @@ def run(settings: Settings, file: Path, *, port: int, days: int, seed: int) -> N
         with stage.act("History: the first part into the lake") as act:
             act.outcome = past(settings, payments, live, until=today * config.DAY)
         with stage.act("Training") as act:
-            candidate = first_model(settings, as_of=today * config.DAY, seed=seed)
+            candidate = first_model(settings, stage, as_of=today * config.DAY, seed=seed)
             act.outcome = told(candidate)
         with stage.act("Live: the rest through log and worker, labels as they come, judged day by day") as act:
             live.open(rate=RATE)

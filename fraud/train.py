@@ -3,6 +3,7 @@
 import json
 import tempfile
 from array import array
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,6 +29,7 @@ Mask = NDArray[np.bool_]  # (payments,)
 HISTORY = 84  # days that are learnt from: fraudsters of half a year ago do something else by now
 WARM_UP = 30  # days until every window of a card is full
 REFERENCE_DAYS = 14  # the fortnight before the labels give out: what the model takes for normal
+SHOWN = 5_000  # events a step of the progress bar
 CLIP = 10.0  # the largest weight that a payment is learnt with
 QUIET_DAYS = 28  # before it: how far apart normal days are
 
@@ -77,12 +79,20 @@ class Block(NamedTuple):
 
 
 def train(
-    lake: Lake, registry: Registry, *, as_of: int, seed: int, champion: Artifact | None, limits: dict[str, float] | None
+    lake: Lake,
+    registry: Registry,
+    *,
+    as_of: int,
+    seed: int,
+    champion: Artifact | None,
+    limits: dict[str, float] | None,
+    progress: Callable[[int], None] = lambda _: None,
 ) -> Candidate:
     """Learn from all that was known at `as_of`, register the result, and let the gate judge it.
 
     `champion`: what it has to beat, on the same payments; `limits`: the champion's limits of drift,
-    which stay, since a history with a change of tactics in it has no quiet days to set them on.
+    which stay, since a history with a change of tactics in it has no quiet days to set them on. `progress`
+    is told of every so many events that have been folded.
 
     Raises:
         NotEnough: too short a history, or no fraud in it.
@@ -91,7 +101,7 @@ def train(
     rows = dataset.events(lake, since=since, as_of=as_of)
     if rows.is_empty():
         raise NotEnough(f"no events from {dataset.day_of(since)} to {dataset.day_of(as_of)} in the lake: ingest some")
-    known = folded(rows, lake.read("decisions"))
+    known = folded(rows, lake.read("decisions"), progress)
     at = known.payments["at"].to_numpy()
     split = dataset.split(as_of)
     # Cut off in mid-history, a card's first month has windows that serving would have filled.
@@ -137,11 +147,13 @@ def train(
     return Candidate(version, refused)
 
 
-def folded(rows: pl.DataFrame, decisions: pl.DataFrame) -> Block:
+def folded(rows: pl.DataFrame, decisions: pl.DataFrame, progress: Callable[[int], None]) -> Block:
     """Every payment of the lake with its features and what is known of it; without the late ones, which have none."""
     values = array("d")
     columns: dict[str, list[object]] = {name: [] for name in FACTS}
-    for partition, event, vector in fold(dataset.streams(rows)):
+    for count, (partition, event, vector) in enumerate(fold(dataset.streams(rows)), start=1):
+        if count % SHOWN == 0:
+            progress(SHOWN)
         if isinstance(event, Transaction) and vector is not None:
             values.extend(vector)
             facts = (partition, event.card, event.id, event.at, event.cents, event.probe)
