@@ -79,7 +79,7 @@ def serve(
     context: typer.Context,
     port: Annotated[int, typer.Option(help="On 127.0.0.1.")] = 8000,
     host: str = "127.0.0.1",
-    patience: Annotated[float, typer.Option(help="Seconds the worker waits for a partition that is behind.")] = 1.0,
+    patience: Annotated[float, typer.Option(help="Seconds the worker waits for a partition that is behind.")] = 0.4,
 ) -> None:
     """The HTTP edge, and one worker beside it."""
     import uvicorn
@@ -121,7 +121,7 @@ def serve(
 def worker(
     context: typer.Context,
     slot: int = 0,
-    patience: float = 1.0,
+    patience: float = 0.4,
     parent: Annotated[int | None, typer.Option(help="Process that started this, and with which this ends.")] = None,
 ) -> None:
     """One decider; start as many as there are cores, each with a slot of its own."""

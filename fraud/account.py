@@ -7,7 +7,7 @@ import polars as pl
 from sklearn.metrics import precision_score, recall_score
 
 from fraud import config, dataset
-from fraud.evaluate import cost
+from fraud.evaluate import cost, meant
 from fraud.live import Live
 from fraud.probes import Answers
 from fraud.schema import Action
@@ -52,8 +52,7 @@ def money(decided: pl.DataFrame, lake: Lake, *, end: int) -> tuple[Money, Money]
     made = lake.read("decisions").filter(~pl.col("probe")).unique(["card", "id"], keep="first", maintain_order=True)
     matured = made.filter(pl.col("at") < end - config.MATURITY)
     known = dataset.labelled(matured.drop("action", "propensity"), dataset.events(lake, as_of=end), made)
-    judged = known.with_columns(action=pl.when("explored").then(pl.lit("decline")).otherwise("action"))
-    return _money(truth), _money(judged)
+    return _money(truth), _money(known.with_columns(action=pl.Series(meant(known), dtype=pl.String)))
 
 
 def _money(payments: pl.DataFrame) -> Money:

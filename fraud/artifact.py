@@ -70,10 +70,8 @@ class Artifact(NamedTuple):
 
 
 def drift_frame(matrix: Matrix, scores: Vector) -> pl.DataFrame:
-    """What drift is measured on: the features that say how people pay, `score`, and `weekday`; (n, features) -> n rows.
-
-    [5.3] What the labels told is left out: terminals and cards with frauds come and go in a quiet world too.
-    """
+    """What drift is measured on: how people pay, `score`, and `weekday`; (n, features) -> n rows."""
+    # [5.3] What the labels told is left out: terminals and cards with frauds come and go in a quiet world too.
     frame = pl.DataFrame(matrix, schema=list(NAMES), orient="row")
     told = [name for name in NAMES if "fraud" in name or "risk" in name]
     return frame.drop(told).with_columns(pl.col("weekday").cast(pl.Int64), score=pl.Series(scores))

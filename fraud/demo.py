@@ -63,11 +63,12 @@ def run(settings: Settings, *, port: int, days: int, seed: int, headless: bool) 
             act.outcome = f"{attack - today} days, {false_alarms} false alarms, {live.throughput:,.0f} events a second"
 
         with stage.act("Attack: from now on some pay slowly, at home, in sums like anybody's") as act:
-            noticed = live.days(range(attack, bad), until=lambda: len(live.alarms) > false_alarms) - attack + 1
-            act.outcome = f"noticed on day {noticed} of it. {live.last_words()}"
+            passed = live.days(range(attack, bad), until=lambda: len(live.alarms) > false_alarms) - attack + 1
+            noticed = passed if len(live.alarms) > false_alarms else None
+            act.outcome = "not noticed" if noticed is None else f"noticed on day {noticed} of it. {live.last_words()}"
 
         with stage.act("Retrain: when the new pattern has labels; gate, promote") as act:
-            live.days(range(attack + noticed, bad), until=lambda: len(live.releases) > 1)
+            live.days(range(live.next_day, bad), until=lambda: len(live.releases) > 1)
             if len(live.releases) == 1:  # a shortened demo ends before the labels are in
                 live.command(Command(kind="retrain", who="operator", why="asked for"))
             act.outcome = live.last_words()

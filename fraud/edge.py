@@ -97,7 +97,7 @@ class Edge:
         return answer
 
     async def _stand_in(self, payment: Transaction, waiter: Waiter) -> bytes:
-        """[4.3] The owner is late: a till cannot wait, so the rules answer, through the log like everything."""
+        # [4.3] The owner is late: a till cannot wait, so the rules answer, through the log like everything.
         deadline = monotonic() + config.READ_BACK_DEADLINE
         try:
             ends = await asyncio.wait_for(asyncio.to_thread(self._log.ends, DECISIONS), config.READ_BACK_DEADLINE)

@@ -9,7 +9,7 @@ import polars as pl
 from sklearn.metrics import average_precision_score, brier_score_loss, precision_score, recall_score, roc_auc_score
 
 from fraud import config
-from fraud.model import Model, Vector
+from fraud.model import Matrix, Model, Vector
 from fraud.policy import PLACES, Desk, Policy, decide, realised
 from fraud.schema import Action, Score
 
@@ -38,6 +38,12 @@ def act(payments: pl.DataFrame, scores: Sequence[Score], policy: Policy) -> list
     return actions
 
 
+def meant(payments: pl.DataFrame) -> list[Action]:
+    """The actions that the policy wanted: what passed at random stands for payments that were declined."""
+    wanted = pl.when("explored").then(pl.lit("decline")).otherwise("action")
+    return payments.select(wanted).to_series().to_list()
+
+
 def cost(payments: pl.DataFrame, actions: Sequence[Action]) -> float:
     """What actions cost by the labels in `payments`, EUR; `weight` undoes what nobody could see."""
     columns = (actions, payments["cents"], payments["fraud"], payments["weight"])
@@ -57,7 +63,7 @@ def caught(payments: pl.DataFrame) -> float | None:
     return 1 - missed / total if total else None
 
 
-def judge(payments: pl.DataFrame, model: Model, policy: Policy, *, matrix: Vector) -> Judged:
+def judge(payments: pl.DataFrame, model: Model, policy: Policy, *, matrix: Matrix) -> Judged:
     """Model and policy on labelled payments (columns partition, at, card, cents, fraud, weight) in order of time."""
     scores = model.scores(matrix)
     actions = act(payments, scores.tolist(), policy)

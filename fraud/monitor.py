@@ -227,7 +227,7 @@ class Monitor:
                 "average_precision": ranking["average_precision"],
                 "card_precision_100": ranking["card_precision_100"],
                 "recall": evaluate.caught(known),
-                "cost_per_1000": 1_000 * evaluate.cost(seen, seen["action"].to_list()) / float(seen["weight"].sum()),
+                "cost_per_1000": 1_000 * evaluate.cost(seen, evaluate.meant(seen)) / float(seen["weight"].sum()),
                 "frauds_promised": float(approved["probability"].sum()),
                 "frauds_missed": int(approved["fraud"].sum()),
             }
@@ -327,7 +327,7 @@ class Monitor:
                 champion=None if folder is None else Artifact.load(folder),
                 limits=None if folder is None else reference(folder)[1],
             )
-        except (train.NotEnough, LakeCorrupt, ModelCorrupt) as error:
+        except (train.NotEnough, LakeCorrupt, ModelCorrupt, Corrupt, Unavailable) as error:
             return self._raise("gate", as_of, f"not retrained: {error}", action="the champion goes on")
         if candidate.refused:
             said = f"version {candidate.version.version} refused: {candidate.refused}"
@@ -346,8 +346,9 @@ class Monitor:
 
     def _release(self, release: Release) -> None:
         try:
+            self._registry.repair(release.version)
             self._folder(release)  # fetched now, so that no worker waits for the registry while payments wait for it
-        except (Corrupt, Unavailable) as error:
+        except (Corrupt, Unavailable, UnknownVersion) as error:
             return self._raise("command", release.at, f"not released: {error}", action="nothing changed")
         self._ledger.append(release)
         self._out.append(entry(release))

@@ -60,7 +60,7 @@ class Transaction(Noun):
     @property
     def fingerprint(self) -> int:
         """Of the content: a repeat has the same, a conflict another."""
-        return crc32(repr((self.terminal, self.at, self.cents, self.country, self.device)).encode())
+        return crc32(repr((self.terminal, self.at, self.cents, self.country, self.device, self.probe)).encode())
 
 
 class Label(Noun):

@@ -147,7 +147,7 @@ def train(
     return Candidate(version, refused)
 
 
-def folded(rows: pl.DataFrame, decisions: pl.DataFrame, progress: Callable[[int], None]) -> Block:
+def folded(rows: pl.DataFrame, decisions: pl.DataFrame, progress: Callable[[int], None] = lambda _: None) -> Block:
     """Every payment of the lake with its features and what is known of it; without the late ones, which have none."""
     values = array("d")
     columns: dict[str, list[object]] = {name: [] for name in FACTS}
@@ -164,11 +164,9 @@ def folded(rows: pl.DataFrame, decisions: pl.DataFrame, progress: Callable[[int]
 
 
 def review_price(block: Block, scores: Vector) -> float:
-    """The price of a review at which the block's mean day just fills the analysts' day, EUR.
-
-    [1.2] Capacity is a fact, so the price follows it: where the analysts have time, a review costs
-    their minutes; where they have not, it costs what the next payment in the queue would have saved.
-    """
+    """The price of a review at which the block's mean day just fills the analysts' day, EUR."""
+    # [1.2] Capacity is a fact, so the price follows it: where the analysts have time, a review costs
+    # their minutes; where they have not, it costs what the next payment in the queue would have saved.
     days = (block.payments["at"] // config.DAY).n_unique()
     wanted = config.REVIEWS_A_DAY / 2 * days  # the block holds half of the cards
     cents = block.payments["cents"].to_list()

@@ -30,7 +30,7 @@ class Seen(NamedTuple):
 class Card:
     """Columns of one card's payments by (time, arrival); running totals make every window two look-ups."""
 
-    # [4.3] Packed arrays, not tuples: 22 bytes a payment, so that a million cards fit one machine,
+    # [4.3] Packed arrays, not tuples: 26 bytes a payment, so that a million cards fit one machine,
     # and nothing in them that the garbage collector would walk.
     __slots__ = ("at", "cents", "country", "device", "frauds", "large", "total")
 
