@@ -199,42 +199,56 @@ def demo(
 @app.command()
 def replay(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(help="CSV or Parquet with the columns of the Fraud Detection Handbook.")],
+    file: Annotated[
+        Path,
+        typer.Argument(exists=True, dir_okay=False, help="CSV or Parquet; the columns are in README.md."),
+    ],
     days: Annotated[int, typer.Option(help="Days of the file to take; 0: all.")] = 0,
     seed: int = 7,
 ) -> None:
     """Payments that nobody here made, through the very same stages."""
     parts: Parts = context.obj
     from fraud import replay as story
+    from fraud.history import Refused
 
-    story.run(parts.settings, file, port=_free_port(8000), days=days, seed=seed)
+    try:
+        story.run(parts.settings, file, port=_free_port(8000), days=days, seed=seed)
+    except (Refused, story.TooShort) as error:
+        raise typer.BadParameter(str(error)) from error
 
 
 @app.command()
 def ingest(
     context: typer.Context,
-    file: Annotated[Path | None, typer.Argument(help="As for replay; without it, what the topics hold.")] = None,
+    file: Annotated[
+        Path | None,
+        typer.Argument(exists=True, dir_okay=False, help="As for replay; without it, what the topics hold."),
+    ] = None,
 ) -> None:
     """Take payments into the lake: a file's as the past, before anything is live; or those of the topics."""
     from fraud.demo import write_past
+    from fraud.history import Refused
     from fraud.ingest import Ingest, refusals
-    from fraud.replay import take
+    from fraud.replay import TooShort, take
 
     parts: Parts = context.obj
-    log = parts.log()
     if file is None:
-        print(f"{Ingest(log, parts.lake()).catch_up():,} records taken in")
+        print(f"{Ingest(parts.log(), parts.lake()).catch_up():,} records taken in")
         return
-    payments, letters = take(file, days=0)
-    log.append(refusals(letters))
-    write_past(parts.settings, payments, until=payments["at"][-1] // config.DAY * config.DAY + config.DAY, seed=0)
+    try:
+        payments, letters = take(file, days=0)
+    except (Refused, TooShort) as error:
+        raise typer.BadParameter(str(error)) from error
+    parts.log().append(refusals(letters))
+    all_known = (payments["at"][-1] + config.MATURITY) // config.DAY * config.DAY + config.DAY
+    write_past(parts.settings, payments, until=all_known, seed=0)
     print(f"{payments.height:,} payments taken in, {len(letters):,} rows refused: see the topic fraud.dead")
 
 
 @app.command()
 def train(context: typer.Context, seed: int = 0) -> None:
     """Learn from the lake as it is, and register the result; `promote` by command releases it."""
-    from fraud.demo import first_model, told
+    from fraud.demo import learn, told
     from shared.console import Stage
 
     parts: Parts = context.obj
@@ -242,7 +256,7 @@ def train(context: typer.Context, seed: int = 0) -> None:
     if not days:
         raise typer.BadParameter("the lake is empty: `python -m fraud ingest FILE` fills it")
     as_of = (days[-1] - date(1970, 1, 1)).days * config.DAY  # the last day may not be over
-    print(told(first_model(parts.settings, Stage(), as_of=as_of, seed=seed)))
+    print(told(learn(parts.settings, Stage(), as_of=as_of, seed=seed)))
 
 
 def _free_port(first: int) -> int:

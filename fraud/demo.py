@@ -52,7 +52,7 @@ def run(settings: Settings, *, port: int, days: int, seed: int, headless: bool) 
             act.outcome = past(settings, world, live, until=today * config.DAY)
 
         with stage.act("Training: features folded over the lake, LightGBM, calibration, prices, gate") as act:
-            candidate = first_model(settings, stage, as_of=today * config.DAY, seed=seed)
+            candidate = learn(settings, stage, as_of=today * config.DAY, seed=seed)
             act.outcome = told(candidate)
 
         with stage.act("Live: payments by topic, test payments by HTTP") as act:
@@ -125,11 +125,15 @@ def write_past(settings: Settings, payments: pl.DataFrame, *, until: int, seed: 
     return complaints.filter(pl.col("at") >= until)
 
 
-def first_model(settings: Settings, stage: Stage, *, as_of: int, seed: int) -> Candidate:
-    """Train on the lake, register, judge."""
+def learn(settings: Settings, stage: Stage, *, as_of: int, seed: int) -> Candidate:
+    """Train on the lake, register, judge against the champion if there is one."""
     registry, lake = Registry(settings.mlflow, config.SERVICE), Lake(settings.var / "lake")
+    champion = None
+    if (alias := registry.alias("champion")) is not None:
+        version = registry.version(alias)
+        champion = registry.fetch(version.artifact, digest=version.digest, into=settings.var / "models")
     with stage.progress(lake.read("events").height, "events folded") as done:
-        return train(lake, registry, as_of=as_of, seed=seed, champion=None, limits=None, progress=done)
+        return train(lake, registry, as_of=as_of, seed=seed, champion=champion, progress=done)
 
 
 def told(candidate: Candidate) -> str:

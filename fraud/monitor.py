@@ -5,22 +5,19 @@ the ledger of releases. What it finds and how far it has read are one atomic wri
 """
 
 import logging
-import multiprocessing
 from collections.abc import Callable, Sequence
 from datetime import date
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 from pydantic import ValidationError
 from scipy.special import pdtrc
 
-from fraud import config, dataset, evaluate, train
-from fraud.artifact import Artifact, block, drift_frame, reference
+from fraud import config, train
 from fraud.ingest import Ingest, dead_letter, unreadable
 from fraud.model import ModelCorrupt
-from fraud.schema import ALARMS, COMMANDS, RELEASES, REPORTS, Alarm, Command, Release, Report
-from shared import drift
+from fraud.report import Judge, date_of
+from fraud.schema import ALARMS, COMMANDS, RELEASES, REPORTS, Action, Alarm, Command, Release, Report
 from shared.clock import Clock
 from shared.eventlog.port import Entry, EventLog, Place, Position, beginning
 from shared.lake import Lake, LakeCorrupt
@@ -86,7 +83,8 @@ class Monitor:
         pages: Path,
     ) -> None:
         self._log, self._lake, self._registry, self._clock = log, lake, registry, clock
-        self._seed, self._fetch, self._pages = seed, fetch, pages
+        self._seed, self._fetch = seed, fetch
+        self._days = Judge(lake, fetch=fetch, pages=pages)
         self._ingest = Ingest(log, lake, member="monitor")
         self._commands = log.consumer("fraud-monitor", [COMMANDS], "monitor")
         self._ledger: list[Release] = []
@@ -96,7 +94,6 @@ class Monitor:
         self._stopped, self._decided = 0, 0  # by the champion since its release
         self._fresh = pl.DataFrame(schema={"at": pl.Int64, "action": pl.String, "model": pl.String})  # of open hours
         self._out: list[Entry] = []
-        self._painters: list[multiprocessing.context.SpawnProcess] = []
         self._remember()
 
     def step(self) -> bool:
@@ -118,8 +115,7 @@ class Monitor:
         return bool(positions)
 
     def close(self) -> None:
-        for painter in self._painters:
-            painter.join()
+        self._days.close()
         self._ingest.consumer.close()
         self._commands.close()
 
@@ -141,9 +137,11 @@ class Monitor:
         if self._ledger:
             self._registry.repair(self._ledger[-1].version)
         since = self._ledger[-1].at if self._ledger else 0
-        self._alarmed = {alarm.kind for alarm in alarms if alarm.at >= since}
-        due = [alarm.retrain_on for alarm in alarms if alarm.at >= since and alarm.retrain_on is not None]
-        self._retrain_on = min(due, default=None)
+        alarms = [alarm for alarm in alarms if alarm.at > since]  # those of the same moment led to the release
+        self._alarmed = {alarm.kind for alarm in alarms}
+        for alarm in alarms:
+            if alarm.kind == "gate" or alarm.retrain_on is not None:
+                self._retrain_on = alarm.retrain_on
 
     @property
     def _champion(self) -> Release | None:
@@ -166,72 +164,19 @@ class Monitor:
 
     def _judge(self, day: int) -> None:
         """Report on a closed day, raise alarms, and retrain if that is due."""
-        decisions = self._decisions(day)
-        counts = dict(decisions.group_by("action").len().iter_rows())
-        report = Report(
-            day=day,
-            payments=decisions.height,
-            actions={action: counts.get(action, 0) for action in ("approve", "review", "decline")},
-            drift={},
-            drifted=(),
-            version=self._champion and self._champion.version,
-        )
-        report = self._with_drift(report, decisions)
-        report = self._with_quality(report, day - config.MATURITY // config.DAY)
+        date, paint = date_of(day), "drift" not in self._alarmed
+        try:
+            report = self._days.judge(day, self._reports, self._champion, paint=paint)
+        except LakeCorrupt as error:
+            nobody: dict[Action, int] = {"approve": 0, "review": 0, "decline": 0}
+            report = Report(day=day, payments=0, actions=nobody, drift={}, drifted=())
+            self._raise("lake", (day + 1) * config.DAY, str(error), action=f"{date} is not judged; all else goes on")
         self._reports.append(report)
         self._out.append(entry(report))
         self._alarm_on(report)
         if self._retrain_on is not None and day >= self._retrain_on:
-            self._retrain(as_of=(day + 1) * config.DAY, who="monitor", why="a week of the new pattern has its labels")
-
-    def _decisions(self, day: int) -> pl.DataFrame:
-        """A day's decisions, the first of each payment, without probes."""
-        since, until = _date(day), _date(day + 1)
-        rows = self._lake.read("decisions", since=since, until=until)
-        if rows.is_empty():
-            return pl.DataFrame(schema={"action": pl.String, "path": pl.String, "probe": pl.Boolean})
-        return rows.filter(~pl.col("probe")).unique(["card", "id"], keep="first", maintain_order=True).sort("at")
-
-    def _with_drift(self, report: Report, decisions: pl.DataFrame) -> Report:
-        scored = decisions.filter(pl.col("path") == "model")
-        if self._champion is None or scored.height < 100:
-            return report
-        rows = block(scored)
-        current = drift_frame(np.array(rows["features"].to_list()), rows["probability"].to_numpy())
-        normal, limits = reference(self._folder(self._champion))
-        same_weekday = normal.filter(pl.col("weekday") == current["weekday"][0]).drop("weekday")
-        distances = drift.Reference.of(same_weekday).distances(current.drop("weekday"))
-        history = [past.drift for past in self._reports if past.version == report.version and past.drift]
-        beyond = drift.drifted([*history, distances], limits)
-        if beyond and "drift" not in self._alarmed:
-            self._paint(same_weekday.head(rows.height).select(beyond), current.select(beyond), report.day)
-        return report.model_copy(update={"drift": distances, "drifted": beyond})
-
-    def _with_quality(self, report: Report, matured: int) -> Report:
-        """How good the decisions were, over the last week whose labels have all arrived."""
-        week = [self._decisions(day) for day in range(matured - 6, matured + 1)]
-        scored = pl.concat(
-            [part.filter(pl.col("path") == "model").drop("features") for part in week if part.height] or week[:1]
-        )
-        if scored.is_empty():
-            return report
-        labels = self._lake.read("events", since=_date(matured - 6), until=_date(report.day + 1))
-        known = dataset.labelled(scored.drop("action", "propensity"), labels, scored)
-        seen = known.filter(pl.col("weight") > 0)
-        mine = seen.filter(pl.col("model") == report.version)  # a champion answers for its own promises only
-        approved = mine.filter((pl.col("action") == "approve") & ~pl.col("explored"))
-        ranking = evaluate.ranking(seen, seen["probability"].to_numpy())
-        return report.model_copy(
-            update={
-                "matured_day": matured,
-                "average_precision": ranking["average_precision"],
-                "card_precision_100": ranking["card_precision_100"],
-                "recall": evaluate.caught(known),
-                "cost_per_1000": 1_000 * evaluate.cost(seen, evaluate.meant(seen)) / float(seen["weight"].sum()),
-                "frauds_promised": float(approved["probability"].sum()),
-                "frauds_missed": int(approved["fraud"].sum()),
-            }
-        )
+            why = "a week of the new pattern has its labels"
+            self._retrain(as_of=(day + 1) * config.DAY, who="monitor", why=why, again=day + 7)
 
     def _alarm_on(self, report: Report) -> None:
         at = (report.day + 1) * config.DAY
@@ -258,7 +203,7 @@ class Monitor:
         self._alarmed.add(kind)
         if retrain is not None:
             self._retrain_on = min(retrain, self._retrain_on or retrain)
-            action = f"retrain on {_date(self._retrain_on)}"
+            action = f"{action}; retrain on {date_of(self._retrain_on)}".removeprefix("; ")
         alarm = Alarm.model_validate(
             {"kind": kind, "at": at, "message": message, "action": action, "retrain_on": retrain and self._retrain_on}
         )
@@ -283,19 +228,13 @@ class Monitor:
         said = f"version {self._champion.version} declines {share:.1%} of payments, {usual:.1%} are usual"
         self._roll_back(who="monitor", why=said, kind="guardrail")
 
-    def _paint(self, normal: pl.DataFrame, current: pl.DataFrame, day: int) -> None:
-        """evidently's page for people, in a process of its own: it takes ten seconds that nobody should wait for."""
-        path = self._pages / f"drift-{_date(day)}.html"
-        painter = multiprocessing.get_context("spawn").Process(target=drift.report, args=(normal, current, path))
-        painter.start()
-        self._painters.append(painter)
-
     # --- acting -----------------------------------------------------------------------------------
 
     def _obey(self, command: Command) -> None:
         now = self._clock.now()
         if command.kind == "retrain":
-            self._retrain(as_of=now - now % config.DAY, who=command.who, why=command.why or "asked for")
+            as_of, plan = now - now % config.DAY, self._retrain_on
+            self._retrain(as_of=as_of, who=command.who, why=command.why or "asked for", again=plan)
         elif command.kind == "rollback":
             self._roll_back(who=command.who, why=command.why or "asked for", kind="command")
         else:
@@ -314,24 +253,18 @@ class Monitor:
             )
         self._release(promotion(version, at=now, who=command.who, why=command.why or "asked for"))
 
-    def _retrain(self, *, as_of: int, who: str, why: str) -> None:
+    def _retrain(self, *, as_of: int, who: str, why: str, again: int | None) -> None:
+        """Train, judge, release; `again`: the day of the next attempt if nothing comes of this one."""
         self._retrain_on = None
-        champion = self._champion
+        champion, stays = self._champion, "the champion goes on"
         try:
             folder = None if champion is None else self._folder(champion)
-            candidate = train.train(
-                self._lake,
-                self._registry,
-                as_of=as_of,
-                seed=self._seed,
-                champion=None if folder is None else Artifact.load(folder),
-                limits=None if folder is None else reference(folder)[1],
-            )
+            candidate = train.train(self._lake, self._registry, as_of=as_of, seed=self._seed, champion=folder)
         except (train.NotEnough, LakeCorrupt, ModelCorrupt, Corrupt, Unavailable) as error:
-            return self._raise("gate", as_of, f"not retrained: {error}", action="the champion goes on")
+            return self._raise("gate", as_of, f"not retrained: {error}", action=stays, retrain=again)
         if candidate.refused:
             said = f"version {candidate.version.version} refused: {candidate.refused}"
-            return self._raise("gate", as_of, said, action="the champion goes on")
+            return self._raise("gate", as_of, said, action=stays, retrain=again)
         self._release(promotion(candidate.version, at=as_of, who=who, why=why))
 
     def _roll_back(self, *, who: str, why: str, kind: str) -> None:
@@ -359,7 +292,3 @@ class Monitor:
     def _flush(self) -> list[Entry]:
         out, self._out = self._out, []
         return out
-
-
-def _date(day: int) -> date:
-    return dataset.day_of(day * config.DAY)

@@ -7,7 +7,7 @@ import polars as pl
 
 from fraud import config, evaluate
 from fraud.account import money, service
-from fraud.demo import RATE, first_model, past, told
+from fraud.demo import RATE, learn, past, told
 from fraud.history import read_file
 from fraud.ingest import refusals
 from fraud.live import Live
@@ -29,7 +29,7 @@ def run(settings: Settings, file: Path, *, port: int, days: int, seed: int) -> N
     """`days` of the file, from its first on; 0 takes all.
 
     Raises:
-        Refused: columns are missing. TooShort: fewer than 28 days.
+        Refused: columns are missing. TooShort: fewer than 28 days, or no row that can be read.
     """
     began, stage = perf_counter(), Stage()
     stamp = datetime.fromtimestamp(SystemClock().now(), UTC).strftime("%Y%m%d-%H%M%S")
@@ -54,7 +54,7 @@ def run(settings: Settings, file: Path, *, port: int, days: int, seed: int) -> N
         with stage.act("History: the first part into the lake") as act:
             act.outcome = past(settings, payments, live, until=today * config.DAY)
         with stage.act("Training") as act:
-            candidate = first_model(settings, stage, as_of=today * config.DAY, seed=seed)
+            candidate = learn(settings, stage, as_of=today * config.DAY, seed=seed)
             act.outcome = told(candidate)
         with stage.act("Live: the rest through log and worker, labels as they come, judged day by day") as act:
             live.open(rate=RATE)
@@ -74,9 +74,16 @@ def run(settings: Settings, file: Path, *, port: int, days: int, seed: int) -> N
 
 
 def take(file: Path, *, days: int) -> tuple[pl.DataFrame, list[DeadLetter]]:
-    """A file's first days; complaints come when MATURITY is over, as in the Handbook."""
+    """A file's first days; complaints come when MATURITY is over, as in the Handbook.
+
+    Raises:
+        Refused: columns are missing. TooShort: no row can be read.
+    """
     payments, letters = read_file(file)
-    if days and payments.height:
+    if payments.is_empty():
+        first = f"; line {letters[0].offset}, {letters[0].field}: {letters[0].reason}" if letters else ""
+        raise TooShort(f"{file.name} has no payment that can be read{first}")
+    if days:
         payments = payments.filter(pl.col("at") < (payments["at"][0] // config.DAY + days) * config.DAY)
     return payments.with_columns(complaint_after=pl.lit(config.MATURITY - 1, pl.Int64)), letters
 

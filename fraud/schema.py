@@ -171,7 +171,7 @@ class Command(Noun):
 class Alarm(Noun):
     """Something a person should know, and what is done about it."""
 
-    kind: Literal["drift", "quality", "guardrail", "gate", "model", "command"]
+    kind: Literal["drift", "quality", "guardrail", "gate", "model", "lake", "command"]
     at: Seconds
     message: str
     action: str

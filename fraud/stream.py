@@ -12,6 +12,7 @@ from contextlib import suppress
 from copy import copy
 from datetime import timedelta
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import polars as pl
@@ -82,6 +83,8 @@ class Worker:
         self._saved: dict[int, int] = {}  # by partition: offset of the last snapshot
         self._out: list[Entry] = []
         self._waiting_since: float | None = None
+        self._releases: list[Release] = []  # not yet followed
+        self._courier: Thread | None = None
 
     def step(self, timeout: float) -> int:
         """Take in what is there, decide what can be decided, commit; gives the number of events done.
@@ -122,18 +125,20 @@ class Worker:
 
     def _follow(self) -> None:
         """Read the terminal book, and swap the model when a release says so."""
-        releases: list[Release] = []
         while records := self._news.poll(10_000, 0.0):
             self._book.add(Cell.model_validate_json(r.value) for r in records if r.topic == BOOK.name)
-            releases += [Release.model_validate_json(r.value) for r in records if r.topic == RELEASES.name]
+            self._releases += [Release.model_validate_json(r.value) for r in records if r.topic == RELEASES.name]
+        if not self._releases or self._fetching(self._releases[-1]):
+            return
         refused = []
-        for release in reversed(releases):  # after a restart, too, what cannot be loaded leaves the one before it
+        for release in reversed(self._releases):  # after a restart, too, what cannot be loaded leaves the one before it
             try:
                 self._champion.swap(release.version, artifact=release.artifact, digest=release.digest)
                 logger.info("version %s decides", release.version)
                 break
             except NotSwapped as error:
                 refused.append(error)
+        self._releases = []
         for reason in refused:
             alarm = Alarm(
                 kind="model",
@@ -143,6 +148,18 @@ class Worker:
             )
             self._out.append(Entry(ALARMS, alarm.kind, alarm.model_dump_json().encode()))
             logger.error("%s", alarm.message)
+
+    def _fetching(self, release: Release) -> bool:
+        """Whether its files are still on their way; meanwhile the champion goes on, since payments cannot wait."""
+        if self._champion.model is None or self._champion.at_hand(release.digest):
+            return False
+        if self._courier is None:
+            self._courier = Thread(target=self._champion.bring, args=(release.artifact, release.digest), daemon=True)
+            self._courier.start()
+        if self._courier.is_alive():
+            return True
+        self._courier = None
+        return False
 
     # --- partitions that come and go ---------------------------------------------------------
 
@@ -253,12 +270,14 @@ class Worker:
             "probe": payment.probe,
         }
         artifact = self._champion.model
-        if artifact is None or features is None:
-            mark, why = ("late", ["too_late"]) if features is None else ("no-model", [])
-            return Decision(path="rules", mark=mark, action=baseline, reasons=tuple(why + fired), **known)
         desk = self._desks[record.partition]
         if payment.probe:  # sees the analysts' day, and leaves it as it was
             desk = copy(desk)
+        if artifact is None or features is None:
+            if baseline == "review" and desk.free(payment.at):  # the same analysts
+                desk.take()
+            mark, why = ("late", ["too_late"]) if features is None else ("no-model", [])
+            return Decision(path="rules", mark=mark, action=baseline, reasons=tuple(why + fired), **known)
         score = artifact.model.score(features)
         verdict = policy.decide(
             score, payment.cents, artifact.policy, free=desk.free(payment.at), draw=lambda: self._draw(payment.identity)

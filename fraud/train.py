@@ -15,7 +15,7 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import precision_recall_curve
 
 from fraud import config, dataset, evaluate
-from fraud.artifact import Artifact, block, drift_frame
+from fraud.artifact import Artifact, block, drift_frame, reference
 from fraud.features import DEFINITION, NAMES, fold
 from fraud.model import PARAMETERS, TREES, Matrix, Model, Vector, fit
 from fraud.policy import Policy, costs, rules
@@ -84,18 +84,16 @@ def train(
     *,
     as_of: int,
     seed: int,
-    champion: Artifact | None,
-    limits: dict[str, float] | None,
+    champion: Path | None,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Candidate:
     """Learn from all that was known at `as_of`, register the result, and let the gate judge it.
 
-    `champion`: what it has to beat, on the same payments; `limits`: the champion's limits of drift,
-    which stay, since a history with a change of tactics in it has no quiet days to set them on. `progress`
-    is told of every so many events that have been folded.
+    `champion`: the folder of what it has to beat, on the same payments. `progress` is told of every so many
+    events that have been folded.
 
     Raises:
-        NotEnough: too short a history, or no fraud in it.
+        NotEnough: too short a history, or no fraud in it. ModelCorrupt: the champion cannot be read.
     """
     since = as_of - HISTORY * config.DAY
     rows = dataset.events(lake, since=since, as_of=as_of)
@@ -120,15 +118,17 @@ def train(
     model = model.calibrated(tuning.matrix, tuning.frauds, tuning.learning_weights)
     artifact = Artifact(model, Policy(review_price=review_price(tuning, model.scores(tuning.matrix))))
     judged = evaluate.judge(judging.payments, *artifact, matrix=judging.matrix)
-    before = champion and evaluate.judge(judging.payments, *champion, matrix=judging.matrix).figures
+    before: dict[str, float] | None = None
+    if champion is not None:
+        before = evaluate.judge(judging.payments, *Artifact.load(champion), matrix=judging.matrix).figures
     baseline = [rules(*row)[0] for row in zip(judging.payments["cents"], judging.matrix.tolist(), strict=True)]
     rules_cost = 1_000 * evaluate.cost(judging.payments, baseline) / float(judging.weights.sum())
     refused = evaluate.gate(judged.figures, before, rules_cost)
 
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "model"
-        reference, quiet = normal(known, model, until=split.judge_until)
-        artifact.save(folder, matrix=judging.matrix, reference=reference, limits=inherited(limits, quiet))
+        usual, quiet = normal(known, model, until=split.judge_until)
+        artifact.save(folder, matrix=judging.matrix, reference=usual, limits=inherited(champion, quiet))
         plots(folder / "plots", model, judging)
         figures = judged.figures | {"rules_cost_per_1000": rules_cost, "fitted_on": float(learnt.payments.height)}
         figures |= {f"champion_{name}": value for name, value in (before or {}).items()}
@@ -183,8 +183,8 @@ def normal(known: Block, model: Model, *, until: int) -> tuple[pl.DataFrame, dic
     """The reference of drift, and the limits that the quiet days before it suggest."""
     payments = known.payments.with_row_index("row").filter(~pl.col("probe") & (pl.col("at") < until))
     recent = payments.filter(pl.col("at") >= until - REFERENCE_DAYS * config.DAY)
-    reference = _watched(known.matrix[recent["row"].to_numpy()], model)
-    by_weekday = {day: drift.Reference.of(part.drop("weekday")) for (day,), part in reference.group_by("weekday")}
+    usual = _watched(known.matrix[recent["row"].to_numpy()], model)
+    by_weekday = {day: drift.Reference.of(part.drop("weekday")) for (day,), part in usual.group_by("weekday")}
     earliest = until - (REFERENCE_DAYS + QUIET_DAYS) * config.DAY
     quiet = payments.filter(pl.col("at").is_between(earliest, until - REFERENCE_DAYS * config.DAY, closed="left"))
     distances = []
@@ -192,15 +192,18 @@ def normal(known: Block, model: Model, *, until: int) -> tuple[pl.DataFrame, dic
         rows = _watched(known.matrix[block(day)["row"].to_numpy()], model)
         distances.append(by_weekday[rows["weekday"][0]].distances(rows.drop("weekday")))
     # Too short a history does not know what is normal, so nothing is called drift.
-    return reference, drift.thresholds(distances) if len(distances) > 1 else {}
+    return usual, drift.thresholds(distances) if len(distances) > 1 else {}
 
 
 def _watched(matrix: Matrix, model: Model) -> pl.DataFrame:
     return drift_frame(matrix, model.scores(matrix))
 
 
-def inherited(limits: dict[str, float] | None, quiet: dict[str, float]) -> dict[str, float]:
-    """The champion's limits where there is one, but for the score: another model's moves in its own way."""
+def inherited(champion: Path | None, quiet: dict[str, float]) -> dict[str, float]:
+    """The champion's limits where it has any: a history with a change of tactics in it has no quiet days to set
+    them on. Not the score's: another model's moves in its own way.
+    """
+    limits = {} if champion is None else reference(champion)[1]
     return limits | {"score": max(limits["score"], quiet.get("score", 0.0))} if limits else quiet
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -23,6 +24,15 @@ class Champion(Generic[Model]):
         self._cache, self._fetch, self._load = cache, fetch, load
         self.model: Model | None = None
         self.version: str | None = None
+
+    def at_hand(self, digest: str) -> bool:
+        """Whether a swap to it has nothing to fetch."""
+        return (self._cache / digest).is_dir()
+
+    def bring(self, artifact: str, digest: str) -> None:
+        """Fetch the files ahead of a swap, which is what says when they cannot be had."""
+        with suppress(Exception):
+            self._fetch(artifact, digest)
 
     def swap(self, version: str, *, artifact: str, digest: str) -> None:
         """Make the version the champion.

@@ -52,6 +52,24 @@ def test_a_wrong_option_is_refused_with_a_word() -> None:
     assert "--prot" in said.stderr
 
 
+def test_a_file_that_cannot_be_used_is_said_in_a_line(tmp_path: Path) -> None:
+    header = "TRANSACTION_ID,TX_DATETIME,CUSTOMER_ID,TERMINAL_ID,TX_AMOUNT,TX_FRAUD"
+    short, empty, other = (tmp_path / name for name in ("short.csv", "empty.csv", "other.csv"))
+    short.write_text(f"{header}\n1,2026-01-01 10:00:00,c1,t1,12.50,0\n")
+    empty.write_text(f"{header}\n1,yesterday,c1,t1,12.50,0\n")
+    other.write_text("a,b\n1,2\n")
+    for command, file, why in (
+        ("replay", tmp_path / "absent.csv", "does not exist"),
+        ("replay", short, "has 1 days; 28 are needed"),
+        ("replay", empty, "line 2, at: must be a date and time"),
+        ("ingest", other, "lacks TRANSACTION_ID"),
+        ("ingest", empty, "has no payment that can be read"),
+    ):
+        said = CliRunner().invoke(app, ["--var", str(tmp_path / "var"), command, str(file)], env={"COLUMNS": "400"})
+        assert said.exit_code == 2, said.output
+        assert why in said.stderr
+
+
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return int(probe.getsockname()[1])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from shared.lake import Lake
 from shared.results import read
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(420)]
@@ -47,3 +48,12 @@ def test_bad_rows_of_a_file_are_reported_and_the_rest_is_taken_in(tmp_path: Path
     (tmp_path / "payments.csv").write_text("\n".join([header, *good, *bad]))
     said = run("--var", tmp_path, "ingest", tmp_path / "payments.csv")
     assert "200 payments taken in, 3 rows refused" in said
+
+
+def test_a_file_s_last_frauds_become_known_too(tmp_path: Path) -> None:
+    rows = [f"{number},2026-01-{1 + number % 28:02} 10:00:00,c1,t1,12.50,1" for number in range(28)]
+    header = "TRANSACTION_ID,TX_DATETIME,CUSTOMER_ID,TERMINAL_ID,TX_AMOUNT,TX_FRAUD"
+    (tmp_path / "payments.csv").write_text("\n".join([header, *rows]))
+    run("--var", tmp_path, "ingest", tmp_path / "payments.csv")
+    events = Lake(tmp_path / "lake").read("events")
+    assert dict(events.group_by("kind").len().iter_rows())["label"] == 28

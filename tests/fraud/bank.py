@@ -5,7 +5,7 @@ import math
 import os
 import shutil
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -67,7 +67,7 @@ def trained(var: Path) -> Trained:
     lake = Lake(var / "lake")
     write_history(lake, as_events(past, verdicts, key=KEY, ticks=(START, TODAY)))
     registry = open_registry(var)
-    candidate = train(lake, registry, as_of=TODAY, seed=SEED, champion=None, limits=None)
+    candidate = train(lake, registry, as_of=TODAY, seed=SEED, champion=None)
     assert not candidate.refused
     version = candidate.version
     registry.fetch(version.artifact, digest=version.digest, into=var / "models")
@@ -156,11 +156,13 @@ class Bank:
 
     # --- at work ----------------------------------------------------------------------------------
 
-    def worker(self, *, slot: int = 0, patience: float = math.inf) -> Worker:
+    def worker(
+        self, *, slot: int = 0, patience: float = math.inf, fetch: Callable[[str, str], Path] | None = None
+    ) -> Worker:
         def gone(artifact: str, digest: str) -> Path:
             raise FileNotFoundError(f"{artifact} ({digest[:8]}) is not there")
 
-        champion = Champion(cache=self.var / "models", fetch=gone, load=Artifact.load)
+        champion = Champion(cache=self.var / "models", fetch=fetch or gone, load=Artifact.load)
         worker = Worker(
             self.log,
             self.lake,

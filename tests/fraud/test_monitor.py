@@ -199,6 +199,35 @@ def test_a_retraining_that_is_no_better_leaves_the_champion(room: Room) -> None:
     assert len(room.releases) == 1
 
 
+def test_a_due_retraining_that_is_refused_is_tried_again_a_week_later_and_not_on_every_restart(
+    room: Room, world: Trained
+) -> None:
+    due = Alarm(kind="drift", at=TODAY + 1, message="moved", action="retrain", retrain_on=FIRST)
+    room.bank.log.append([entry(due)])
+    room.restart()
+    room.day(days(world, 0, 1))
+    *_, refused = room.alarms
+    assert (refused.kind, refused.retrain_on) == ("gate", FIRST + 7)
+    assert "the champion goes on; retrain on 20" in refused.action
+    versions = len(room.registry.versions())
+    for number in (2, 3):
+        room.restart()
+        room.day(days(world, number, number))
+    assert len(room.registry.versions()) == versions
+
+
+def test_a_damaged_file_of_the_lake_costs_a_day_its_judgement_and_no_more(room: Room, world: Trained) -> None:
+    room.day(days(world, 0, 0))
+    file = next((room.bank.lake.folder / "decisions").rglob("*.parquet"))
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    room.day(days(world, 1, 1))
+    (alarm,) = room.alarms
+    assert (alarm.kind, str(file) in alarm.message, "is not judged" in alarm.action) == ("lake", True, True)
+    file.unlink()
+    room.day(days(world, 2, 2))
+    assert [(report.day, report.payments > 0) for report in room.reports] == [(FIRST, False), (FIRST + 1, True)]
+
+
 def test_a_retraining_on_too_little_is_an_alarm(bank: Bank, world: Trained) -> None:
     shutil.copy(world.var / "mlflow.db", bank.var / "mlflow.db")
     shutil.rmtree(bank.var / "lake")

@@ -159,7 +159,7 @@ def test_a_locked_log_is_503_in_time_and_the_next_try_is_answered(alone: httpx.C
         foreign.execute("BEGIN IMMEDIATE")
         began = monotonic()
         answer = alone.post("/v1/decisions", json=PAYMENT)
-        assert monotonic() - began < config.OWNER_DEADLINE + config.READ_BACK_DEADLINE + 0.5
+        assert monotonic() - began < config.ANSWER_DEADLINE + 0.5
         assert answer.headers["retry-after"] == "1"
         assert "stand-in rules" in problem(answer, 503)["detail"]
     with working(bank):
@@ -170,7 +170,7 @@ def test_a_locked_log_is_503_in_time_and_the_next_try_is_answered(alone: httpx.C
 def test_who_gives_up_waiting_leaves_the_others_their_answers(
     alone: httpx.Client, bank: Bank, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(config, "READ_BACK_DEADLINE", 0.1)
+    monkeypatch.setattr(config, "ANSWER_DEADLINE", 0.1)
     with closing(sqlite3.connect(bank.var / "log.db", isolation_level=None)) as foreign:
         foreign.execute("BEGIN IMMEDIATE")
         for number in range(5):
@@ -389,7 +389,7 @@ def test_what_is_no_payment_is_4xx_and_says_why(alone: httpx.Client, bank: Bank)
     assert bank.read(EVENTS) == []
 
 
-def test_a_day_ahead_and_thirty_days_ago_are_still_taken(client: httpx.Client) -> None:
+def test_six_hours_ahead_and_thirty_days_ago_are_still_taken(client: httpx.Client) -> None:
     for number, at in enumerate((TODAY - MAX_AGE, TODAY + MAX_AHEAD)):
         answer = client.post("/v1/decisions", json=PAYMENT | {"id": f"tx-{number}", "at": at})
         assert answer.status_code == 200

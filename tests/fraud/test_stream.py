@@ -4,8 +4,9 @@ import json
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from itertools import chain
+from itertools import chain, count
 from pathlib import Path
+from threading import Event
 
 import polars as pl
 import pytest
@@ -16,6 +17,7 @@ from fraud.config import DAY, EXPLORATION, HOUR, MAX_AGE, MAX_AHEAD
 from fraud.features import fold
 from fraud.ingest import DECIDERS, accept
 from fraud.schema import ALARMS, BOOK, DECISIONS, EVENTS, Alarm, Cell, Decision, Transaction
+from shared.clock import monotonic
 from shared.eventlog import sqlite
 from shared.eventlog.port import Entry, Fenced, LogUnavailable, Topic, partition_of
 from tests.fraud.bank import TODAY, Bank, Trained, copied, days, neighbour, once, payment, payments
@@ -235,11 +237,12 @@ def test_other_content_under_the_same_identity_is_a_conflict_and_a_dead_letter(b
 def test_a_probe_is_decided_and_leaves_no_trace(bank: Bank, world: Trained, undisturbed: Undisturbed) -> None:
     """Also one that is ahead of time: nobody's payment is late for it, and the analysts' day has not begun."""
     bank.release(world.release)
-    rows, ahead = undisturbed.rows, MAX_AHEAD  # the next day
-    bank.clock.observe(TODAY)
+    rows, evening = undisturbed.rows, TODAY + DAY - MAX_AHEAD
+    bank.clock.observe(evening)
     for number in range(40):
         card = f"probe-{number}"
-        bank.pay(payment(card=card, id="p", at=TODAY + ahead, cents=99_999_00).model_copy(update={"probe": True}))
+        probe = payment(card=card, id="p", at=evening + MAX_AHEAD, cents=99_999_00)  # of the next day
+        bank.pay(probe.model_copy(update={"probe": True}))
     bank.decide()
     assert {x.probe for x in bank.decisions().values()} == {True}
     probed = set(bank.said())
@@ -401,6 +404,49 @@ def test_a_step_that_cannot_be_written_leaves_nothing_and_the_next_worker_decide
 
 def alarms(bank: Bank) -> list[Alarm]:
     return [Alarm.model_validate_json(record.value) for record in bank.read(ALARMS)]
+
+
+def test_while_the_files_of_a_release_are_on_their_way_the_champion_decides(bank: Bank, world: Trained) -> None:
+    release = bank.variant(world.release, version="2", log_odds=1.0)
+    here, arrived = bank.var / "models" / release.digest, Event()
+    elsewhere = here.rename(bank.var / "registry")
+
+    def fetch(_: str, __: str) -> Path:
+        arrived.wait(30)
+        return elsewhere.rename(here)
+
+    worker = bank.worker(fetch=fetch)
+    worker.step(0.0)
+    bank.release(release)
+    bank.pay(payment(id="meanwhile"))
+    bank.work(worker)
+    assert bank.decision(payment(id="meanwhile")).model == "1"
+    arrived.set()
+    until = monotonic() + 30
+    for number in count():
+        bank.pay(payment(id=f"{number}"))
+        bank.work(worker)
+        if bank.decision(payment(id=f"{number}")).model == "2":
+            break
+        assert monotonic() < until
+    assert bank.read(ALARMS) == []
+
+
+def test_reviews_by_the_rules_stand_in_the_same_queue(bank: Bank) -> None:
+    rules = [payment(card="card-a", id=f"{n}", at=TODAY + HOUR + n * HOUR, cents=1_600_00) for n in range(2)]
+    with closing(Bank(bank.var / "without-a-model")) as alone:
+        alone.pay(*rules)
+        alone.work(alone.worker(patience=0.0))
+        assert {(x.action, x.mark) for x in alone.decisions().values()} == {("review", "no-model")}
+        assert alone.notes()[partition_of("card-a", EVENTS.partitions)] == json.dumps([TODAY // DAY, len(rules)])
+
+
+def test_one_fast_clock_makes_nobody_else_late(bank: Bank) -> None:
+    fast, honest = payment(id="fast", at=TODAY + MAX_AHEAD), payment(card=neighbour("card-a"), id="honest", at=TODAY)
+    bank.clock.observe(TODAY)
+    bank.pay(fast, honest)
+    bank.decide()
+    assert {x.mark for x in bank.decisions().values()} == {None}
 
 
 def test_what_is_sent_after_a_release_is_decided_by_it(bank: Bank, world: Trained) -> None:

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 from mlflow import MlflowClient
 
-from fraud.artifact import GOLDEN, Artifact
+from fraud.artifact import GOLDEN
 from fraud.config import DAY
 from fraud.features import DEFINITION, NAMES
 from fraud.monitor import promotion
@@ -36,23 +36,17 @@ def first(world: Trained, registry: Registry) -> tuple[Version, Path]:
 
 
 def test_the_same_data_and_seed_make_the_same_model(world: Trained, registry: Registry) -> None:
-    again = train(Lake(world.var / "lake"), registry, as_of=TODAY, seed=SEED, champion=None, limits=None)
+    again = train(Lake(world.var / "lake"), registry, as_of=TODAY, seed=SEED, champion=None)
     assert again.version.digest == world.release.digest
     assert again.version.figures == world.release.figures
 
 
 def test_a_champion_is_not_replaced_by_its_equal(
-    world: Trained, registry: Registry, first: tuple[Version, Path]
+    world: Trained, registry: Registry, first: tuple[Version, Path], tmp_path: Path
 ) -> None:
-    champion = Artifact.load(first[1])
-    again = train(
-        Lake(world.var / "lake"),
-        registry,
-        as_of=TODAY,
-        seed=SEED,
-        champion=champion,
-        limits={"amount": 0.5, "score": 0.5},
-    )
+    champion = shutil.copytree(first[1], tmp_path / "champion")
+    (champion / "limits.json").write_text('{"amount": 0.5, "score": 0.5}')
+    again = train(Lake(world.var / "lake"), registry, as_of=TODAY, seed=SEED, champion=champion)
     assert "the champion" in again.refused
     assert registry.tags(again.version.version)["gate"] == again.refused
     assert again.version.figures["champion_cost_per_1000"] == again.version.figures["cost_per_1000"]
@@ -89,21 +83,21 @@ def test_mlflow_knows_where_the_model_came_from(
 
 def test_other_data_is_another_version_of_the_data(world: Trained, registry: Registry) -> None:
     lake = Lake(world.var / "lake")
-    earlier = train(lake, registry, as_of=TODAY - DAY, seed=SEED, champion=None, limits=None)
+    earlier = train(lake, registry, as_of=TODAY - DAY, seed=SEED, champion=None)
     assert registry.tags(earlier.version.version)["data"] != registry.tags(world.release.version)["data"]
     assert earlier.version.digest != world.release.digest
 
 
 def test_an_empty_lake_is_not_enough(registry: Registry, tmp_path: Path) -> None:
     with pytest.raises(NotEnough, match=r"no events from .* in the lake"):
-        train(Lake(tmp_path / "lake"), registry, as_of=TODAY, seed=SEED, champion=None, limits=None)
+        train(Lake(tmp_path / "lake"), registry, as_of=TODAY, seed=SEED, champion=None)
 
 
 def test_a_history_without_labels_is_not_enough(world: Trained, registry: Registry, tmp_path: Path) -> None:
     lake, known = Lake(tmp_path / "lake"), Lake(world.var / "lake").read("events")
     lake.write("events", known.filter(pl.col("kind") != "label"), batch="history")
     with pytest.raises(NotEnough, match="with 0 known frauds to learn from"):
-        train(lake, registry, as_of=TODAY, seed=SEED, champion=None, limits=None)
+        train(lake, registry, as_of=TODAY, seed=SEED, champion=None)
 
 
 def test_a_file_of_the_lake_that_is_cut_in_half_is_named(world: Trained, registry: Registry, tmp_path: Path) -> None:
@@ -113,4 +107,4 @@ def test_a_file_of_the_lake_that_is_cut_in_half_is_named(world: Trained, registr
     file.unlink()  # the other link is the world's
     file.write_bytes(content[: len(content) // 2])
     with pytest.raises(LakeCorrupt, match=f"{file.parent.name}/{file.name} cannot be read.*ingest its source again"):
-        train(Lake(tmp_path / "lake"), registry, as_of=TODAY, seed=SEED, champion=None, limits=None)
+        train(Lake(tmp_path / "lake"), registry, as_of=TODAY, seed=SEED, champion=None)
