@@ -43,13 +43,14 @@ def eventually(done: Callable[[], object], *, seconds: float = 10.0) -> None:
 
 
 @contextmanager
-def working(bank: Bank) -> Iterator[None]:
-    """A worker in a thread of its own."""
+def working(bank: Bank, *, between: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """A worker in a thread of its own; what it does `between` steps holds it up."""
     worker, stopping = bank.worker(), threading.Event()
 
     def work() -> None:
         while not stopping.is_set():
             worker.step(0.05)
+            between()
 
     thread = threading.Thread(target=work)
     thread.start()
