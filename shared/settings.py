@@ -1,6 +1,6 @@
 """The only reader of the environment: URLs, keys and folders.
 
-Every field is a variable `MLSD_<NAME>`. The default of each part is embedded and lives under `var/`.
+Every field is a variable `MLSD_<NAME>`, but `KAFKA_HOME`, which others know too. The default of each part is embedded and lives under `var/`.
 """
 
 import os
@@ -30,6 +30,7 @@ class Settings(BaseSettings):
     store: str = Field("", repr=False, description="sqlite:///var/store.db")
     mlflow: str = Field("", repr=False, description="sqlite:///var/mlflow.db, postgresql://… or http://mlflow:5000")
     data: Path | None = Field(None, description="folder of the public data sets")
+    kafka_home: Path | None = Field(None, validation_alias="KAFKA_HOME", description="folder of an unpacked Kafka")
     api_key: SecretStr | None = Field(None, description="key of the API; made in var/ when not set")
     pseudonym_key: SecretStr | None = Field(None, description="key of the pseudonyms; made in var/ when not set")
 

@@ -6,7 +6,7 @@ from shared.eventlog.sqlite import SqliteLog
 
 
 def open_log(url: str, *, clock: Clock) -> EventLog:
-    """The log at `url`: `sqlite:///var/log.db`.
+    """The log at `url`: `sqlite:///var/log.db`, `kafka://host:9092` or `kafka://host:9092/prefix`.
 
     Raises:
         ValueError: for a scheme that no log here speaks.
@@ -14,4 +14,8 @@ def open_log(url: str, *, clock: Clock) -> EventLog:
     scheme, _, rest = url.partition("://")
     if scheme == "sqlite":
         return SqliteLog(rest.removeprefix("/"), clock=clock)
-    raise ValueError(f"log URL {url!r}: expected sqlite:///PATH")
+    if scheme == "kafka":
+        from shared.eventlog.kafka import KafkaLog  # who needs no server needs no client either
+
+        return KafkaLog(rest, clock=clock)
+    raise ValueError(f"log URL {url!r}: expected sqlite:///PATH or kafka://HOST:PORT")
