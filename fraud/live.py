@@ -7,6 +7,7 @@ import sys
 import urllib.request
 from collections.abc import Callable
 from contextlib import ExitStack
+from itertools import chain
 from typing import Self
 from urllib.error import URLError
 
@@ -37,8 +38,8 @@ from shared.eventlog import open_log
 from shared.eventlog.port import Entry, beginning
 from shared.settings import Settings
 
-BATCH = 200  # records an append
-BACKLOG = 200  # records not yet decided at which the sender waits: the queue that a request stands in
+BATCH = 200  # records an append: the queue that a request stands in
+STRIDE = 3 * config.HOUR  # of event time an append, so that what is under way is never as old as a late payment
 PATIENCE = 300.0  # seconds to wait for a process before giving up
 
 
@@ -154,22 +155,19 @@ class Live:
         self._learn(part)
 
     def _send(self, rows: pl.DataFrame) -> None:
-        columns = rows.select("partition", "card", "at", message()).iter_rows()
-        entries = [
-            (Entry(EVENTS, card or "tick", text.encode(), partition), at) for partition, card, at, text in columns
-        ]
-        for first in range(0, len(entries), BATCH):
-            batch = entries[first : first + BATCH]
-            self.clock.observe(max(at for _, at in batch))
-            self.log.append([entry for entry, _ in batch])
-            self.sent += len(batch)
+        """One append is under way while the next is made; test payments have the time of what has been decided."""
+        strides = rows.with_columns(message(), stride=pl.col("at") // STRIDE).partition_by(
+            "stride", maintain_order=True
+        )
+        for batch in chain.from_iterable(stride.iter_slices(BATCH) for stride in strides):
+            before, ends = self.clock.now(), self.log.ends(EVENTS)
+            columns = batch.select("partition", "card", "message").iter_rows()
+            self.clock.observe(batch["at"][-1])
+            self.log.append([Entry(EVENTS, card or "tick", text.encode(), at) for at, card, text in columns])
+            self.sent += batch.height
+            self._wait(lambda ends=ends: self._passed(DECIDERS, ends), "the worker does not keep up; see serve.log")  # type: ignore[misc]
             if self._probes is not None:
-                self._probes.now.value = self.clock.now()
-            self._wait(lambda: self._undecided() < BACKLOG, "the worker does not keep up; see serve.log")
-
-    def _undecided(self) -> int:
-        done = self.log.committed(DECIDERS, EVENTS)
-        return sum(end - (done[p].offset if p in done else 0) for p, end in self.log.ends(EVENTS).items())
+                self._probes.now.value = before
 
     def _settle(self, group: str) -> None:
         """Wait until the group has come to where the log ends now: virtual time stands still meanwhile."""

@@ -41,7 +41,7 @@ from fraud.schema import (
 from fraud.snapshot import Memory, SnapshotUnusable
 from fraud.terminals import Book
 from shared.champion import Champion, NotSwapped
-from shared.clock import Clock, monotonic
+from shared.clock import Clock, monotonic, perf_counter
 from shared.eventlog.port import Entry, EventLog, Place, Position, Record, beginning
 from shared.lake import Lake
 
@@ -170,7 +170,9 @@ class Worker:
             self._order.drop(partition)
             del self._memories[partition], self._desks[partition], self._saved[partition]
         gained = {partition: position for partition, position in owned.items() if partition not in self._memories}
-        missing = []
+        if not gained:
+            return {}
+        began, missing = perf_counter(), []
         for partition, position in gained.items():
             try:
                 self._memories[partition] = Memory.load(self._snapshots, partition, until=position.offset)
@@ -182,6 +184,13 @@ class Worker:
             self._saved[partition] = self._memories[partition].offset
             self._replay(self._memories[partition], position.offset)
             self._desks[partition] = policy.Desk(*json.loads(position.note or "[]"))
+        logger.info(
+            "owns %s; partitions %s rebuilt in %.2f s, %d of them without snapshot",
+            sorted(owned),
+            sorted(gained),
+            perf_counter() - began,
+            len(missing),
+        )
         return {partition: gained[partition].offset for partition in missing}
 
     def _remember(self, partitions: list[int]) -> None:

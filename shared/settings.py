@@ -47,6 +47,15 @@ class Settings(BaseSettings):
         moved = {part: embedded(part, var) for part in PARTS if getattr(self, part) == embedded(part, self.var)}
         return self.model_copy(update={"var": var, **moved})
 
+    def afresh(self, run: str) -> Self:
+        """Parts that nobody has used: the folder `run` below `var`, and on Kafka topics with a prefix of their own."""
+        moved = self.under(self.var / run)
+        if not moved.log.startswith("kafka://"):
+            return moved
+        server, _, prefix = moved.log.removeprefix("kafka://").partition("/")
+        prefix = "-".join(filter(None, (prefix, *run.split("/"))))
+        return moved.model_copy(update={"log": f"kafka://{server}/{prefix}"})
+
     def pin(self, name: str, secret: str) -> None:
         """Put a known secret where `key` would make one: for runs that have to be repeatable."""
         self.var.mkdir(parents=True, exist_ok=True)
