@@ -4,8 +4,10 @@ import json
 import math
 import os
 import shutil
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +26,7 @@ from fraud.schema import (
     DEAD,
     DECISIONS,
     EVENTS,
+    RELEASES,
     TOPICS,
     Cell,
     DeadLetter,
@@ -93,23 +96,34 @@ def open_registry(var: Path) -> Registry:
         return Registry(f"sqlite:///{var}/mlflow.db", "fraud")
 
 
-def copied(trained: Trained, var: Path, *, history: bool = True) -> "Bank":
-    """A bank of one's own on the trained world; without `history` its log is empty, and it has no snapshots."""
+def copied(trained: Trained, var: Path, *, history: bool = True, url: str = "") -> "Bank":
+    """A bank of one's own on the trained world; without `history` its log is empty, and it has no snapshots.
+
+    `url`: of its log, if that is not a file of its own.
+    """
     shutil.copytree(trained.var / "lake", var / "lake", copy_function=os.link)  # nothing is ever changed in place
     shutil.copytree(trained.var / "models", var / "models", copy_function=os.link)
     if history:
         shutil.copytree(trained.var / "snapshots", var / "snapshots")
-        shutil.copy(trained.var / "log.db", var / "log.db")
-    return Bank(var)
+        if not url:
+            shutil.copy(trained.var / "log.db", var / "log.db")
+    bank = Bank(var, url)
+    if history and url:
+        with closing(Bank(trained.var)) as known:
+            entries = [
+                Entry(topic, record.key, record.value) for topic in (BOOK, RELEASES) for record in known.read(topic)
+            ]
+        bank.log.append(entries)
+    return bank
 
 
 class Bank:
     """A folder with a log, a lake and models, and hands to feed and to read them."""
 
-    def __init__(self, var: Path) -> None:
-        self.var = var
+    def __init__(self, var: Path, url: str = "") -> None:
+        self.var, self.url = var, url or f"sqlite:///{var}/log.db"
         self.clock = VirtualClock(TODAY)
-        self.log = open_log(f"sqlite:///{var}/log.db", clock=self.clock)
+        self.log = open_log(self.url, clock=self.clock)
         self.log.create(TOPICS)
         self.lake = Lake(var / "lake")
         self._workers: list[Worker] = []
@@ -118,6 +132,11 @@ class Bank:
         for worker in list(self._workers):  # those that a test let die
             self.leave(worker)
         self.log.close()
+
+    def command(self, *words: str) -> list[str]:
+        """A command of fraud on this bank's parts, as a user would type it."""
+        options = ["--var", str(self.var), "--log", self.url, "--virtual", str(TODAY)]
+        return [sys.executable, "-m", "fraud", *options, *words]
 
     # --- in ---------------------------------------------------------------------------------------
 

@@ -43,9 +43,9 @@ def eventually(done: Callable[[], object], *, seconds: float = 10.0) -> None:
 
 
 @contextmanager
-def working(bank: Bank, *, between: Callable[[], None] = lambda: None) -> Iterator[None]:
+def working(bank: Bank, *, slot: int = 0, between: Callable[[], None] = lambda: None) -> Iterator[None]:
     """A worker in a thread of its own; what it does `between` steps holds it up."""
-    worker, stopping = bank.worker(), threading.Event()
+    worker, stopping = bank.worker(slot=slot), threading.Event()
 
     def work() -> None:
         while not stopping.is_set():
