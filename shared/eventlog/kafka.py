@@ -4,6 +4,7 @@ A step is a transaction, so its control markers take offsets too: the offsets th
 Whoever runs the broker sets `offsets.retention.minutes` high: a group whose offsets expire begins again.
 """
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -23,6 +24,7 @@ from kafka import (
 from kafka import errors as kafka_errors
 from kafka.admin import MemberToRemove
 from kafka.errors import KafkaError
+from kafka.net.compat import KafkaNetClient
 
 from shared.clock import Clock, monotonic
 from shared.eventlog.port import Entry, Fenced, LogUnavailable, Place, Position, Record, Topic, partition_of
@@ -34,6 +36,7 @@ JOIN = 3.0  # seconds that a poll waits at most for the others of the group to a
 ANSWER = 5.0  # seconds for the broker to answer
 GIVE_UP = 9.0  # seconds after which a call ends, whatever became of it
 TRANSACTION = 5.0  # seconds after which the broker ends a dead member's step
+LEAVE = 2.0  # seconds to say goodbye
 LOOK = 0.05  # seconds to wait for records that are known to be there
 HELD = 5_000  # records of a partition fetched ahead
 
@@ -67,6 +70,22 @@ def within(seconds: float, call: Callable[[], T]) -> T:
 
     threading.Thread(target=run, daemon=True).start()
     return answer.result(seconds)
+
+
+def _made(kind: Callable[..., T], **options: Any) -> T:
+    """A client; one that finds no broker would leave its thread and its sockets behind."""
+    networks: list[KafkaNetClient] = []
+
+    def network(**config: Any) -> KafkaNetClient:
+        networks.append(KafkaNetClient(**config))
+        return networks[-1]
+
+    try:
+        return kind(kafka_client=network, **options)
+    except BaseException:
+        for opened in networks:
+            opened.close()
+        raise
 
 
 @contextmanager
@@ -253,7 +272,9 @@ class KafkaMember(_Tail):
             for entry in entries:
                 self._log.send(producer, entry)
             if positions:
-                offsets = {self._partition(place): OffsetAndMetadata(*position, -1) for place, position in positions.items()}
+                offsets = {
+                    self._partition(place): OffsetAndMetadata(*position, -1) for place, position in positions.items()
+                }
                 producer.send_offsets_to_transaction(offsets, membership)
             producer.commit_transaction()
         except BaseException:
@@ -285,6 +306,7 @@ class KafkaLog:
     """`address` is `host:port`, or `host:port/prefix`. Threads may share it."""
 
     def __init__(self, address: str, *, clock: Clock) -> None:
+        logging.getLogger("kafka").setLevel(logging.CRITICAL)  # it shouts at every attempt; what matters is raised
         servers, _, prefix = address.partition("/")
         self.prefix, self._clock = f"{prefix}." if prefix else "", clock
         self._common: dict[str, Any] = {
@@ -297,7 +319,7 @@ class KafkaLog:
         self._known: set[str] = set()  # topics that exist
         self._producer: KafkaProducer | None = None
         with _or_unavailable(f"no broker at {servers}"):
-            self._admin = KafkaAdminClient(**self._common)
+            self._admin = _made(KafkaAdminClient, **self._common)
             # Another for the ends alone: a broker answers one request of a connection after the other, so
             # behind a reader's waiting fetch the question would wait, too.
             self._asker = self._make_consumer()
@@ -344,7 +366,8 @@ class KafkaLog:
             return self._producer
 
     def _make_producer(self, **options: Any) -> KafkaProducer:
-        return KafkaProducer(
+        return _made(
+            KafkaProducer,
             **self._common,
             **options,
             acks="all",
@@ -355,7 +378,8 @@ class KafkaLog:
         )
 
     def _make_consumer(self, **options: Any) -> KafkaConsumer:
-        return KafkaConsumer(
+        return _made(
+            KafkaConsumer,
             **self._common,
             **options,
             allow_auto_create_topics=False,
