@@ -37,7 +37,7 @@ def run(settings: Settings, *, port: int, days: int, seed: int, headless: bool) 
     began, stage = perf_counter(), Stage()
     figures = Run(config.SERVICE, command="make demo-fraud", at=SystemClock().now(), var=settings.var)
     stamp = datetime.fromtimestamp(SystemClock().now(), UTC).strftime("%Y%m%d-%H%M%S")
-    settings = settings.under(settings.var / "demo-fraud" / stamp)
+    settings = settings.under(settings.var / "demo-fraud" / stamp).apart(f"demo-fraud-{stamp}")
     settings.pin(
         "pseudonym_key", f"demo of seed {seed}"
     )  # partitions hang on pseudonyms, and figures on the seed alone

@@ -33,7 +33,7 @@ def run(settings: Settings, file: Path, *, port: int, days: int, seed: int) -> N
     """
     began, stage = perf_counter(), Stage()
     stamp = datetime.fromtimestamp(SystemClock().now(), UTC).strftime("%Y%m%d-%H%M%S")
-    settings = settings.under(settings.var / "replay-fraud" / stamp)
+    settings = settings.under(settings.var / "replay-fraud" / stamp).apart(f"replay-fraud-{stamp}")
     settings.pin("pseudonym_key", f"replay of seed {seed}")
 
     with stage.act(f"Read {file.name}") as act:

@@ -1,6 +1,7 @@
 """The only reader of the environment: URLs, keys and folders.
 
-Every field is a variable `MLSD_<NAME>`, but `KAFKA_HOME`, which others know too. The default of each part is embedded and lives under `var/`.
+Every field is a variable `MLSD_<NAME>`, but `KAFKA_HOME`, which others know too. The default of each
+part is embedded and lives under `var/`.
 """
 
 import os
@@ -46,6 +47,12 @@ class Settings(BaseSettings):
         """The same settings with another folder, and the embedded parts in it; URLs of other places stay."""
         moved = {part: embedded(part, var) for part in PARTS if getattr(self, part) == embedded(part, self.var)}
         return self.model_copy(update={"var": var, **moved})
+
+    def apart(self, run: str) -> Self:
+        """The same settings with a log of its own for a run: on a server its topics get that prefix."""
+        if not self.log.startswith("kafka:"):
+            return self
+        return self.model_copy(update={"log": f"{self.log.rstrip('/')}/{run}"})
 
     def pin(self, name: str, secret: str) -> None:
         """Put a known secret where `key` would make one: for runs that have to be repeatable."""

@@ -308,7 +308,7 @@ class KafkaLog:
     def __init__(self, address: str, *, clock: Clock) -> None:
         logging.getLogger("kafka").setLevel(logging.CRITICAL)  # it shouts at every attempt; what matters is raised
         servers, _, prefix = address.partition("/")
-        self.prefix, self._clock = f"{prefix}." if prefix else "", clock
+        self.prefix, self._clock = f"{prefix.strip('/').replace('/', '.')}." if prefix else "", clock
         self._common: dict[str, Any] = {
             "bootstrap_servers": servers.split(","),
             "bootstrap_timeout_ms": _ms(GIVE_UP),
@@ -445,7 +445,7 @@ class KafkaLog:
         """By member and name: who came back under the name keeps its own."""
         member = MemberToRemove(membership.member_id, membership.group_instance_id)
         with suppress(LogUnavailable):  # the session ends by itself
-            self._ask("cannot leave", lambda: self._admin.remove_group_members(membership.group_id, [member]))
+            self._ask("cannot leave", lambda: self._admin.remove_group_members(membership.group_id, [member]), LEAVE)
 
     def need(self, topics: Iterable[Topic]) -> None:
         """See that topics exist.
@@ -474,6 +474,6 @@ class KafkaLog:
         self._known |= there.keys()
         return there
 
-    def _ask(self, what: str, call: Callable[[], T]) -> T:
+    def _ask(self, what: str, call: Callable[[], T], patience: float = GIVE_UP) -> T:
         with _or_unavailable(what):
-            return within(GIVE_UP, call)
+            return within(patience, call)
