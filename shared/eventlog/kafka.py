@@ -101,6 +101,7 @@ class _Tail:
 
     def __init__(self, log: "KafkaLog", client: KafkaConsumer) -> None:
         self._log, self._client, self._prefix = log, client, log.prefix
+        log.opened.add(self)
         self._held: dict[Place, deque[Record]] = {}
         self._next: dict[Place, int] = {}  # offset after the last record fetched
 
@@ -117,6 +118,10 @@ class _Tail:
                     raise LogUnavailable("the log cannot be read: there are records, and they do not come")
                 self._fetch(max(left, LOOK))
         return records
+
+    def close(self) -> None:
+        self._client.close(autocommit=False, timeout_ms=1_000)
+        self._log.opened.discard(self)
 
     def _fetch(self, timeout: float) -> None:
         full = {self._partition(place) for place, held in self._held.items() if len(held) >= HELD}
@@ -166,9 +171,6 @@ class KafkaReader(_Tail):
     def positions(self) -> dict[Place, int]:
         """Past control markers too, so that who has read everything stands at the end."""
         return {place: self._position(place) for place in self._held}
-
-    def close(self) -> None:
-        self._client.close(timeout_ms=1_000)
 
 
 class _Moves(ConsumerRebalanceListener):
@@ -284,13 +286,12 @@ class KafkaMember(_Tail):
 
     def _abandon(self) -> None:
         _end(self._producer)
-        self._client.close(autocommit=False, timeout_ms=1_000)
+        super().close()
 
     def close(self) -> None:
         """A static member that only falls silent would keep its partitions for the session."""
         membership = self._client.group_metadata()
-        _end(self._producer)
-        self._client.close(autocommit=False, timeout_ms=1_000)
+        self._abandon()
         if membership.member_id:
             self._log.leave(membership)
 
@@ -316,6 +317,7 @@ class KafkaLog:
             "reconnect_backoff_max_ms": 500,
         }
         self._lock = threading.Lock()
+        self.opened: set[_Tail] = set()  # readers and members that nobody has closed yet
         self._known: set[str] = set()  # topics that exist
         self._producer: KafkaProducer | None = None
         with _or_unavailable(f"no broker at {servers}"):
@@ -458,6 +460,9 @@ class KafkaLog:
                 raise LogUnavailable(f"topic {topic.name!r} does not exist")
 
     def close(self) -> None:
+        """With all that was opened from it: after a failure, too, no thread of it is left."""
+        for tail in list(self.opened):
+            tail.close()
         if self._producer is not None:
             _end(self._producer)
         self._asker.close()
