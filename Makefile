@@ -28,6 +28,15 @@ replay-fraud: .venv/.fraud  ## the same stages on your own payments: FILE=paymen
 	  { echo "Which payments? make replay-fraud FILE=path; the columns are in README.md." >&2; exit 2; }
 	@$(PY) -m fraud $(PARTS) replay "$(FILE)" $(STORY)
 
+up: .venv/.fraud  ## start Kafka as a local process; KAFKA_HOME says where it is unpacked
+	@$(PY) -m infra.local up
+
+status: .venv/.fraud  ## which servers run, and where
+	@$(PY) -m infra.local status
+
+down: .venv/.fraud  ## end what `make up` started
+	@$(PY) -m infra.local down
+
 # --- check ---
 
 # [5.1] One command for a person, for the workflow and for .ci/run: what passes here passes there.
@@ -68,7 +77,7 @@ help:  ## this list
 	@awk -F ':.*## ' '/^# ---/ { print "" } /^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 	@printf '\n  demos and replays take LOG=, DAYS= and SEED=; a demo with HEADLESS=1 ends by itself\n\n'
 
-.PHONY: demo-fraud replay-fraud test test-fraud lint checklist record docs lock clean help
+.PHONY: demo-fraud replay-fraud up status down test test-fraud lint checklist record docs lock clean help
 
 # --- the environment ---
 

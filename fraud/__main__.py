@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from datetime import date
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -131,24 +131,25 @@ def worker(
     parts: Parts = context.obj
 
     def work(stopping: threading.Event) -> None:
-        worker = Worker(
-            parts.log(),
-            parts.lake(),
-            Champion(cache=parts.models, fetch=parts.fetch, load=Artifact.load),
-            slot=slot,
-            clock=parts.clock,
-            snapshots=parts.settings.var / "snapshots",
-            secret=parts.settings.key("pseudonym_key"),
-            patience=patience,
-        )
-        worker.step(0.0)
-        gc.collect()
-        gc.freeze()  # windows that live on: walking them stops the stream for longer than a payment may wait
-        # A worker that outlived its supervisor would fight over the slot with the next one's.
-        while not stopping.is_set() and parent in (None, os.getppid()):
-            worker.step(0.25)
-        worker.close()
-        stopping.set()
+        with closing(parts.log()) as log:
+            worker = Worker(
+                log,
+                parts.lake(),
+                Champion(cache=parts.models, fetch=parts.fetch, load=Artifact.load),
+                slot=slot,
+                clock=parts.clock,
+                snapshots=parts.settings.var / "snapshots",
+                secret=parts.settings.key("pseudonym_key"),
+                patience=patience,
+            )
+            worker.step(0.0)
+            gc.collect()
+            gc.freeze()  # windows that live on: walking them stops the stream for longer than a payment may wait
+            # A worker that outlived its supervisor would fight over the slot with the next one's.
+            while not stopping.is_set() and parent in (None, os.getppid()):
+                worker.step(0.25)
+            worker.close()
+            stopping.set()
 
     _until_stopped(work)
 
@@ -163,19 +164,20 @@ def monitor(context: typer.Context, seed: int = 0) -> None:
     registry = Registry(parts.settings.mlflow, config.SERVICE)
 
     def watch(stopping: threading.Event) -> None:
-        monitor = Monitor(
-            parts.log(),
-            parts.lake(),
-            registry,
-            clock=parts.clock,
-            seed=seed,
-            fetch=lambda artifact, digest: registry.fetch(artifact, digest=digest, into=parts.models),
-            pages=parts.settings.var / "reports",
-        )
-        while not stopping.is_set():
-            monitor.step()
-            stopping.wait(0.1)  # larger bites cost less
-        monitor.close()
+        with closing(parts.log()) as log:
+            monitor = Monitor(
+                log,
+                parts.lake(),
+                registry,
+                clock=parts.clock,
+                seed=seed,
+                fetch=lambda artifact, digest: registry.fetch(artifact, digest=digest, into=parts.models),
+                pages=parts.settings.var / "reports",
+            )
+            while not stopping.is_set():
+                monitor.step()
+                stopping.wait(0.1)  # larger bites cost less
+            monitor.close()
 
     _until_stopped(watch)
 

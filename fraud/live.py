@@ -151,7 +151,7 @@ class Live:
         self._settle(DECIDERS)
         self._busy += perf_counter() - began
         self._settle(GROUP)
-        self._follow()
+        self._wait(lambda: self._told(part), "decisions cannot be read back; see serve.log")
         self._learn(part)
 
     def _send(self, rows: pl.DataFrame) -> None:
@@ -200,6 +200,11 @@ class Live:
                     self.releases.append(Release.model_validate_json(record.value))
                 else:
                     self.reports.append(Report.model_validate_json(record.value))
+
+    def _told(self, payments: pl.DataFrame) -> bool:
+        """What a worker has committed is seen a moment later, on some logs."""
+        self._follow()
+        return all(identifier in self._said for identifier in payments["id"])
 
     def _learn(self, payments: pl.DataFrame) -> None:
         """See what was done with each payment, and what labels will come of it."""

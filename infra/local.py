@@ -10,6 +10,7 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import Annotated
 
 import typer
 from kafka import KafkaAdminClient
@@ -119,10 +120,12 @@ class Kafka:
         java = ["java", f"-Dlog4j2.configurationFile={logging}", "-cp", f"{home.absolute()}/libs/*"]
         if not (self._folder / "data" / "meta.properties").exists():
             self._format(java)
-        command = [*java[:1], "-Xms256m", "-Xmx512m", "-XX:+UseSerialGC", *java[1:], "kafka.Kafka", self._properties]
+        command = [*java[:1], "-Xms256m", "-Xmx512m", "-XX:+UseSerialGC", *java[1:], "kafka.Kafka"]
         with (self._folder / "kafka.out").open("ab") as out:
             # A session of its own: Ctrl-C in the shell that started it does not end it.
-            self._process = subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True)
+            self._process = subprocess.Popen(
+                [*command, str(self._properties)], stdout=out, stderr=out, start_new_session=True
+            )
         self._pid.write_text(str(self._process.pid))
         self._await()
 
@@ -142,14 +145,13 @@ class Kafka:
         assert self._process is not None
         until = monotonic() + START
         while monotonic() < until and self._process.poll() is None:
-            with suppress(KafkaError):
-                admin = KafkaAdminClient(bootstrap_servers=f"127.0.0.1:{self.port}", bootstrap_timeout_ms=500)
-                try:
-                    admin.list_topics()
-                    return
-                finally:
-                    admin.close()
             sleep(0.1)
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", self.port)):
+                    continue  # the client would go on trying in a thread of its own
+            with suppress(KafkaError), KafkaAdminClient(bootstrap_servers=f"127.0.0.1:{self.port}") as admin:
+                admin.list_topics()
+                return
         self.kill()
         raise NotStarted(f"Kafka does not come up; see {self._folder}/kafka.out and kafka.log")
 
@@ -176,20 +178,27 @@ class Kafka:
         return True
 
 
-def local(port: int = PORT) -> Kafka:
-    """The one that `make up` starts."""
+def local(port: int | None = None) -> Kafka:
+    """The one that `make up` starts; without a port, at the one where it was started last."""
     settings = Settings()
-    return Kafka(settings.kafka_home, settings.var / "servers" / "kafka", port=port)
+    folder = settings.var / "servers" / "kafka"
+    last = folder / "port"
+    if port is None:
+        port = int(last.read_text()) if last.exists() else PORT
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        last.write_text(str(port))
+    return Kafka(settings.kafka_home, folder, port=port)
 
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
 
 
 @app.command()
-def up(port: int = PORT) -> None:
+def up(port: Annotated[int, typer.Option(help="Of the broker; its controller takes the next one.")] = PORT) -> None:
     """Start what does not run yet."""
-    kafka = local(port)
     try:
+        kafka = local() if local().pid else local(port)
         kafka.start()
     except NotStarted as error:
         print(error, file=sys.stderr)

@@ -1,6 +1,7 @@
 """The only reader of the environment: URLs, keys and folders.
 
-Every field is a variable `MLSD_<NAME>`, but `KAFKA_HOME`, which others know too. The default of each part is embedded and lives under `var/`.
+Every field is a variable `MLSD_<NAME>`, but `KAFKA_HOME`, which others know too. The default of each
+part is embedded and lives under `var/`.
 """
 
 import os

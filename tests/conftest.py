@@ -1,11 +1,14 @@
 """What every test may ask for, and what `make test ALL=1` means."""
 
-from collections.abc import Generator
+import socket
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TypeVar
 
 import pytest
 
+from infra.local import WHERE, Kafka
 from shared.settings import Settings
 
 Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
@@ -19,6 +22,25 @@ def data() -> Path:
     if folder is None:
         pytest.skip("needs the public data sets: name their folder in MLSD_DATA (README.md, Settings)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
+    """One Kafka for all tests: who needs an empty log takes a prefix of its own."""
+    home = Settings().kafka_home
+    if home is None:
+        pytest.skip(f"needs Kafka. {WHERE}")
+    port, controller = free_ports(2)
+    kafka = Kafka(home, tmp_path_factory.mktemp("kafka"), port=port, controller=controller)
+    kafka.start()
+    yield kafka
+    kafka.stop()
+
+
+def free_ports(count: int) -> list[int]:
+    with ExitStack() as opened:
+        sockets = [opened.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [listener.getsockname()[1] for listener in sockets]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -4,6 +4,7 @@ A step is a transaction, so its control markers take offsets too: the offsets th
 Whoever runs the broker sets `offsets.retention.minutes` high: a group whose offsets expire begins again.
 """
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -23,8 +24,9 @@ from kafka import (
 from kafka import errors as kafka_errors
 from kafka.admin import MemberToRemove
 from kafka.errors import KafkaError
+from kafka.net.compat import KafkaNetClient
 
-from shared.clock import Clock, monotonic
+from shared.clock import Clock, monotonic, sleep
 from shared.eventlog.port import Entry, Fenced, LogUnavailable, Place, Position, Record, Topic, partition_of
 
 T = TypeVar("T")
@@ -34,6 +36,7 @@ JOIN = 3.0  # seconds that a poll waits at most for the others of the group to a
 ANSWER = 5.0  # seconds for the broker to answer
 GIVE_UP = 9.0  # seconds after which a call ends, whatever became of it
 TRANSACTION = 5.0  # seconds after which the broker ends a dead member's step
+LEAVE = 2.0  # seconds to say goodbye
 LOOK = 0.05  # seconds to wait for records that are known to be there
 HELD = 5_000  # records of a partition fetched ahead
 
@@ -69,6 +72,22 @@ def within(seconds: float, call: Callable[[], T]) -> T:
     return answer.result(seconds)
 
 
+def _made(kind: Callable[..., T], **options: Any) -> T:
+    """A client; one that finds no broker would leave its thread and its sockets behind."""
+    networks: list[KafkaNetClient] = []
+
+    def network(**config: Any) -> KafkaNetClient:
+        networks.append(KafkaNetClient(**config))
+        return networks[-1]
+
+    try:
+        return kind(kafka_client=network, **options)
+    except BaseException:
+        for opened in networks:
+            opened.close()
+        raise
+
+
 @contextmanager
 def _or_unavailable(what: str) -> Iterator[None]:
     try:
@@ -82,6 +101,7 @@ class _Tail:
 
     def __init__(self, log: "KafkaLog", client: KafkaConsumer) -> None:
         self._log, self._client, self._prefix = log, client, log.prefix
+        log.opened.add(self)
         self._held: dict[Place, deque[Record]] = {}
         self._next: dict[Place, int] = {}  # offset after the last record fetched
 
@@ -98,6 +118,10 @@ class _Tail:
                     raise LogUnavailable("the log cannot be read: there are records, and they do not come")
                 self._fetch(max(left, LOOK))
         return records
+
+    def close(self) -> None:
+        self._client.close(autocommit=False, timeout_ms=1_000)
+        self._log.opened.discard(self)
 
     def _fetch(self, timeout: float) -> None:
         full = {self._partition(place) for place, held in self._held.items() if len(held) >= HELD}
@@ -147,9 +171,6 @@ class KafkaReader(_Tail):
     def positions(self) -> dict[Place, int]:
         """Past control markers too, so that who has read everything stands at the end."""
         return {place: self._position(place) for place in self._held}
-
-    def close(self) -> None:
-        self._client.close(timeout_ms=1_000)
 
 
 class _Moves(ConsumerRebalanceListener):
@@ -253,7 +274,9 @@ class KafkaMember(_Tail):
             for entry in entries:
                 self._log.send(producer, entry)
             if positions:
-                offsets = {self._partition(place): OffsetAndMetadata(*position, -1) for place, position in positions.items()}
+                offsets = {
+                    self._partition(place): OffsetAndMetadata(*position, -1) for place, position in positions.items()
+                }
                 producer.send_offsets_to_transaction(offsets, membership)
             producer.commit_transaction()
         except BaseException:
@@ -263,13 +286,12 @@ class KafkaMember(_Tail):
 
     def _abandon(self) -> None:
         _end(self._producer)
-        self._client.close(autocommit=False, timeout_ms=1_000)
+        super().close()
 
     def close(self) -> None:
         """A static member that only falls silent would keep its partitions for the session."""
         membership = self._client.group_metadata()
-        _end(self._producer)
-        self._client.close(autocommit=False, timeout_ms=1_000)
+        self._abandon()
         if membership.member_id:
             self._log.leave(membership)
 
@@ -285,19 +307,21 @@ class KafkaLog:
     """`address` is `host:port`, or `host:port/prefix`. Threads may share it."""
 
     def __init__(self, address: str, *, clock: Clock) -> None:
+        logging.getLogger("kafka").setLevel(logging.CRITICAL)  # it shouts at every attempt; what matters is raised
         servers, _, prefix = address.partition("/")
-        self.prefix, self._clock = f"{prefix}." if prefix else "", clock
+        self.prefix, self._clock = f"{prefix.strip('/').replace('/', '.')}." if prefix else "", clock
         self._common: dict[str, Any] = {
             "bootstrap_servers": servers.split(","),
             "bootstrap_timeout_ms": _ms(GIVE_UP),
             "request_timeout_ms": _ms(ANSWER),
             "reconnect_backoff_max_ms": 500,
         }
-        self._lock = threading.Lock()
+        self._lock, self._asking = threading.Lock(), threading.Lock()
+        self.opened: set[_Tail] = set()  # readers and members that nobody has closed yet
         self._known: set[str] = set()  # topics that exist
         self._producer: KafkaProducer | None = None
         with _or_unavailable(f"no broker at {servers}"):
-            self._admin = KafkaAdminClient(**self._common)
+            self._admin = _made(KafkaAdminClient, **self._common)
             # Another for the ends alone: a broker answers one request of a connection after the other, so
             # behind a reader's waiting fetch the question would wait, too.
             self._asker = self._make_consumer()
@@ -344,7 +368,8 @@ class KafkaLog:
             return self._producer
 
     def _make_producer(self, **options: Any) -> KafkaProducer:
-        return KafkaProducer(
+        return _made(
+            KafkaProducer,
             **self._common,
             **options,
             acks="all",
@@ -355,7 +380,8 @@ class KafkaLog:
         )
 
     def _make_consumer(self, **options: Any) -> KafkaConsumer:
-        return KafkaConsumer(
+        return _made(
+            KafkaConsumer,
             **self._common,
             **options,
             allow_auto_create_topics=False,
@@ -381,7 +407,7 @@ class KafkaLog:
         return {place.partition: end for place, end in ends.items()}
 
     def last(self, places: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
-        with _or_unavailable("the log does not say where it ends"):
+        with _or_unavailable("the log does not say where it ends"), self._asking:
             ends: dict[TopicPartition, int] = self._asker.end_offsets(places, timeout_ms=_ms(ANSWER))
         return ends
 
@@ -421,7 +447,7 @@ class KafkaLog:
         """By member and name: who came back under the name keeps its own."""
         member = MemberToRemove(membership.member_id, membership.group_instance_id)
         with suppress(LogUnavailable):  # the session ends by itself
-            self._ask("cannot leave", lambda: self._admin.remove_group_members(membership.group_id, [member]))
+            self._ask("cannot leave", lambda: self._admin.remove_group_members(membership.group_id, [member]), LEAVE)
 
     def need(self, topics: Iterable[Topic]) -> None:
         """See that topics exist.
@@ -434,6 +460,9 @@ class KafkaLog:
                 raise LogUnavailable(f"topic {topic.name!r} does not exist")
 
     def close(self) -> None:
+        """With all that was opened from it: after a failure, too, no thread of it is left."""
+        for tail in list(self.opened):
+            tail.close()
         if self._producer is not None:
             _end(self._producer)
         self._asker.close()
@@ -450,6 +479,13 @@ class KafkaLog:
         self._known |= there.keys()
         return there
 
-    def _ask(self, what: str, call: Callable[[], T]) -> T:
+    def _ask(self, what: str, call: Callable[[], T], patience: float = GIVE_UP) -> T:
+        until = monotonic() + patience
         with _or_unavailable(what):
-            return within(GIVE_UP, call)
+            while True:
+                try:
+                    return within(until - monotonic(), call)
+                except KafkaError as error:  # such as a coordinator that is still being chosen
+                    if not error.retriable or monotonic() > until:
+                        raise
+                    sleep(LOOK)

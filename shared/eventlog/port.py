@@ -4,10 +4,12 @@ What each implementation guarantees, and `tests/contracts/test_eventlog.py` hold
 
 order       records of one key stand in one partition, in the order of their append
 durable     `append` and `commit` return after the records survive `kill -9` (SQLite: a power cut too)
-atomic      a commit's records and its consumed offsets become visible together, or not at all
+atomic      a commit's records and its consumed offsets are written together, or not at all; they are seen
+            when `commit` has returned (Kafka: a moment after it has, each partition for itself)
 fencing     who lost its claim on a partition can no longer commit for it
 committed   readers see committed records only
 replay      a reader may start at any offset, as often as it likes
+complete    a `poll` with no records says that there are none: the end was reached
 compacted   of a compacted topic at least the newest record of each key stays
 pressure    `poll` returns at most what was asked for; nothing is pushed
 """
@@ -105,7 +107,7 @@ class Consumer(Protocol):
 
         Raises:
             Fenced: a partition is no longer owned. After any error, drop all state and start afresh.
-            LogUnavailable: the log is away; nothing was written.
+            LogUnavailable: the log is away; nothing was written (Kafka: nobody knows; who joins next does).
         """
         ...
 
@@ -124,15 +126,16 @@ class EventLog(Protocol):
         ...
 
     def append(self, entries: Sequence[Entry]) -> list[tuple[int, int]]:
-        """Append all entries or none; gives (partition, offset) of each once they are durable.
+        """Append; gives (partition, offset) of each entry once all are durable.
 
         Raises:
-            LogUnavailable: nothing was appended.
+            LogUnavailable: nothing was appended (Kafka: nobody knows what was). To append again does no
+                harm, as every consumer knows a repeat.
         """
         ...
 
     def ends(self, topic: Topic) -> dict[int, int]:
-        """By partition, the offset that the next record will get."""
+        """By partition, where a reader of everything stands: no next record comes before it."""
         ...
 
     def committed(self, group: str, topic: Topic) -> dict[int, Position]:

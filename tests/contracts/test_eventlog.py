@@ -16,14 +16,17 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from infra.local import Kafka
 from shared.checklist import ROOT
 from shared.clock import VirtualClock, monotonic, sleep
 from shared.eventlog import open_log
+from shared.eventlog.kafka import KafkaLog
 from shared.eventlog.port import (
     Consumer,
     Entry,
@@ -47,17 +50,23 @@ NEWEST = Topic("newest", 1, compacted=True)
 NOWHERE = Topic("nowhere", 1)  # is never created
 NO_BYTES: Any = object()
 GROUP = "group"
-LEASE = 0.4  # seconds, where a test waits for one to run out
-
-URLS: dict[str, Callable[[Path], str]] = {
-    "sqlite": lambda folder: f"sqlite:///{folder}/var/log.db",
-}
+# Seconds, where a test waits for a claim to run out, or where members in one thread wait for one another.
+SHORT = {"sqlite.LEASE": 0.4, "kafka.SESSION": 1.0, "kafka.JOIN": 0.4}
+SILENT = 1.2  # seconds after which a claim has run out
 
 
-@pytest.fixture(params=URLS)
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+@pytest.fixture(params=["sqlite", "kafka"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def url(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """An empty log of its own for every test."""
-    return URLS[request.param](tmp_path)
+    if kind == "sqlite":
+        return f"sqlite:///{tmp_path}/var/log.db"
+    broker: Kafka = request.getfixturevalue("broker")
+    return f"{broker.url}/{uuid4().hex[:8]}"
 
 
 @pytest.fixture
@@ -79,8 +88,9 @@ def log(start: Callable[[], EventLog]) -> EventLog:
 
 
 @pytest.fixture
-def short_lease(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shared.eventlog.sqlite.LEASE", LEASE)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, seconds in SHORT.items():
+        monkeypatch.setattr(f"shared.eventlog.{name}", seconds)
 
 
 @pytest.fixture
@@ -107,8 +117,14 @@ def fill(log: EventLog, count: int, *, topic: Topic = IN, partition: int = 0) ->
 
 def everything(log: EventLog, topic: Topic) -> list[Record]:
     """All records of a topic, as a newcomer reads them."""
+    ends = log.ends(topic)
+    records: list[Record] = []
     with closing(log.reader(beginning([topic]))) as reader:
-        return drain(reader, sum(log.ends(topic).values()))
+        until = monotonic() + 10
+        while any(offset < ends[place.partition] for place, offset in reader.positions.items()):
+            records += reader.poll(1_000, 0.1)
+            assert monotonic() < until, reader.positions
+    return records
 
 
 def drain(source: Reader | Consumer, count: int, *, limit: int = 1_000) -> list[Record]:
@@ -121,6 +137,14 @@ def drain(source: Reader | Consumer, count: int, *, limit: int = 1_000) -> list[
     return records
 
 
+def comes(look: Callable[[], object], expected: object) -> None:
+    """A commit is durable when it returns; on Kafka it is seen a moment later."""
+    until = monotonic() + 5
+    while (seen := look()) != expected and monotonic() < until:
+        sleep(0.01)
+    assert seen == expected
+
+
 def values(records: Sequence[Record]) -> list[int]:
     return [int(record.value) for record in records]
 
@@ -129,12 +153,60 @@ def at(offset: int, partition: int = 0, note: str = "") -> dict[Place, Position]
     return {Place(IN.name, partition): Position(offset, note)}
 
 
+PREAMBLE = f"""
+import sys
+from shared.clock import SystemClock, sleep
+from shared.eventlog import kafka, open_log, sqlite
+from shared.eventlog.port import *
+if "short" in sys.argv:
+    {"; ".join(f"{name} = {seconds}" for name, seconds in SHORT.items())}
+log = open_log(sys.argv[1], clock=SystemClock())
+"""
+
+
 def outside(program: str, *arguments: str) -> subprocess.Popen[str]:
     """A process of its own, which has the port imported."""
-    preamble = "import sys\nfrom shared.clock import SystemClock\nfrom shared.eventlog import open_log\n"
-    preamble += "from shared.eventlog.port import *\nlog = open_log(sys.argv[1], clock=SystemClock())\n"
-    command = [sys.executable, "-c", preamble + program, *arguments]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-c", PREAMBLE + program, *arguments]
+    return subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+@pytest.fixture
+def member(url: str) -> Iterator[subprocess.Popen[str]]:
+    """A member in a process of its own that owns everything, with a short claim.
+
+    It says each change of what it owns, and how a commit went when it was told to make one.
+    """
+    program = """
+import select
+consumer = log.consumer("group", [Topic("in", 4)], "outside")
+said = None
+while True:
+    consumer.poll(0, 0.05)
+    owned = [(place.partition, *position) for place, position in sorted(consumer.owned.items())]
+    if owned != said:
+        print(owned, flush=True)
+    said = owned
+    if select.select([sys.stdin], [], [], 0)[0]:
+        sys.stdin.readline()
+        try:
+            consumer.commit([Entry(Topic("out", 2), "k", b"7")], {Place("in", 0): Position(7)})
+            print("committed", flush=True)
+        except Exception as error:
+            print(type(error).__name__, flush=True)
+            break
+"""
+    with outside(program, url, "short") as process:
+        yield process
+        process.kill()
+
+
+def owns(member: subprocess.Popen[str], owned: dict[Place, Position]) -> bool:
+    return line(member) == str([(place.partition, *position) for place, position in sorted(owned.items())])
 
 
 def kill_after(process: subprocess.Popen[str], lines: int) -> list[str]:
@@ -265,11 +337,17 @@ def test_threads_that_share_a_log_are_told_where_their_own_records_stand(log: Ev
     assert sorted(told) == [((r.partition, r.offset), int(r.value)) for r in everything(log, IN)]
 
 
-def test_all_who_open_a_new_log_at_once_get_it(url: str) -> None:
+def test_all_who_open_a_new_log_at_once_get_it(kind: str, url: str) -> None:
     """SQLite turned away one in twenty."""
-    for n in range(30):
-        new = url.replace("log.db", f"{n}/log.db")
-        for log in at_once(*[partial(open_log, new, clock=VirtualClock())] * 6):
+
+    def opened(new: str) -> EventLog:
+        log = open_log(new, clock=VirtualClock())
+        log.create([IN, OUT])
+        return log
+
+    for n in range(30 if kind == "sqlite" else 3):
+        new = url.replace("log.db", f"{n}/log.db") if kind == "sqlite" else f"{url}-{n}"
+        for log in at_once(*[partial(opened, new)] * 6):
             log.close()
 
 
@@ -288,6 +366,25 @@ def test_a_reader_says_how_far_it_is(log: EventLog) -> None:
     with closing(log.reader({Place("in", 0): 1, Place("in", 3): 0})) as reader:
         reader.poll(2, 0)
         assert reader.positions == {Place("in", 0): 3, Place("in", 3): 0}
+
+
+def test_who_has_read_everything_stands_at_the_end(log: EventLog, join: Callable[[str], Consumer]) -> None:
+    worker = join("a")
+    for n in range(3):
+        worker.commit([Entry(OUT, "k", payload(n)), Entry(OUT, "l", payload(n))], at(n))
+    with closing(log.reader(beginning([OUT]))) as reader:
+        assert sorted(values(drain(reader, 6, limit=1))) == [0, 0, 1, 1, 2, 2]
+        until = monotonic() + 5
+        while {place.partition: offset for place, offset in reader.positions.items()} != log.ends(OUT):
+            assert reader.poll(1, 0.01) == []
+            assert monotonic() < until
+
+
+def test_an_empty_answer_means_that_there_was_nothing(log: EventLog) -> None:
+    with closing(log.reader(beginning([IN]))) as reader:
+        for n in range(30):
+            fill(log, 1)
+            assert values(reader.poll(10, 0)) == [0], n
 
 
 def test_a_poll_gives_at_most_the_limit_of_each_partition(log: EventLog) -> None:
@@ -351,12 +448,12 @@ while True:
         print(after.offset, flush=True)
 """
     told = [int(line) for line in kill_after(outside(program, url), 30)]
+    back = join("worker-0")  # under its fixed name: no lease to wait for
     position = log.committed(GROUP, IN)[0]
     assert position.offset >= told[-1]
     assert position.note == f"k{position.offset - 1}"
     for key in "ab":
         assert values([r for r in everything(log, OUT) if r.key == key]) == list(range(position.offset))
-    back = join("worker-0")  # under its fixed name: no lease to wait for
     assert back.owned[Place("in", 0)] == position
     assert values(back.poll(1, 0)) == [position.offset]
 
@@ -368,8 +465,9 @@ def test_a_commit_shows_its_records_and_its_position(log: EventLog, join: Callab
     fill(log, 3)
     worker = join("a")
     worker.commit([Entry(OUT, "k", b"7")], at(3, note="so far"))
-    assert values(everything(log, OUT)) == [7]
-    assert log.committed(GROUP, IN)[0] == worker.owned[Place("in", 0)] == Position(3, "so far")
+    comes(lambda: values(everything(log, OUT)), [7])
+    comes(lambda: log.committed(GROUP, IN).get(0), Position(3, "so far"))
+    assert worker.owned[Place("in", 0)] == Position(3, "so far")
 
 
 @pytest.mark.parametrize("unwritable", [Entry(NOWHERE, "k", b""), Entry(OUT, "k", NO_BYTES)], ids=["topic", "value"])
@@ -428,14 +526,14 @@ def test_groups_do_not_disturb_one_another(log: EventLog, join: Callable[[str], 
         assert values(drain(other, 3)) == [0, 1, 2]
 
 
-@pytest.mark.usefixtures("short_lease")
+@pytest.mark.usefixtures("short")
 def test_members_share_the_partitions_and_each_belongs_to_one(join: Callable[[str], Consumer]) -> None:
     a, b = join("a"), join("b")
     share_out(a, b, sizes=[2, 2])
     assert set(a.owned) | set(b.owned) == set(beginning([IN]))
 
 
-@pytest.mark.usefixtures("short_lease")
+@pytest.mark.usefixtures("short")
 def test_what_a_leaver_had_goes_to_those_who_stay_with_its_notes(
     log: EventLog, start: Callable[[], EventLog], join: Callable[[str], Consumer]
 ) -> None:
@@ -457,12 +555,36 @@ def test_a_leaver_is_not_waited_for(start: Callable[[], EventLog], join: Callabl
     assert len(join("next").owned) == 4  # at its first poll, with a lease of seconds
 
 
-@pytest.mark.usefixtures("short_lease")
-def test_what_the_dead_had_goes_to_the_living_when_the_lease_is_over(join: Callable[[str], Consumer]) -> None:
-    join("dead")
+@pytest.mark.kill
+@pytest.mark.usefixtures("short", "log")
+def test_what_the_dead_had_goes_to_the_living_when_the_claim_has_run_out(
+    member: subprocess.Popen[str], join: Callable[[str], Consumer]
+) -> None:
+    assert owns(member, dict.fromkeys(beginning([IN]), Position(0)))
+    member.kill()
     living = join("living")
     assert not living.owned
     share_out(living, sizes=[4])
+
+
+@pytest.mark.usefixtures("short")
+def test_a_partition_kept_goes_on_from_its_next_record_whoever_comes_and_goes(
+    log: EventLog, start: Callable[[], EventLog], join: Callable[[str], Consumer]
+) -> None:
+    for partition in range(4):
+        fill(log, 6, partition=partition)
+    stays, guest = join("stays"), start().consumer(GROUP, [IN], "guest")
+    got = stays.poll(2, 5)  # and holds them, uncommitted
+    while len(got) < 8:
+        got += [r for r in stays.poll(2, 5) if sum(r.partition == x.partition for x in got) < 2]
+    share_out(stays, guest, sizes=[2, 2])
+    kept = set(stays.owned)
+    guest.close()
+    share_out(stays, sizes=[4])
+    got = drain(stays, 2 * 4 + 2 * 6)
+    for place in beginning([IN]):
+        numbers = values([record for record in got if record.partition == place.partition])
+        assert numbers == list(range(2 if place in kept else 0, 6))
 
 
 def test_who_comes_back_under_its_name_goes_on_at_once_where_it_stopped(
@@ -482,28 +604,63 @@ def test_who_comes_back_under_its_name_goes_on_at_once_where_it_stopped(
 
 def fenced(member: Consumer, log: EventLog, positions: dict[Place, Position]) -> None:
     """Its commit is refused, and nothing of it is written."""
-    before = log.committed(GROUP, IN), log.ends(OUT)
+    before = log.committed(GROUP, IN), everything(log, OUT)
     with pytest.raises(Fenced):
         member.commit([Entry(OUT, "k", b"lost")], positions)
-    assert (log.committed(GROUP, IN), log.ends(OUT)) == before
+    assert (log.committed(GROUP, IN), everything(log, OUT)) == before
 
 
-@pytest.mark.usefixtures("short_lease")
-def test_who_lost_its_claim_cannot_commit(log: EventLog, join: Callable[[str], Consumer]) -> None:
-    slow = join("slow")
-    sleep(LEASE + 0.05)
+@pytest.mark.kill
+@pytest.mark.usefixtures("short")
+def test_a_zombie_that_comes_back_cannot_commit(
+    log: EventLog, member: subprocess.Popen[str], join: Callable[[str], Consumer]
+) -> None:
+    assert owns(member, dict.fromkeys(beginning([IN]), Position(0)))
+    member.send_signal(signal.SIGSTOP)
+    sleep(SILENT)
     quick = join("quick")
-    fenced(slow, log, at(1))
+    share_out(quick, sizes=[4])
+    assert member.stdin is not None
+    member.stdin.write("commit\n")
+    member.stdin.flush()
+    member.send_signal(signal.SIGCONT)
+    said = line(member)
+    while said.startswith("["):  # it may poll before it commits, and see that it owns less
+        said = line(member)
+    assert said == "Fenced"
+    quick = join("quick")
+    share_out(quick, sizes=[4])
     quick.commit([Entry(OUT, "k", b"1")], at(1))
-    assert values(everything(log, OUT)) == [1]
+    comes(lambda: values(everything(log, OUT)), [1])
 
 
+@pytest.mark.kill
+@pytest.mark.usefixtures("short")
+def test_what_somebody_else_had_in_between_is_missing_before_it_comes_back(
+    log: EventLog, member: subprocess.Popen[str]
+) -> None:
+    """Else its owner would go on with what it remembers, and miss what the other one did."""
+    fill(log, 3)
+    everywhere = dict.fromkeys(beginning([IN]), Position(0))
+    assert owns(member, everywhere)
+    member.send_signal(signal.SIGSTOP)
+    sleep(SILENT)
+    quick = log.consumer(GROUP, [IN], "quick")
+    share_out(quick, sizes=[4])
+    quick.commit([], at(3, note="quick"))
+    quick.close()
+    member.send_signal(signal.SIGCONT)
+    assert owns(member, {})
+    assert owns(member, everywhere | at(3, note="quick"))
+
+
+@pytest.mark.usefixtures("short")
 def test_a_partition_never_owned_cannot_be_committed(log: EventLog, join: Callable[[str], Consumer]) -> None:
     join("owner")
     fenced(join("guest"), log, at(1))
 
 
-@pytest.mark.usefixtures("short_lease")
+@pytest.mark.usefixtures("short")
 def test_one_lost_partition_holds_back_the_whole_step(log: EventLog, join: Callable[[str], Consumer]) -> None:
     a, b = join("a"), join("b")
     had = dict(a.owned)
@@ -519,21 +676,22 @@ def test_a_successor_of_the_same_name_fences_the_one_thought_dead(
     zombie, successor = join("worker-0"), join("worker-0")
     fenced(zombie, log, at(1))
     successor.commit([Entry(OUT, "k", b"1")], at(1))
-    assert log.committed(GROUP, IN)[0] == Position(1)
+    comes(lambda: log.committed(GROUP, IN).get(0), Position(1))
 
 
-@pytest.mark.usefixtures("short_lease")
+@pytest.mark.usefixtures("short")
 def test_one_thought_dead_does_not_take_its_name_back(log: EventLog, join: Callable[[str], Consumer]) -> None:
     zombie, successor = join("worker-0"), join("worker-0")
     for _ in range(5):  # over a renewal or two
-        sleep(LEASE / 4)
+        sleep(0.1)
         successor.poll(0, 0)
         zombie.poll(0, 0)
-    assert not zombie.owned
+    fenced(zombie, log, at(1))
     successor.commit([], at(1))
-    assert log.committed(GROUP, IN)[0] == Position(1)
+    comes(lambda: log.committed(GROUP, IN).get(0), Position(1))
 
 
+@pytest.mark.usefixtures("short")
 def test_one_thought_dead_leaves_without_harm_to_its_successor(
     start: Callable[[], EventLog], join: Callable[[str], Consumer]
 ) -> None:
@@ -543,25 +701,6 @@ def test_one_thought_dead_leaves_without_harm_to_its_successor(
     zombie.close()
     assert not join("other").owned
     successor.commit([], at(1))
-
-
-@pytest.mark.usefixtures("short_lease")
-def test_a_partition_lost_in_between_is_seen_gone_before_it_comes_back(
-    log: EventLog, start: Callable[[], EventLog], join: Callable[[str], Consumer]
-) -> None:
-    """Else its owner would go on with what it remembers, and miss what the other one did."""
-    fill(log, 3)
-    slow = join("slow")
-    assert values(slow.poll(1, 0)) == [0]
-    sleep(LEASE + 0.05)
-    quick = start().consumer(GROUP, [IN], "quick")
-    quick.poll(1, 0)
-    quick.commit([], at(2, note="by quick"))
-    quick.close()
-    slow.poll(1, 0)
-    assert Place("in", 0) not in slow.owned
-    assert values(slow.poll(1, 0)) == [2]
-    assert slow.owned[Place("in", 0)] == Position(2, "by quick")
 
 
 # --- the SQLite log: locked, full, broken ----------------------------------------------------------
@@ -683,3 +822,84 @@ def test_an_idle_poll_does_not_spin(embedded: SqliteLog) -> None:
 def test_a_log_of_an_unknown_kind_is_refused() -> None:
     with pytest.raises(ValueError, match="carrier-pigeon://loft"):
         open_log("carrier-pigeon://loft", clock=VirtualClock())
+
+
+# --- the Kafka log: steps under way, and a broker that is away -------------------------------------
+
+
+@pytest.fixture
+def kafka(broker: Kafka) -> Iterator[KafkaLog]:
+    with closing(KafkaLog(f"127.0.0.1:{broker.port}/{uuid4().hex[:8]}", clock=VirtualClock(1_000))) as log:
+        log.create([IN, OUT])
+        yield log
+
+
+@pytest.mark.parametrize("committed", [True, False])
+def test_records_of_a_transaction_are_seen_when_it_is_committed(kafka: KafkaLog, committed: bool) -> None:
+    producer = kafka._make_producer(transactional_id=uuid4().hex)
+    producer.init_transactions()
+    with closing(producer), closing(kafka.reader({Place("in", 0): 0})) as reader:
+        producer.begin_transaction()
+        kafka.send(producer, Entry(IN, "k", b"1", 0)).get(timeout=10)
+        fill(kafka, 1)  # stands behind it, and waits
+        assert kafka.ends(IN)[0] == 0
+        assert reader.poll(10, 0.2) == []
+        producer.commit_transaction() if committed else producer.abort_transaction()
+        assert values(drain(reader, 1 + committed)) == ([1, 0] if committed else [0])
+        assert reader.poll(10, 0) == []
+        assert reader.positions == {Place("in", 0): kafka.ends(IN)[0]} == {Place("in", 0): 3}
+
+
+def test_a_virtual_clock_may_be_years_from_the_brokers(broker: Kafka) -> None:
+    for now in (0, 10**10):
+        with closing(KafkaLog(f"127.0.0.1:{broker.port}/{uuid4().hex[:8]}", clock=VirtualClock(now))) as log:
+            log.create([IN])
+            fill(log, 1)
+            assert [record.at for record in everything(log, IN)] == [now]
+
+
+def test_prefixes_keep_logs_of_one_broker_apart(broker: Kafka, kafka: KafkaLog) -> None:
+    fill(kafka, 1)
+    with closing(KafkaLog(f"127.0.0.1:{broker.port}/{uuid4().hex[:8]}", clock=VirtualClock())) as other:
+        other.create([IN])
+        assert everything(other, IN) == []
+
+
+@pytest.mark.kill
+def test_while_the_broker_is_away_every_call_says_so_and_then_goes_on(broker: Kafka, kafka: KafkaLog) -> None:
+    fill(kafka, 3)
+    reader, worker, idle = kafka.reader({Place("in", 0): 0}), *(kafka.consumer(g, [IN], "a") for g in ("g", "h"))
+    assert len(reader.poll(10, 0)) == len(worker.poll(10, 0)) == len(idle.poll(10, 0)) == 3
+    broker.kill()
+
+    def refused(call: Callable[[], object]) -> float:
+        began = monotonic()
+        with pytest.raises(LogUnavailable):
+            call()
+        return monotonic() - began
+
+    calls = (
+        lambda: fill(kafka, 1),
+        lambda: kafka.create([NOWHERE]),
+        lambda: kafka.ends(IN),
+        lambda: kafka.committed("g", IN),
+        lambda: kafka.consumer("g", [IN], "b"),
+        lambda: kafka.reader({Place("in", 0): 0}),
+        lambda: reader.poll(10, 0.1),
+        lambda: idle.poll(10, 0.1),
+        lambda: worker.commit([Entry(OUT, "k", b"1")], at(3)),
+        lambda: KafkaLog(f"127.0.0.1:{broker.port}", clock=VirtualClock()),
+    )
+    try:
+        assert max(at_once(*(partial(refused, call) for call in calls))) < 12
+        for consumer in (idle, worker):
+            consumer.close()
+    finally:
+        broker.start()
+    fill(kafka, 1)
+    assert len(drain(reader, 1)) == 1
+    with closing(reader), closing(kafka.consumer("g", [IN], "a")) as worker:
+        assert len(drain(worker, 4)) == 4  # nothing was committed
+        worker.commit([Entry(OUT, "k", b"1")], at(4))
+    comes(lambda: values(everything(kafka, OUT)), [1])
+    comes(lambda: kafka.committed("g", IN), {0: Position(4)})

@@ -13,6 +13,7 @@ from tests.threads import at_once
 def _nothing_given(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in Settings.model_fields:
         monkeypatch.delenv(f"MLSD_{name.upper()}", raising=False)
+    monkeypatch.delenv("KAFKA_HOME", raising=False)
     monkeypatch.chdir(tmp_path)
 
 
@@ -42,10 +43,16 @@ def test_the_environment_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.data == Path("/srv/data")
 
 
+def test_kafka_goes_by_the_name_that_others_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KAFKA_HOME", "/opt/kafka")
+    assert Settings().kafka_home == Path("/opt/kafka")
+
+
 def test_an_empty_variable_is_as_good_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
     given = Settings()
     for name in Settings.model_fields:
         monkeypatch.setenv(f"MLSD_{name.upper()}", "")
+    monkeypatch.setenv("KAFKA_HOME", "")
     assert Settings() == given
 
 
@@ -119,3 +126,16 @@ def test_a_given_key_is_not_written_down(tmp_path: Path, monkeypatch: pytest.Mon
 def test_secrets_are_not_shown() -> None:
     settings = Settings(api_key="sesame", mlflow="postgresql://me:sesame@db/mlflow")
     assert "sesame" not in f"{settings!r} {settings}"
+
+
+@pytest.mark.parametrize(
+    ("log", "afresh"),
+    [
+        ("kafka://broker:9092", "kafka://broker:9092/demo-1"),
+        ("kafka://broker:9092/bank", "kafka://broker:9092/bank-demo-1"),
+        ("", "sqlite:///var/demo/1/log.db"),
+    ],
+)
+def test_a_run_has_a_folder_and_topics_of_its_own(log: str, afresh: str) -> None:
+    settings = Settings(log=log).afresh("demo/1")
+    assert (settings.log, settings.var) == (afresh, Path("var/demo/1"))
