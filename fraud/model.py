@@ -30,7 +30,7 @@ PARAMETERS: dict[str, str | int | float] = {
     "max_bin": 1023,
     "deterministic": True,
     "force_row_wise": True,
-    "num_threads": 2,
+    "num_threads": 1,  # two spin for one another: beside a busy worker a fit took ten times as long, for the same trees
     "verbosity": -1,
 }
 TREES = 200

@@ -407,9 +407,16 @@ class KafkaLog:
         return {place.partition: end for place, end in ends.items()}
 
     def last(self, places: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        until = monotonic() + ANSWER
         with _or_unavailable("the log does not say where it ends"), self._asking:
-            ends: dict[TopicPartition, int] = self._asker.end_offsets(places, timeout_ms=_ms(ANSWER))
-        return ends
+            while True:
+                try:
+                    ends: dict[TopicPartition, int] = self._asker.end_offsets(places, timeout_ms=_ms(ANSWER))
+                    return ends
+                except KeyError as error:  # a partition whose leader the client has yet to learn, which it now does
+                    if monotonic() > until:
+                        raise TimeoutError(f"no leader of {error}") from error
+                    sleep(LOOK)
 
     def committed(self, group: str, topic: Topic) -> dict[int, Position]:
         self.need([topic])
