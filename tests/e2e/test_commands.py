@@ -79,9 +79,8 @@ class Service:
     def __init__(self, bank: Bank, port: int) -> None:
         self.bank, self.port = bank, port
         self.url = f"http://127.0.0.1:{port}"
-        options = ["--var", str(bank.var), "--virtual", str(TODAY), "serve", "--port", str(port)]
         with (bank.var / "serve.log").open("a") as log:
-            command = [sys.executable, "-m", "fraud", *options]
+            command = bank.command("serve", "--port", str(port))
             self.child = subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT)
 
     @property
