@@ -27,7 +27,7 @@ class Settings(BaseSettings):
     var: Path = Field(Path("var"), description="folder of everything that a run writes")
     # These three are not shown: a URL may carry a password.
     log: str = Field("", repr=False, description="sqlite:///var/log.db")
-    store: str = Field("", repr=False, description="sqlite:///var/store.db")
+    store: str = Field("", repr=False, description="sqlite:///var/store.db or redis://host[:port][/db]")
     mlflow: str = Field("", repr=False, description="sqlite:///var/mlflow.db, postgresql://… or http://mlflow:5000")
     data: Path | None = Field(None, description="folder of the public data sets")
     api_key: SecretStr | None = Field(None, description="key of the API; made in var/ when not set")

@@ -1,12 +1,13 @@
 """What every test may ask for, and what `make test ALL=1` means."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TypeVar
 
 import pytest
 
 from shared.settings import Settings
+from tests.servers import RedisServer
 
 Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 WAITING = ("slow", "bench")  # marks of tests that a person in a hurry does without
@@ -19,6 +20,20 @@ def data() -> Path:
     if folder is None:
         pytest.skip("needs the public data sets: name their folder in MLSD_DATA (README.md, Settings)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A real Redis for all tests; each finds it empty only if it sees to that."""
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture
+def mortal_redis(tmp_path: Path) -> Iterator[RedisServer]:
+    """A Redis of the test's own, to be killed."""
+    with RedisServer(tmp_path) as server:
+        yield server
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
