@@ -10,6 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import closing
 from queue import SimpleQueue
 
 from prometheus_client import CollectorRegistry, Counter
@@ -19,7 +20,7 @@ from fraud import config, policy
 from fraud.schema import ALARMS, DECISIONS, EVENTS, RELEASES, REPORTS, Alarm, Decision, Release, Report, Transaction
 from shared.clock import Clock, sleep
 from shared.eventlog.port import Entry, EventLog, LogUnavailable, Place, Record, beginning
-from shared.store import Store, StoreUnavailable
+from shared.store.port import Store, StoreUnavailable
 
 VIEW = "decisions"
 GROUP = 1_000  # appends that share a commit at most
@@ -147,9 +148,12 @@ class Edge:
             Unavailable: the view cannot be read.
         """
         try:
-            return self._store.get(VIEW, identity)
+            found = self._store.get(VIEW, identity)
         except StoreUnavailable as error:
             raise Unavailable(str(error)) from error
+        if found is None and not self.caught_up:
+            raise Unavailable("still reading the decisions made so far")
+        return found
 
     # --- threads ---------------------------------------------------------------------------------
 
@@ -182,16 +186,19 @@ class Edge:
                 sleep(0.25)
 
     def _follow_from_view(self) -> None:
+        self.caught_up, self._positions = False, {}
         heard: deque[Alarm] | deque[Release] | deque[Report]
         for heard in (self.alarms, self.releases, self.reports):
             heard.clear()
-        reader = self._log.reader(beginning([DECISIONS, ALARMS, RELEASES, REPORTS]) | self._store.positions(VIEW))
-        while not self._stopped.is_set():
-            if records := reader.poll(2_000, 0.25):
-                self._take(records, reader.positions)
-            else:
-                self.caught_up = True
-        reader.close()
+        start = beginning([DECISIONS, ALARMS, RELEASES, REPORTS]) | self._store.positions(VIEW)
+        with closing(self._log.reader(start)) as reader:
+            self._positions = start
+            while not self._stopped.is_set():
+                if records := reader.poll(2_000, 0.25):
+                    self._take(records, reader.positions)
+                else:
+                    self._take([], reader.positions)  # was the view emptied meanwhile? And a step's end takes an offset
+                    self.caught_up = True
 
     def _take(self, records: Sequence[Record], positions: Mapping[Place, int]) -> None:
         """Enter decisions into the view, then wake who waits for them."""
@@ -207,8 +214,8 @@ class Edge:
                 self._decisions.labels(message["action"], message["path"]).inc()
             else:
                 self._outcomes.labels(message["kind"]).inc()
-        decided = {place: offset for place, offset in positions.items() if place.topic == DECISIONS.name}
-        self._superseded.inc(len(rows) - self._store.put(VIEW, rows, decided))
+        added = self._store.put(VIEW, rows, _decided(positions), after=_decided(self._positions))
+        self._superseded.inc(len(rows) - added)
         self._positions = dict(positions)
         keys = [record.key for record in records if record.key in self._waiting]
         if keys and self._loop is not None:
@@ -228,3 +235,7 @@ class Edge:
             self.releases.append(Release.model_validate_json(record.value))
         else:
             self.reports.append(Report.model_validate_json(record.value))
+
+
+def _decided(positions: Mapping[Place, int]) -> dict[Place, int]:
+    return {place: offset for place, offset in positions.items() if place.topic == DECISIONS.name}

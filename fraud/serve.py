@@ -21,7 +21,7 @@ from shared.auth import require_key
 from shared.clock import Clock, perf_counter
 from shared.eventlog.port import Entry, EventLog, LogUnavailable
 from shared.privacy import pseudonym
-from shared.store import Store
+from shared.store.port import Store
 
 BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 Identity = Annotated[

@@ -22,13 +22,25 @@ def embedded(part: str, var: Path) -> str:
     return f"sqlite:///{var}/{part}.db"
 
 
+def apart(url: str, run: str) -> str:
+    """A server's URL with a prefix for what one run keeps there; a file's as it is."""
+    scheme, _, rest = url.partition("://")
+    server, *path = rest.rstrip("/").split("/")
+    if scheme == "kafka":
+        return f"kafka://{server}/{'-'.join([*path, run])}"
+    if scheme == "redis":
+        database, *prefix = path or ["0"]
+        return f"redis://{server}/{database}/{'-'.join([*prefix, run])}"
+    return url
+
+
 class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="MLSD_", frozen=True, extra="forbid")
 
     var: Path = Field(Path("var"), description="folder of everything that a run writes")
     # These three are not shown: a URL may carry a password.
     log: str = Field("", repr=False, description="sqlite:///var/log.db")
-    store: str = Field("", repr=False, description="sqlite:///var/store.db")
+    store: str = Field("", repr=False, description="sqlite:///var/store.db or redis://host[:port][/db]")
     mlflow: str = Field("", repr=False, description="sqlite:///var/mlflow.db, postgresql://… or http://mlflow:5000")
     data: Path | None = Field(None, description="folder of the public data sets")
     kafka_home: Path | None = Field(None, validation_alias="KAFKA_HOME", description="folder of an unpacked Kafka")
@@ -49,13 +61,9 @@ class Settings(BaseSettings):
         return self.model_copy(update={"var": var, **moved})
 
     def afresh(self, run: str) -> Self:
-        """Parts that nobody has used: the folder `run` below `var`, and on Kafka topics with a prefix of their own."""
-        moved = self.under(self.var / run)
-        if not moved.log.startswith("kafka://"):
-            return moved
-        server, _, prefix = moved.log.removeprefix("kafka://").partition("/")
-        prefix = "-".join(filter(None, (prefix, *run.split("/"))))
-        return moved.model_copy(update={"log": f"kafka://{server}/{prefix}"})
+        """Parts that nobody has used: the folder `run` below `var`, and on servers a prefix of its own."""
+        moved, prefix = self.under(self.var / run), run.replace("/", "-")
+        return moved.model_copy(update={"log": apart(moved.log, prefix), "store": apart(moved.store, prefix)})
 
     def pin(self, name: str, secret: str) -> None:
         """Put a known secret where `key` would make one: for runs that have to be repeatable."""

@@ -10,6 +10,7 @@ import pytest
 
 from infra.local import WHERE, Kafka
 from shared.settings import Settings
+from tests.servers import RedisServer
 
 Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 WAITING = ("slow", "bench")  # marks of tests that a person in a hurry does without
@@ -41,6 +42,20 @@ def free_ports(count: int) -> list[int]:
     with ExitStack() as opened:
         sockets = [opened.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
         return [listener.getsockname()[1] for listener in sockets]
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A real Redis for all tests; each finds it empty only if it sees to that."""
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture
+def mortal_redis(tmp_path: Path) -> Iterator[RedisServer]:
+    """A Redis of the test's own, to be killed."""
+    with RedisServer(tmp_path) as server:
+        yield server
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -1,5 +1,6 @@
-"""What `shared/store.py` promises, and every store has to keep."""
+"""What `shared/store/port.py` promises, and every store has to keep."""
 
+import signal
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
@@ -7,22 +8,27 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import redis
 
+from shared.clock import monotonic
 from shared.eventlog.port import Place
-from shared.store import SqliteStore, Store, StoreUnavailable, open_store
+from shared.store import open_store
+from shared.store.port import Store, StoreUnavailable
+from shared.store.sqlite import SqliteStore
+from tests.servers import RedisServer
 from tests.threads import at_once
 
 FIRST, SECOND = Place("decisions", 0), Place("decisions", 1)
 
-URLS: dict[str, Callable[[Path], str]] = {
-    "sqlite": lambda folder: f"sqlite:///{folder}/var/store.db",
-}
 
-
-@pytest.fixture(params=URLS)
+@pytest.fixture(params=["sqlite", "redis"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """An empty store of its own for every test."""
-    return URLS[request.param](tmp_path)
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/var/store.db"
+    server: RedisServer = request.getfixturevalue("redis_server")
+    server.empty()
+    return server.url
 
 
 @pytest.fixture
@@ -74,10 +80,28 @@ def test_a_view_remembers_how_far_it_came_in_each_partition(store: Store) -> Non
     assert store.positions("view") == {FIRST: 9, SECOND: 1}
 
 
+def test_a_position_never_goes_back(store: Store) -> None:
+    """Of two that follow the log into one view, one is behind."""
+    store.put("view", [("a", b"1"), ("b", b"2")], {FIRST: 2})
+    assert store.put("view", [("a", b"1")], {FIRST: 1}) == 0
+    assert store.positions("view") == {FIRST: 2}
+
+
+def test_a_view_that_lost_what_it_had_takes_nothing_that_comes_after(store: Store) -> None:
+    store.put("view", [("a", b"1")], {FIRST: 1}, after={FIRST: 0, SECOND: 0})
+    store.put("view", [("b", b"2")], {FIRST: 2}, after={FIRST: 1})
+    for after in ({FIRST: 3}, {FIRST: 2, SECOND: 1}):
+        for rows, positions in (([("c", b"3")], {FIRST: 4, SECOND: 2}), ([], {})):
+            with pytest.raises(StoreUnavailable, match="'view' lost what it had"):
+                store.put("view", rows, positions, after=after)
+    assert store.get("view", "c") is None
+    assert store.positions("view") == {FIRST: 2}
+
+
 def test_rows_and_positions_are_written_together_or_not_at_all(store: Store) -> None:
     store.put("view", [("a", b"1")], {FIRST: 1})
     for rows, position in (([("b", b"2"), ("c", object())], 3), ([("b", b"2")], object())):
-        with pytest.raises(Exception, match="type"):
+        with pytest.raises(Exception, match=r"type|must be"):
             store.put("view", rows, {FIRST: position})  # type: ignore[arg-type, dict-item]
     assert store.get("view", "b") is None
     assert store.positions("view") == {FIRST: 1}
@@ -120,6 +144,9 @@ def test_a_store_of_an_unknown_kind_is_refused() -> None:
         open_store("carrier-pigeon://loft")
 
 
+# --- what only a file can do, and only a server -----------------------------------------------------
+
+
 def test_a_locked_store_says_so_and_writes_nothing(tmp_path: Path) -> None:
     store = SqliteStore(str(tmp_path / "store.db"))
     foreign = sqlite3.connect(tmp_path / "store.db", isolation_level=None)
@@ -133,3 +160,47 @@ def test_a_locked_store_says_so_and_writes_nothing(tmp_path: Path) -> None:
     assert store.put("v", [("k", b"2")], {Place("t", 0): 1}) == 1
     store.close()
     foreign.close()
+
+
+def test_a_killed_server_is_unavailable_and_comes_back_empty(mortal_redis: RedisServer) -> None:
+    with closing(open_store(mortal_redis.url)) as store:
+        store.put("view", [("a", b"1")], {FIRST: 1})
+        mortal_redis.kill()
+        refuses_in_time(store, within=2.0)
+        mortal_redis.start()
+        assert store.positions("view") == {}
+        with pytest.raises(StoreUnavailable, match="lost what it had"):
+            store.put("view", [("b", b"2")], {FIRST: 2}, after={FIRST: 1})
+        assert store.put("view", [("a", b"1"), ("b", b"2")], {FIRST: 2}) == 2
+
+
+def test_a_server_that_is_silent_is_unavailable_in_time(mortal_redis: RedisServer) -> None:
+    with closing(open_store(mortal_redis.url)) as known, closing(open_store(mortal_redis.url)) as new:
+        assert known.get("view", "a") is None
+        mortal_redis.process.send_signal(signal.SIGSTOP)
+        for store in (known, new):
+            refuses_in_time(store, within=10.0)
+
+
+def test_a_full_server_refuses_rows_and_keeps_what_it_has(mortal_redis: RedisServer) -> None:
+    with closing(open_store(mortal_redis.url)) as store, redis.Redis.from_url(mortal_redis.url) as operator:
+        store.put("view", [("a", b"1")], {FIRST: 1})
+        operator.config_set("maxmemory", 1)
+        with pytest.raises(StoreUnavailable, match="memory"):
+            store.put("view", [("b", b"2")], {FIRST: 2})
+        operator.config_set("maxmemory", 0)
+        assert store.get("view", "b") is None
+        assert store.positions("view") == {FIRST: 1}
+
+
+def refuses_in_time(store: Store, *, within: float) -> None:
+    """All of its calls together."""
+    began = monotonic()
+    for call in (
+        lambda: store.get("view", "a"),
+        lambda: store.positions("view"),
+        lambda: store.put("view", [("b", b"2")], {FIRST: 2}),
+    ):
+        with pytest.raises(StoreUnavailable):
+            call()
+    assert monotonic() - began < within

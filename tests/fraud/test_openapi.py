@@ -12,7 +12,7 @@ from schemathesis.python.asgi import shutdown_lifespans
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from fraud.serve import make_app
-from shared.store import SqliteStore
+from shared.store.sqlite import SqliteStore
 from tests.fraud.bank import KEY, Bank, Trained, copied
 from tests.fraud.test_serve import working
 

@@ -19,8 +19,9 @@ from fraud.monitor import Monitor, entry
 from fraud.schema import DECISIONS, EVENTS, Alarm, Report
 from fraud.serve import make_app
 from shared.clock import monotonic, sleep
-from shared.store import SqliteStore
+from shared.store import open_store
 from tests.fraud.bank import KEY, TODAY, Bank, Trained, open_registry
+from tests.servers import RedisServer
 
 CARD = "4111111111111111"
 PAYMENT = {
@@ -63,9 +64,9 @@ def working(bank: Bank, *, slot: int = 0, between: Callable[[], None] = lambda: 
 
 
 @contextmanager
-def edge(bank: Bank, *, key: str = "secret") -> Iterator[httpx.Client]:
+def edge(bank: Bank, *, key: str = "secret", url: str = "") -> Iterator[httpx.Client]:
     """The service without a worker, on a free port; a client that knows `key`."""
-    store = SqliteStore(str(bank.var / "store.db"))
+    store = open_store(url or f"sqlite:///{bank.var}/store.db")
     app = make_app(bank.log, store, clock=bank.clock, api_key=b"secret", pseudonym_key=KEY, deciders=lambda: True)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, http="httptools"))
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -200,6 +201,37 @@ def test_an_edge_that_starts_again_knows_what_was_decided(bank: Bank) -> None:
     (bank.var / "store.db").unlink()  # a view: the log gives it back
     with edge(bank) as client:
         assert client.get(first.headers["location"]).content == first.content
+
+
+@pytest.mark.kill
+@pytest.mark.parametrize("noticed", [True, False], ids=["down for a while", "back at once"])
+def test_a_killed_store_is_503_and_the_log_gives_all_of_it_back(
+    bank: Bank, mortal_redis: RedisServer, noticed: bool
+) -> None:
+    with working(bank), edge(bank, url=mortal_redis.url) as client:
+        said = [client.post("/v1/decisions", json=PAYMENT | {"id": f"tx-{number}"}) for number in range(3)]
+        mortal_redis.kill()
+        if noticed:
+            problem(client.get(said[0].headers["location"]), 503)
+            eventually(lambda: client.get("/health/ready").status_code == 503)
+        mortal_redis.start()
+        said.append(client.post("/v1/decisions", json=PAYMENT | {"id": "tx-9"}))
+        assert said[-1].status_code in (200, 503)  # it may have fallen into the gap: then the till asks again
+        again = client.post("/v1/decisions", json=PAYMENT | {"id": "tx-0"})
+        assert again.content == said[0].content or again.status_code == 503
+        eventually(lambda: client.get("/health/ready").status_code == 200)
+        for answer in said:
+            if answer.status_code == 200:
+                assert client.get(answer.headers["location"]).content == answer.content
+
+
+def test_a_store_emptied_while_nothing_happens_is_filled_again(bank: Bank, redis_server: RedisServer) -> None:
+    redis_server.empty()
+    with working(bank), edge(bank, url=redis_server.url) as client:
+        first = client.post("/v1/decisions", json=PAYMENT)
+        redis_server.empty()
+        eventually(lambda: client.get(first.headers["location"]).content == first.content)
+        assert client.post("/v1/decisions", json=PAYMENT).content == first.content
 
 
 def test_an_unknown_payment_is_404(alone: httpx.Client) -> None:

@@ -137,5 +137,6 @@ def test_secrets_are_not_shown() -> None:
     ],
 )
 def test_a_run_has_a_folder_and_topics_of_its_own(log: str, afresh: str) -> None:
-    settings = Settings(log=log).afresh("demo/1")
+    settings = Settings(log=log, store="redis://cache").afresh("demo/1")
     assert (settings.log, settings.var) == (afresh, Path("var/demo/1"))
+    assert settings.store == "redis://cache/0/demo-1"

@@ -1,8 +1,4 @@
-"""Read views that one process writes and another reads.
-
-A view is always rebuildable from the log and is never consulted to decide. It remembers how far in
-the log it has come, in the same transaction as its rows.
-"""
+"""Views in one SQLite file, which several processes share."""
 
 import fcntl
 import sqlite3
@@ -10,31 +6,9 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
 
 from shared.eventlog.port import Place
-
-
-class StoreUnavailable(Exception):
-    """The store cannot take or give rows now: away, locked or full. What it lacks, the log gives back."""
-
-
-class Store(Protocol):
-    def put(self, view: str, rows: Sequence[tuple[str, bytes]], positions: Mapping[Place, int]) -> int:
-        """Add rows by key; the first row of a key stays. Gives the number of rows added.
-
-        Raises:
-            StoreUnavailable: neither rows nor positions were written; so do the others.
-        """
-        ...
-
-    def get(self, view: str, key: str) -> bytes | None: ...
-
-    def positions(self, view: str) -> dict[Place, int]:
-        """By partition of the log, the offset that the view wants next."""
-        ...
-
-    def close(self) -> None: ...
+from shared.store.port import StoreUnavailable
 
 
 class SqliteStore:
@@ -60,14 +34,25 @@ class SqliteStore:
         except sqlite3.Error as error:
             raise StoreUnavailable(f"the store: {error}") from error
 
-    def put(self, view: str, rows: Sequence[tuple[str, bytes]], positions: Mapping[Place, int]) -> int:
+    def put(
+        self,
+        view: str,
+        rows: Sequence[tuple[str, bytes]],
+        positions: Mapping[Place, int],
+        *,
+        after: Mapping[Place, int] = {},
+    ) -> int:
         with self._use() as db, db:
             db.execute("BEGIN IMMEDIATE")
+            there = self._positions(view)
+            if any(there.get(place, 0) < offset for place, offset in after.items()):
+                raise StoreUnavailable(f"the store: view {view!r} lost what it had; it begins again at its positions")
             before = db.total_changes
             db.executemany("INSERT OR IGNORE INTO rows VALUES (?, ?, ?)", [(view, *row) for row in rows])
             added = db.total_changes - before
             db.executemany(
-                "INSERT OR REPLACE INTO positions VALUES (?, ?, ?, ?)",
+                "INSERT INTO positions VALUES (?, ?, ?, ?)"
+                " ON CONFLICT DO UPDATE SET offset = excluded.offset WHERE excluded.offset > offset",
                 [(view, *place, offset) for place, offset in positions.items()],
             )
         return added
@@ -79,22 +64,13 @@ class SqliteStore:
         return None if row is None else bytes(row[0])
 
     def positions(self, view: str) -> dict[Place, int]:
+        with self._use():
+            return self._positions(view)
+
+    def _positions(self, view: str) -> dict[Place, int]:
         query = "SELECT topic, partition, offset FROM positions WHERE view = ?"
-        with self._use() as db:
-            rows = db.execute(query, (view,)).fetchall()
+        rows = self._db.execute(query, (view,)).fetchall()
         return {Place(topic, partition): offset for topic, partition, offset in rows}
 
     def close(self) -> None:
         self._db.close()
-
-
-def open_store(url: str) -> Store:
-    """The store at `url`: `sqlite:///var/store.db`.
-
-    Raises:
-        ValueError: for a scheme that no store here speaks.
-    """
-    scheme, _, rest = url.partition("://")
-    if scheme == "sqlite":
-        return SqliteStore(rest.removeprefix("/"))
-    raise ValueError(f"store URL {url!r}: expected sqlite:///PATH")

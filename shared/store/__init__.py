@@ -1,0 +1,20 @@
+"""Read views beside the log, behind one port; the URL picks what keeps them."""
+
+from shared.store.port import Store
+from shared.store.sqlite import SqliteStore
+
+
+def open_store(url: str) -> Store:
+    """The store at `url`: `sqlite:///var/store.db` or `redis://host[:port][/db[/prefix]]`.
+
+    Raises:
+        ValueError: for a scheme that no store here speaks.
+    """
+    scheme, _, rest = url.partition("://")
+    if scheme == "sqlite":
+        return SqliteStore(rest.removeprefix("/"))
+    if scheme == "redis":
+        from shared.store.redis import RedisStore  # its package is needed by who has a server only
+
+        return RedisStore(url)
+    raise ValueError(f"store URL {url!r}: expected sqlite:///PATH or redis://HOST[:PORT][/DB[/PREFIX]]")

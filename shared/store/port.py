@@ -1,0 +1,42 @@
+"""Read views that one process writes and another reads.
+
+A view is always rebuildable from the log and is never consulted to decide. It remembers how far in
+the log it has come, in the same transaction as its rows.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from shared.eventlog.port import Place
+
+
+class StoreUnavailable(Exception):
+    """The store cannot take or give rows now: away, locked, full or emptied. What it lacks, the log gives back."""
+
+
+class Store(Protocol):
+    def put(
+        self,
+        view: str,
+        rows: Sequence[tuple[str, bytes]],
+        positions: Mapping[Place, int],
+        *,
+        after: Mapping[Place, int] = {},
+    ) -> int:
+        """Add rows by key; the first row of a key stays. Gives the number of rows added.
+
+        `after` is how far the view has to be already. One that is not was emptied under way, as a cache may be:
+        then begin again at its `positions`, or what it lost is lost for good. Positions never go back.
+
+        Raises:
+            StoreUnavailable: neither rows nor positions were written; so do the others.
+        """
+        ...
+
+    def get(self, view: str, key: str) -> bytes | None: ...
+
+    def positions(self, view: str) -> dict[Place, int]:
+        """By partition of the log, the offset that the view wants next."""
+        ...
+
+    def close(self) -> None: ...

@@ -1,0 +1,104 @@
+"""Views in Redis: two hashes a view, its rows and its positions. Nothing needs to be persistent there."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from shared.eventlog.port import Place
+from shared.store.port import StoreUnavailable
+
+PATIENCE = 1.0  # seconds for a connection, and again for an answer
+
+# One script is one transaction. It checks everything before it writes: Redis does not undo.
+PUT = """
+local rows, positions = KEYS[1], KEYS[2]
+local next_argument = 1
+local function take()
+    next_argument = next_argument + 1
+    return ARGV[next_argument - 1]
+end
+for _ = 1, take() do
+    local place, offset = take(), tonumber(take())
+    if tonumber(redis.call('HGET', positions, place) or 0) < offset then
+        return -1
+    end
+end
+for _ = 1, take() do
+    local place, offset = take(), take()
+    if tonumber(redis.call('HGET', positions, place) or 0) <= tonumber(offset) then
+        redis.call('HSET', positions, place, offset)
+    end
+end
+local added = 0
+for _ = 1, take() do
+    added = added + redis.call('HSETNX', rows, take(), take())
+end
+return added
+"""
+
+
+class RedisStore:
+    """At `redis://host[:port][/db[/prefix]]`."""
+
+    def __init__(self, url: str) -> None:
+        *server, self._prefix = url.split("/", 4) if url.count("/") > 3 else [url, ""]
+        self._redis = redis.Redis.from_url(
+            "/".join(server),
+            socket_connect_timeout=PATIENCE,
+            socket_timeout=PATIENCE,
+            retry=Retry(NoBackoff(), 0),  # the caller tries again; here it would only take longer to say no
+        )
+        self._put = self._redis.register_script(PUT)
+
+    @contextmanager
+    def _use(self) -> Iterator[Any]:  # its own types do not know that answers are bytes here
+        try:
+            yield self._redis
+        except (redis.ConnectionError, redis.TimeoutError, redis.ResponseError) as error:
+            raise StoreUnavailable(f"the store: {error}") from error
+
+    def put(
+        self,
+        view: str,
+        rows: Sequence[tuple[str, bytes]],
+        positions: Mapping[Place, int],
+        *,
+        after: Mapping[Place, int] = {},
+    ) -> int:
+        arguments: list[str | bytes | int] = [len(after), *_flat(after), len(positions), *_flat(positions), len(rows)]
+        for row in rows:
+            arguments += row
+        with self._use():
+            added = int(self._put(keys=self._keys(view), args=arguments))
+        if added < 0:
+            raise StoreUnavailable(f"the store: view {view!r} lost what it had; it begins again at its positions")
+        return added
+
+    def get(self, view: str, key: str) -> bytes | None:
+        rows, _ = self._keys(view)
+        with self._use() as db:
+            found: bytes | None = db.hget(rows, key)
+        return found
+
+    def positions(self, view: str) -> dict[Place, int]:
+        _, positions = self._keys(view)
+        with self._use() as db:
+            found: dict[bytes, bytes] = db.hgetall(positions)
+        places = ((place.decode().partition(" "), int(offset)) for place, offset in found.items())
+        return {Place(topic, int(partition)): offset for (partition, _, topic), offset in places}
+
+    def close(self) -> None:
+        self._redis.close()
+
+    def _keys(self, view: str) -> tuple[str, str]:
+        name = f"view:{{{self._prefix}{view}}}"  # in braces: a cluster keeps them together
+        return f"{name}:rows", f"{name}:positions"
+
+
+def _flat(offsets: Mapping[Place, int]) -> Iterator[str | int]:
+    for (topic, partition), offset in offsets.items():
+        yield from (f"{partition} {topic}", offset)
