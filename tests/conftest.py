@@ -1,8 +1,6 @@
 """What every test may ask for, and what `make test ALL=1` means."""
 
-import socket
 from collections.abc import Generator, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TypeVar
 
@@ -10,7 +8,7 @@ import pytest
 
 from infra.local import WHERE, Kafka
 from shared.settings import Settings
-from tests.servers import RedisServer
+from tests.servers import RedisServer, free_ports
 
 Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 WAITING = ("slow", "bench")  # marks of tests that a person in a hurry does without
@@ -38,12 +36,6 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
     kafka.stop()
 
 
-def free_ports(count: int) -> list[int]:
-    with ExitStack() as opened:
-        sockets = [opened.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [listener.getsockname()[1] for listener in sockets]
-
-
 @pytest.fixture(scope="session")
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     """A real Redis for all tests; each finds it empty only if it sees to that."""
@@ -60,6 +52,7 @@ def mortal_redis(tmp_path: Path) -> Iterator[RedisServer]:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=4, help="how often the kill tests kill; 20 is the proof")
+    parser.addoption("--away", type=float, default=5.0, help="seconds that a broker is away; 20 is the proof")
     parser.addoption("--all", action="store_true", help="run everything; a test that skips itself fails")
 
 

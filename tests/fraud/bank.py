@@ -232,6 +232,11 @@ class Bank:
         reader.close()
         return records
 
+    def payments_sent(self) -> list[Transaction]:
+        """What stands in the log to be decided, repeats included."""
+        values = [record.value for record in self.read(EVENTS)]
+        return [Transaction.model_validate_json(v) for v in values if json.loads(v)["kind"] == "payment"]
+
     def said(self) -> dict[str, bytes]:
         """The decisions as they stand in the log, by identity; each once."""
         records = [r for r in self.read(DECISIONS) if json.loads(r.value)["kind"] == "decision"]

@@ -19,10 +19,10 @@ PATIENCE = 0.005  # seconds that the edge gives the owner
 BUSY = 0.03  # seconds at most that the owner is busy with something else
 
 
-def test_the_first_word_counts_and_is_the_answer(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_word_counts_and_is_the_answer(any_bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(config, "OWNER_DEADLINE", PATIENCE)
     chance = random.Random(7)
-    with working(bank, between=lambda: sleep(chance.uniform(0.0, BUSY))), edge(bank) as client:
+    with working(any_bank, between=lambda: sleep(chance.uniform(0.0, BUSY))), edge(any_bank) as client:
 
         def race(number: int) -> dict[str, object]:
             answer = client.post("/v1/decisions", json=PAYMENT | {"card": f"card-{number}", "id": f"race-{number}"})
@@ -31,8 +31,8 @@ def test_the_first_word_counts_and_is_the_answer(bank: Bank, monkeypatch: pytest
 
         with ThreadPoolExecutor(ABREAST) as pool:
             answers = {f"{x['card']}.{x['id']}": x for x in pool.map(race, range(RACES))}
-        eventually(lambda: not bank.undecided())
-        words = [json.loads(record.value) for record in bank.read(DECISIONS)]
+        eventually(lambda: not any_bank.undecided())
+        words = [json.loads(record.value) for record in any_bank.read(DECISIONS)]
         first: dict[str, dict[str, object]] = {}
         for word in words:
             first.setdefault(f"{word['card']}.{word['id']}", word)

@@ -1,0 +1,175 @@
+"""A broker that dies, is away, slow or silent: the service comes back by itself, and every payment is decided once."""
+
+import http.client
+import json
+import threading
+import urllib.error
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from fraud.schema import DECISIONS
+from infra.local import WHERE, Kafka
+from shared.clock import VirtualClock, monotonic, sleep
+from shared.eventlog import open_log
+from shared.eventlog.kafka import GIVE_UP
+from shared.eventlog.port import Entry, LogUnavailable, Place, Position, Topic, beginning
+from shared.settings import Settings
+from tests.e2e.test_commands import PAYMENT, Service, decided_by_model, serving
+from tests.fraud.bank import Bank, Trained, copied
+from tests.servers import Toxiproxy, free_ports
+
+pytestmark = [pytest.mark.kill, pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(300)]
+BACK = 30.0  # seconds after the end of a fault until the model decides again
+
+
+class Wire:
+    """A broker, and a proxy that all its clients go through."""
+
+    def __init__(self, broker: Kafka, proxy: Toxiproxy) -> None:
+        self.broker, self.proxy = broker, proxy
+
+
+@pytest.fixture(scope="module")
+def wire(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wire]:
+    home = Settings().kafka_home
+    if home is None:
+        pytest.skip(f"needs Kafka. {WHERE}")
+    port, controller = free_ports(2)
+    with Toxiproxy(port) as proxy:
+        folder = tmp_path_factory.mktemp("broker")
+        broker = Kafka(home, folder, port=port, controller=controller, advertised=proxy.port)
+        broker.start()
+        yield Wire(broker, proxy)
+        broker.kill()
+
+
+# --- faults: each from its beginning to its end --------------------------------------------------------
+
+
+def killed(wire: Wire, _: float) -> None:
+    wire.broker.kill()
+    wire.broker.start()
+
+
+def away(wire: Wire, seconds: float) -> None:
+    wire.proxy.cut()
+    sleep(seconds)
+    wire.proxy.heal()
+
+
+def slow(wire: Wire, seconds: float) -> None:
+    wire.proxy.slow(100)
+    sleep(seconds)
+    wire.proxy.heal()
+
+
+def half_open(wire: Wire, seconds: float) -> None:
+    wire.proxy.half_open()
+    sleep(seconds)
+    wire.proxy.heal()
+
+
+@pytest.mark.parametrize("fault", [killed, away, slow, half_open])
+def test_the_service_comes_back_and_has_decided_everything_once(
+    wire: Wire, world: Trained, tmp_path: Path, request: pytest.FixtureRequest, fault: Callable[[Wire, float], None]
+) -> None:
+    with closing(copied(world, tmp_path / "var", url=f"{wire.broker.url}/{uuid4().hex[:8]}")) as bank:
+        with serving(bank) as service:
+            decided_by_model(service)
+            with tills(service) as answers:
+                sleep(1.0)
+                fault(wire, float(request.config.getoption("--away")))
+                healed = monotonic()
+                until_the_model_decides(service)
+                print(f"{fault.__name__}: decides again {monotonic() - healed:.1f} s after its end")
+                sleep(1.0)
+        account(bank, answers)
+
+
+@contextmanager
+def tills(service: Service) -> Iterator[dict[str, dict[str, object]]]:
+    """Some tills that pay one after the other, and ask again until they have an answer; gives the answers."""
+    answers: dict[str, dict[str, object]] = {}
+    stopping = threading.Event()
+
+    def pay(till: int) -> None:
+        number = 0
+        while not stopping.is_set():
+            payment = PAYMENT | {"card": f"till-{till}", "id": f"paid-{till}-{number}"}
+            while (answer := asked(service, payment)) is None:
+                sleep(0.2)
+            answers[str(payment["id"])] = answer
+            number += 1
+            sleep(0.05)
+
+    threads = [threading.Thread(target=pay, args=(till,)) for till in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield answers
+    finally:
+        stopping.set()
+        for thread in threads:
+            thread.join()
+
+
+def asked(service: Service, payment: dict[str, object]) -> dict[str, object] | None:
+    try:
+        return service.post(payment)
+    except (urllib.error.URLError, OSError, http.client.HTTPException):
+        return None
+
+
+def until_the_model_decides(service: Service) -> None:
+    until = monotonic() + BACK
+    for number in range(10_000):
+        answer = asked(service, PAYMENT | {"card": "back", "id": f"back-{uuid4().hex[:8]}-{number}"})
+        if answer is not None and answer["path"] == "model":
+            return
+        assert monotonic() < until, service.log[-3_000:]
+        sleep(0.2)
+
+
+def account(bank: Bank, answers: dict[str, dict[str, object]]) -> None:
+    """Every payment in the log is decided, none twice by an owner, and what was answered is what stands first."""
+    bank.decide()
+    first: dict[str, dict[str, object]] = {}
+    by_owner: list[str] = []
+    for record in bank.read(DECISIONS):
+        word = json.loads(record.value)
+        if word["kind"] == "decision":
+            first.setdefault(record.key, word)
+            by_owner += [record.key] * (word["path"] != "stand-in")
+    assert len(by_owner) == len(set(by_owner))
+    assert set(by_owner) == {f"{x.card}.{x.id}" for x in bank.payments_sent()}
+    said = {str(word["id"]): word for word in first.values()}
+    assert len(answers) > 20
+    assert [name for name, answer in answers.items() if said[name] != answer] == []
+
+
+def test_a_commit_that_hangs_ends_in_time_and_is_whole_or_not_at_all(wire: Wire) -> None:
+    here, there = Topic("here", 1), Topic("there", 1)
+    place = Place(here.name, 0)
+    with closing(open_log(f"{wire.broker.url}/{uuid4().hex[:8]}", clock=VirtualClock(1_000))) as log:
+        log.create([here, there])
+        log.append([Entry(here, "key", b"1")])
+        member = log.consumer("group", [here], "member")
+        assert len(member.poll(10, 10.0)) == 1
+        wire.proxy.half_open()
+        began = monotonic()
+        with pytest.raises(LogUnavailable):
+            member.commit([Entry(there, "key", b"one"), Entry(there, "key", b"two")], {place: Position(1, "note")})
+        assert monotonic() - began < GIVE_UP + 3
+        wire.proxy.heal()
+    with closing(open_log(f"{wire.broker.url}/{log.prefix.rstrip('.')}", clock=VirtualClock(1_000))) as log:  # type: ignore[attr-defined]
+        member = log.consumer("group", [here], "member")
+        until = monotonic() + 20
+        while place not in member.owned:
+            member.poll(0, 0.2)
+            assert monotonic() < until
+        written = log.reader(beginning([there])).poll(10, 0.5)
+        assert (member.owned[place].offset, len(written)) in ((0, 0), (1, 2))
