@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, HTTPException, Path, Request, Response
-from prometheus_client import CollectorRegistry, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from pydantic import Field
 
 from fraud import config
@@ -58,6 +58,7 @@ def make_app(
     metrics = CollectorRegistry()
     edge = Edge(log, store, clock=clock, metrics=metrics)
     seconds = Histogram("fraud_request_seconds", "From request to decision", registry=metrics, buckets=BUCKETS)
+    unanswered = Counter("fraud_unavailable", "Requests that got no decision in time", registry=metrics)
     lag = Gauge("fraud_lag", "Events not yet decided", registry=metrics)
     lag.set_function(lambda: _lag(log))
 
@@ -88,6 +89,7 @@ def make_app(
 
     @app.exception_handler(Unavailable)
     async def unavailable(_: Request, error: Unavailable) -> Response:
+        unanswered.inc()
         return problem(503, f"{error}; the card network's own stand-in rules apply", headers={"Retry-After": "1"})
 
     @app.exception_handler(Conflict)

@@ -85,8 +85,10 @@ def test_the_service_comes_back_and_has_decided_everything_once(
                 fault(wire, float(request.config.getoption("--away")))
                 healed = monotonic()
                 until_the_model_decides(service)
+                assert (service.metric("fraud_unavailable_total") > 0) == (fault is not slow)
                 print(f"{fault.__name__}: decides again {monotonic() - healed:.1f} s after its end")
                 sleep(1.0)
+            assert service.metric("fraud_lag") == 0
         account(bank, answers)
 
 

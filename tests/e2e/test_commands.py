@@ -102,6 +102,11 @@ class Service:
         with urllib.request.urlopen(request, timeout=5) as response:
             return dict(json.loads(response.read()))
 
+    def metric(self, name: str) -> float:
+        with urllib.request.urlopen(f"{self.url}/metrics", timeout=20) as response:
+            lines = response.read().decode().splitlines()
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
+
     def workers(self) -> list[int]:
         """The processes that work on this bank's folder."""
         found = []
