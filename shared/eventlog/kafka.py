@@ -96,6 +96,12 @@ def _or_unavailable(what: str) -> Iterator[None]:
         raise LogUnavailable(f"{what}: {type(error).__name__} {error}") from error
 
 
+def _record(place: Place, given: Any) -> Record:
+    """Whoever else writes to the topic may leave out key and value, or send a key that is no text."""
+    key, value = (given.key or b"").decode(errors="replace"), given.value or b""
+    return Record(*place, given.offset, key, value, given.timestamp // 1000)
+
+
 class _Tail:
     """Fetches ahead, and hands out in bites; each offset of a partition once."""
 
@@ -132,10 +138,7 @@ class _Tail:
             place = self._place(partition)
             if place in self._held:
                 new = [record for record in records if record.offset >= self._next[place]]
-                self._held[place].extend(
-                    Record(*place, record.offset, record.key.decode(), record.value, record.timestamp // 1000)
-                    for record in new
-                )
+                self._held[place].extend(_record(place, record) for record in new)
                 self._next[place] = new[-1].offset + 1 if new else self._next[place]
 
     def _take(self, limit: int) -> list[Record]:

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from kafka import KafkaProducer
 
 from fraud.config import DAY, HOUR, MAX_AHEAD
 from fraud.features import NAMES
 from fraud.schema import EVENTS, Label, Transaction
+from infra.local import Kafka
 from shared.eventlog.port import Entry
 from shared.privacy import pseudonym
 from tests.fraud.bank import KEY, TODAY, Bank, Trained, copied, days, once, payment, payments
@@ -98,6 +100,19 @@ def test_poison_between_payments_is_a_dead_letter_each_and_moves_nothing(
 
 def without_offsets(decisions: dict[str, bytes]) -> dict[str, dict[str, object]]:
     return {key: json.loads(value) | {"offset": None} for key, value in decisions.items()}
+
+
+def test_a_record_without_key_or_value_is_a_dead_letter_too(broker: Kafka, world: Trained, tmp_path: Path) -> None:
+    good = payment()
+    with closing(copied(world, tmp_path / "var", url=f"{broker.url}/foreign")) as bank:
+        producer = KafkaProducer(bootstrap_servers=broker.url.removeprefix("kafka://"))
+        for key, value in [(None, good.model_dump_json().encode()), (b"\xff", b"{}"), (b"card-a", None)]:
+            producer.send("foreign.fraud.events", key=key, value=value, partition=0, timestamp_ms=TODAY * 1000)
+        producer.close()
+        bank.pay(good)
+        bank.decide()
+        assert set(bank.said()) == {good.identity}
+        assert sorted(letter.field for letter in bank.letters()) == ["card", "message", "message"]
 
 
 def test_the_same_payment_by_http_and_by_topic_at_once_is_decided_once(any_bank: Bank) -> None:
