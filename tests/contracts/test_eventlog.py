@@ -51,7 +51,7 @@ NOWHERE = Topic("nowhere", 1)  # is never created
 NO_BYTES: Any = object()
 GROUP = "group"
 # Seconds, where a test waits for a claim to run out, or where members in one thread wait for one another.
-SHORT = {"sqlite.LEASE": 0.4, "kafka.SESSION": 1.0, "kafka.JOIN": 0.4}
+SHORT = {"sqlite.LEASE": 0.4, "kafka.SESSION": 1.0, "kafka_members.JOIN": 0.4}
 SILENT = 1.2  # seconds after which a claim has run out
 
 
@@ -156,7 +156,7 @@ def at(offset: int, partition: int = 0, note: str = "") -> dict[Place, Position]
 PREAMBLE = f"""
 import sys
 from shared.clock import SystemClock, sleep
-from shared.eventlog import kafka, open_log, sqlite
+from shared.eventlog import kafka, kafka_members, open_log, sqlite
 from shared.eventlog.port import *
 if "short" in sys.argv:
     {"; ".join(f"{name} = {seconds}" for name, seconds in SHORT.items())}

@@ -15,7 +15,7 @@ from fraud.schema import DECISIONS
 from infra.local import WHERE, Kafka
 from shared.clock import VirtualClock, monotonic, sleep
 from shared.eventlog import open_log
-from shared.eventlog.kafka import GIVE_UP
+from shared.eventlog.kafka_calls import GIVE_UP
 from shared.eventlog.port import Entry, LogUnavailable, Place, Position, Topic, beginning
 from shared.settings import Settings
 from tests.e2e.test_commands import PAYMENT, Service, decided_by_model, serving
