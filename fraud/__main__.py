@@ -32,6 +32,8 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pret
 class Parts(NamedTuple):
     """What every command is built from."""
 
+    # [2.3] Three stores for three questions: the log keeps what came in which order, the lake is read a month at
+    # a time to learn from, the store answers for one payment. The last two can be made again from the log.
     settings: Settings
     clock: Clock
     options: list[str]  # those that a child command has to be given
@@ -74,6 +76,8 @@ def main(
     context.obj = Parts(settings, SystemClock() if virtual is None else VirtualClock(virtual), options)
 
 
+# [4.2] One code base and one log, but a process for each pace: the edge answers in milliseconds, the worker
+# owns state, the monitor trains for a minute. A service for each noun would put a network between every two.
 @app.command()
 def serve(
     context: typer.Context,

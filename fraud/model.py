@@ -19,6 +19,8 @@ from fraud.schema import Features, Score
 Matrix = NDArray[np.float64]  # (payments, features)
 Vector = NDArray[np.float64]  # (payments,)
 
+# [3.1] A table with labels, few frauds and money on the ranking: boosted trees, then Platt scaling, since
+# the policy multiplies the probability by an amount. Anomaly detection would ignore the labels.
 # [3.2] Few leaves and strong shrinkage: frauds are one in a hundred, and a small tree is one that an
 # analyst can follow. Many bins, because fraud rules are sharp in the amount and a histogram blurs them.
 PARAMETERS: dict[str, str | int | float] = {
@@ -33,6 +35,8 @@ PARAMETERS: dict[str, str | int | float] = {
     "num_threads": 1,  # two spin for one another: beside a busy worker a fit took ten times as long, for the same trees
     "verbosity": -1,
 }
+# [3.3] Nothing pre-trained: a shop's name or a card's habit means nothing in another bank, and what does carry
+# over, the windows, is in the features. The trees are learnt anew in seconds, so there is nothing to transfer.
 TREES = 200
 RAW_SCORE, CONTRIBUTIONS, FLOAT64 = 1, 3, 1  # LightGBM's C constants
 

@@ -283,6 +283,8 @@ class Monitor:
             self._folder(release)  # fetched now, so that no worker waits for the registry while payments wait for it
         except (Corrupt, Unavailable, UnknownVersion) as error:
             return self._raise("command", release.at, f"not released: {error}", action="nothing changed")
+        # [5.2] A release is a record in the log, and so is taking it back: who decides is a matter of reading on,
+        # with no moment without a champion, and the ledger says who, when, why and on what figures.
         self._ledger.append(release)
         self._out.append(entry(release))
         self._stopped = self._decided = 0

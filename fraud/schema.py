@@ -41,6 +41,8 @@ class Noun(BaseModel):
 class Transaction(Noun):
     """One card payment, as the till asks about it."""
 
+    # [2.1] Structured, and only what is known while the card is in the terminal: a field that is filled
+    # later would be a feature in training and a hole in serving.
     kind: Literal["payment"] = "payment"
     card: Id
     id: Id

@@ -109,6 +109,8 @@ def make_app(
         device = None if payment.device is None else pseudonym(payment.device, pseudonym_key)
         # [7.3] From here on nobody sees the card's own number: not the log, the lake, or the model.
         hidden = payment.model_copy(update={"card": pseudonym(payment.card, pseudonym_key), "device": device})
+        # [4.1] Not a call to a model: the payment goes into the log that ingestion, decision and training all read,
+        # and the answer is read back from it. So HTTP and topic are one way, with one order.
         answer = await edge.decide(hidden)
         seconds.observe(perf_counter() - began)
         return Response(answer, media_type="application/json", headers={"Location": f"/v1/decisions/{hidden.identity}"})
