@@ -62,6 +62,12 @@ def _money(payments: pl.DataFrame) -> Money:
     )
 
 
+def precision_recall(decided: pl.DataFrame, who: str) -> list[float]:
+    """Of what was stopped (review or decline), by truth; `who`: the column `action` or `rules`."""
+    stopped = decided[who] != "approve"
+    return [float(score(decided["fraud"], stopped, zero_division=0.0)) for score in (precision_score, recall_score)]
+
+
 def quality(decided: pl.DataFrame, *, attack: int) -> Table:
     """Precision and recall of what was stopped, before the attack and from then on, beside the rules."""
     rows = []
@@ -72,18 +78,22 @@ def quality(decided: pl.DataFrame, *, attack: int) -> Table:
     for period, during in periods.items():
         part = decided.filter(during)
         for who, column in (("system", "action"), ("rules", "rules")):
-            stopped = part[column] != "approve"
-            scores = [score(part["fraud"], stopped, zero_division=0.0) for score in (precision_score, recall_score)]
             shares = [
                 f"{part[column].to_list().count(action) / max(1, part.height):.2%}" for action in ("review", "decline")
             ]
-            rows.append([f"{period}, {who}", *(f"{score:.2f}" for score in scores), *shares])
+            rows.append([f"{period}, {who}", *(f"{score:.2f}" for score in precision_recall(part, column)), *shares])
     return ["", "precision", "recall", "reviewed", "declined"], rows
+
+
+def latency(answers: Answers) -> tuple[float, float]:
+    """p50 and p99, ms."""
+    p50, p99 = (1_000 * float(np.quantile(answers.latencies or [0.0], share)) for share in (0.5, 0.99))
+    return p50, p99
 
 
 def service(live: Live, answers: Answers) -> Table:
     """Throughput, latency from the intended moment, and who decided."""
-    p50, p99 = (1_000 * float(np.quantile(answers.latencies or [0.0], share)) for share in (0.5, 0.99))
+    p50, p99 = latency(answers)
     rows = [
         ["events by topic, a second", f"{live.throughput:,.0f}"],
         ["HTTP requests", f"{len(answers.latencies):,}"],

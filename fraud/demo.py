@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from fraud import config
-from fraud.account import money, quality, service
+from fraud.account import latency, money, precision_recall, quality, service
 from fraud.artifact import Artifact, reference
 from fraud.history import as_events, write_history
 from fraud.live import Live
@@ -89,7 +89,8 @@ def run(settings: Settings, *, port: int, days: int, seed: int, headless: bool) 
         stage.table("Money, EUR: what frauds, reviews and declined customers cost", *truth.table(known))
         stage.table("Payments stopped (review or decline), by truth", *quality(live.decided(), attack=attack))
         stage.table("Service", *service(live, answers))
-        seconds = perf_counter() - began
+        seconds, decided = perf_counter() - began, live.decided()
+        (precision, recall), (p50, p99) = precision_recall(decided, "action"), latency(answers)
         for name, value, unit, target in (
             ("demo.seconds", round(seconds, 1), "s", "<= 180"),
             ("demo.days_to_notice", noticed, "days", None),
@@ -97,6 +98,14 @@ def run(settings: Settings, *, port: int, days: int, seed: int, headless: bool) 
             ("demo.failed_requests", len(answers.failures), "requests", "== 0"),
             ("demo.saved_vs_rules", truth.ratio, "ratio", None),
             ("demo.saved_vs_rules_known", known.ratio, "ratio", None),
+            ("demo.precision", precision, "ratio", None),
+            ("demo.recall", recall, "ratio", None),
+            ("demo.rules_recall", precision_recall(decided, "rules")[1], "ratio", None),
+            ("demo.declined", float((decided["action"] == "decline").sum()) / decided.height, "ratio", None),
+            ("demo.hours_to_rollback", hours, "hours", None),
+            ("demo.events_per_s", round(live.throughput), "events/s", None),
+            ("demo.http_p50_ms", round(p50, 1), "ms", None),
+            ("demo.http_p99_ms", round(p99, 1), "ms", None),
         ):
             figures.figure(name, value, unit=unit, target=target)
         stage.say(f"\n{seconds:.0f} s on seed {seed}; everything that was written: {settings.var}")
