@@ -46,6 +46,9 @@ test: lint  ## lint, and every test that can run here; ALL=1: everything, and no
 test-fraud: .venv/.dev  ## the tests of fraud and of what it stands on
 	@$(PYTEST) tests/fraud tests/shared tests/contracts
 
+bench-fraud: .venv/.dev  ## how fast the path of a payment is, beside what a user would pick instead
+	@$(PY) -m tests.bench.fraud
+
 lint: .venv/.dev  ## ruff, mypy, import contracts; and how long each package is
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
@@ -77,7 +80,7 @@ help:  ## this list
 	@awk -F ':.*## ' '/^# ---/ { print "" } /^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 	@printf '\n  demos and replays take LOG=, DAYS= and SEED=; a demo with HEADLESS=1 ends by itself\n\n'
 
-.PHONY: demo-fraud replay-fraud up status down test test-fraud lint checklist record docs lock clean help
+.PHONY: demo-fraud replay-fraud up status down test test-fraud bench-fraud lint checklist record docs lock clean help
 
 # --- the environment ---
 
