@@ -29,7 +29,7 @@ LEARNABLE = 14 + config.MATURITY // config.DAY  # days
 QUALITY_FACTOR = 1.5  # times the frauds that the model promised among approved payments
 CHANCE = 0.001  # that so many come all the same
 GUARD_COUNT = 500  # decisions of a new version before its share of stopped payments is believed
-GUARD_FACTOR = 3.0  # times the usual share of declined payments; a night's is twice a day's
+GUARD_FACTOR = 5.0  # times the usual share of declined payments; a night's is up to three times a day's
 
 logger = logging.getLogger(__name__)
 
@@ -211,22 +211,23 @@ class Monitor:
         self._out.append(entry(alarm))
 
     def _guard(self, decisions: pl.DataFrame) -> None:
-        """Take a release back that declines far more than is usual; judged as hours close, as in any rerun."""
+        """Take a release back that declines far more than was usual before it; hour by hour, as in any rerun."""
         closed = pl.col("at") < min(self._ingest.watermarks) // config.HOUR * config.HOUR
         fresh = pl.concat([self._fresh, decisions.filter(~pl.col("probe")).select("at", "action", "model")])
         self._fresh = fresh.filter(~closed)
-        if self._champion is None or "guardrail" in self._alarmed:
+        if self._champion is None or self._champion.action == "rollback" or "guardrail" in self._alarmed:
             return
-        mine = fresh.filter(closed & (pl.col("model") == self._champion.version))
-        self._decided += mine.height
-        self._stopped += mine.filter(pl.col("action") == "decline").height
-        recent = [past.actions["decline"] / past.payments for past in self._reports[-7:] if past.payments]
+        before = [past for past in self._reports if past.day < self._champion.at // config.DAY and past.payments][-7:]
+        recent = [past.actions["decline"] / past.payments for past in before]
         usual = max(self._champion.figures.get("declined", 0.0), sum(recent) / len(recent) if recent else 0.0)
-        share = self._stopped / max(1, self._decided)
-        if self._champion.action == "rollback" or self._decided < GUARD_COUNT or share <= GUARD_FACTOR * usual:
-            return
-        said = f"version {self._champion.version} declines {share:.1%} of payments, {usual:.1%} are usual"
-        self._roll_back(who="monitor", why=said, kind="guardrail")
+        mine = fresh.filter(closed & (pl.col("model") == self._champion.version))
+        for _, hour in mine.sort("at").group_by(pl.col("at") // config.HOUR, maintain_order=True):
+            self._decided += hour.height
+            self._stopped += hour.filter(pl.col("action") == "decline").height
+            share = self._stopped / self._decided
+            if self._decided >= GUARD_COUNT and share > GUARD_FACTOR * usual:
+                said = f"version {self._champion.version} declines {share:.1%} of payments, {usual:.1%} are usual"
+                return self._roll_back(who="monitor", why=said, kind="guardrail")
 
     # --- acting -----------------------------------------------------------------------------------
 

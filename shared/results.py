@@ -1,7 +1,8 @@
 """Figures: a run writes them, `record` takes them over, documents read them.
 
 In a document a figure stands between two comments, the first with a format as in an f-string:
-`<!-- fraud:demo.seconds .0f -->…<!-- / -->`; the tree stands between `<!-- tree -->` and `<!-- / -->`.
+`<!-- fraud:demo.seconds .0f -->…<!-- / -->`, as does a constant of the design: `<!-- fraud:PARTITIONS d -->`.
+The tree stands between `<!-- tree -->` and `<!-- / -->`.
 """
 
 import ast
@@ -12,7 +13,7 @@ import re
 import subprocess
 import sys
 from datetime import UTC, datetime
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
 from typing import TypedDict
 
@@ -113,6 +114,8 @@ def render(text: str, root: Path = ROOT) -> str:
 
     def quote(match: re.Match[str]) -> str:
         opening, service, name, spec, closing = match.groups()
+        if name.isupper():
+            return f"{opening}{format(getattr(import_module(f'{service}.config'), name), spec)}{closing}"
         if name not in recorded.get(service, {}):
             raise FigureMissing(f"{service}:{name} is not in results.json: run its command, then `make record`")
         value = recorded[service][name]["value"]
