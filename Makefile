@@ -28,6 +28,9 @@ replay-fraud: .venv/.fraud  ## the same stages on your own payments: FILE=paymen
 	  { echo "Which payments? make replay-fraud FILE=path; the columns are in README.md." >&2; exit 2; }
 	@$(PY) -m fraud $(PARTS) replay "$(FILE)" $(STORY)
 
+soak-fraud: .venv/.fraud  ## payments for MINUTES= while processes die and come back; LOG=kafka: a broker of its own, too
+	@$(PY) -m fraud $(PARTS) soak $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))
+
 up: .venv/.fraud  ## start Kafka as a local process; KAFKA_HOME says where it is unpacked
 	@$(PY) -m infra.local up
 
@@ -77,7 +80,7 @@ help:  ## this list
 	@awk -F ':.*## ' '/^# ---/ { print "" } /^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 	@printf '\n  demos and replays take LOG=, DAYS= and SEED=; a demo with HEADLESS=1 ends by itself\n\n'
 
-.PHONY: demo-fraud replay-fraud up status down test test-fraud lint checklist record docs lock clean help
+.PHONY: demo-fraud replay-fraud soak-fraud up status down test test-fraud lint checklist record docs lock clean help
 
 # --- the environment ---
 

@@ -220,6 +220,26 @@ def replay(
 
 
 @app.command()
+def soak(
+    context: typer.Context,
+    minutes: Annotated[float, typer.Option(help="Of payments and faults.")] = 5.0,
+    seed: int = 7,
+) -> None:
+    """Payments at a fixed rate while processes die and come back; `--log kafka` starts a broker to suffer, too."""
+    from fraud import soak as story
+    from infra.local import NotStarted
+
+    parts: Parts = context.obj
+    ports = _free_port(18_092), _free_port(18_592)
+    try:
+        well = story.run(parts.settings, port=_free_port(8000), minutes=minutes, seed=seed, ports=ports)
+    except NotStarted as error:
+        raise typer.BadParameter(str(error)) from error
+    if not well:
+        raise typer.Exit(1)
+
+
+@app.command()
 def ingest(
     context: typer.Context,
     file: Annotated[
