@@ -65,7 +65,7 @@ def main(
     log: Annotated[str, typer.Option(help="URL of the log.")] = "",
     virtual: Annotated[int | None, typer.Option(help="Time stands at these seconds, and goes with the log.")] = None,
 ) -> None:
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     settings = Settings()
     settings = settings if var is None else settings.under(var)
     settings = settings.model_copy(update={"log": log}) if log else settings

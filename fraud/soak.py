@@ -1,5 +1,6 @@
 """The service under load while processes die, hang and come back: at the end every payment is accounted for."""
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, closing
@@ -121,18 +122,17 @@ def run(settings: Settings, *, port: int, minutes: float, seed: int, ports: tupl
         with stage.act(f"{minutes:g} minutes of payments, {2 * RATE:.0f} a second, and of faults") as act:
             keys = settings.key("api_key"), settings.key("pseudonym_key")
             load = Load(log, past, port=port, keys=keys, rate=RATE, seed=seed, clock=clock)
-            flow = Flow(log, load)
+            flow, began = Flow(log, load), monotonic()
             with stage.progress(int(minutes * 60), "seconds") as done:
                 Faults(fleet, flow, seed=seed).run(minutes * 60, done)
-            act.outcome = f"{len(load.sent):,} payments, {len(flow.faults)} faults"
+            act.outcome = f"{len(flow.faults)} faults; {load.unanswered:,} requests have no answer yet"
 
         with stage.act("Peace: who has no answer asks until there is one, and the log is decided to its end") as act:
-            asking = load.unanswered
             load.stop()
             _wait(lambda: load.finished, "requests are not answered; see edge.log")
             _drain(log)
             flow.stop()
-            act.outcome = f"{asking:,} had still to be answered"
+            act.outcome = f"{len(load.answers):,} answers by HTTP"
 
         with stage.act("The account") as act:
             said = account(
@@ -151,6 +151,8 @@ def run(settings: Settings, *, port: int, minutes: float, seed: int, ports: tupl
     ):
         figures.figure(name, value, unit=unit, target=target)
     stage.table("Faults, and seconds until every partition and HTTP decided again", *recoveries(flow.faults))
+    told = (f"{fault.moment - began:.1f} {fault.recovered} {fault.kind}: {fault.target}\n" for fault in flow.faults)
+    (settings.var / "faults.log").write_text("".join(told))
     stage.table("Payments", *payments_table(said, load, fleet))
     for what, identities in (("lost", said.lost), ("decided twice", said.twice)):
         if identities:
@@ -158,7 +160,8 @@ def run(settings: Settings, *, port: int, minutes: float, seed: int, ports: tupl
     stage.say(f"\neverything that was written: {settings.var}")
     stage.next_steps(
         [
-            (f"grep -h WARNING {settings.var}/*.log", "what the processes said while it went on"),
+            (f"cat {settings.var}/faults.log", "each fault: when, seconds to recover, what, and to whom"),
+            (f"grep -h WARNING {settings.var}/*.log | sort", "what the processes said meanwhile"),
             (f"make soak-fraud SEED={seed + 1}", "other moments, other faults; LOG=kafka takes a broker through it"),
         ]
     )
@@ -168,6 +171,7 @@ def run(settings: Settings, *, port: int, minutes: float, seed: int, ports: tupl
 def _own_broker(settings: Settings, ports: tuple[int, int]) -> "tuple[Kafka, Settings]":
     from infra.local import Kafka  # who soaks the embedded log needs no Kafka, and no client of it
 
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)  # it would tell of every connection
     broker = Kafka(settings.kafka_home, settings.var / "kafka", port=ports[0], controller=ports[1])
     broker.start()
     return broker, settings.model_copy(update={"log": broker.url})
