@@ -78,7 +78,7 @@ clean:  ## remove what runs left behind (var/) and the environment
 
 help:  ## this list
 	@awk -F ':.*## ' '/^# ---/ { print "" } /^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
-	@printf '\n  demos and replays take LOG=, DAYS= and SEED=; a demo with HEADLESS=1 ends by itself\n\n'
+	@printf '\n  demos and replays take LOG=, DAYS= and SEED=, a soak MINUTES=; a demo with HEADLESS=1 ends by itself\n\n'
 
 .PHONY: demo-fraud replay-fraud soak-fraud up status down test test-fraud lint checklist record docs lock clean help
 
