@@ -192,7 +192,8 @@ class Faults:
     def run(self, seconds: float, progress: Callable[[int], None]) -> None:
         """Begin faults for so long, and see the last ones through."""
         start, told = monotonic(), 0
-        until, next_at, calm = start + seconds, start + self._chance.uniform(*CALM), 0.0
+        until, calm = start + seconds, self._chance.uniform(*CALM)
+        next_at = start + calm
         while (now := monotonic()) < until or self._under_way or (not self._flow.flows and now < until + RECOVERS):
             for step in [step for step in self._under_way if step[0] <= now]:
                 self._under_way.remove(step)
@@ -202,7 +203,7 @@ class Faults:
                 self._begin()
                 calm, alone = self._chance.uniform(*CALM), self._chance.random() < ALONE
                 next_at = monotonic() + (RECOVERS if alone else calm / 2)
-            elif self._flow.flows and not self._under_way:
+            elif self._flow.faults and self._flow.flows and not self._under_way:
                 next_at = min(next_at, now + calm)
             progress(min(int(now - start), int(seconds)) - told)
             told = min(int(now - start), int(seconds))
