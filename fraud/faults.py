@@ -37,7 +37,12 @@ class Fault:
     kind: str
     target: str
     moment: float = 0.0
+    lasted: float = 0.0  # seconds until the process was started or woken again
     recovered: float | None = None  # seconds until decisions flowed again
+
+    def told(self, began: float) -> str:
+        recovered = "never" if self.recovered is None else f"{self.recovered:.1f}"
+        return f"{self.moment - began:6.1f} {self.lasted:5.1f} {recovered:>5}  {self.kind}: {self.target}\n"
 
 
 class Fleet:
@@ -187,7 +192,7 @@ class Faults:
             self._kinds["kill -9 the broker"] = ([BROKER], self._kill)
             self._kinds["the broker stopped, and back"] = ([BROKER], self._stop)
         self._deck: list[str] = []
-        self._under_way: list[tuple[float, str, Steps]] = []  # moment of the next step, target
+        self._under_way: list[tuple[float, Fault, Steps]] = []  # moment of the next step
 
     def run(self, seconds: float, progress: Callable[[int], None]) -> None:
         """Begin faults for so long, and see the last ones through."""
@@ -211,7 +216,7 @@ class Faults:
 
     @property
     def _busy(self) -> set[str]:
-        busy = {target for _, target, _ in self._under_way}
+        busy = {fault.target for _, fault, _ in self._under_way}
         return busy | {"worker-0"} if EDGE in busy else busy | {EDGE} if "worker-0" in busy else busy
 
     def _begin(self) -> None:
@@ -221,13 +226,16 @@ class Faults:
         kind = self._deck.pop()
         targets, steps = self._kinds[kind]
         if free := [target for target in targets if target not in self._busy]:
-            target = self._chance.choice(free)
-            self._go_on(target, steps(target))
-            self._flow.faults.append(Fault(kind, target, monotonic()))
+            fault = Fault(kind, self._chance.choice(free))
+            self._go_on(fault, steps(fault.target))
+            fault.moment = monotonic()
+            self._flow.faults.append(fault)
 
-    def _go_on(self, target: str, steps: Steps) -> None:
-        if (pause := next(steps, None)) is not None:
-            self._under_way.append((monotonic() + pause, target, steps))
+    def _go_on(self, fault: Fault, steps: Steps) -> None:
+        if (pause := next(steps, None)) is None:
+            fault.lasted = monotonic() - fault.moment
+        else:
+            self._under_way.append((monotonic() + pause, fault, steps))
 
     # --- what may happen: a first step, a pause, and how it ends -------------------------------------
 

@@ -1,6 +1,7 @@
 """The service under load while processes die, hang and come back: at the end every payment is accounted for."""
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, closing
@@ -150,9 +151,23 @@ def run(settings: Settings, *, port: int, minutes: float, seed: int, ports: tupl
         ("soak.faults", len(flow.faults), "faults", None),
     ):
         figures.figure(name, value, unit=unit, target=target)
-    stage.table("Faults, and seconds until every partition and HTTP decided again", *recoveries(flow.faults))
-    told = (f"{fault.moment - began:.1f} {fault.recovered} {fault.kind}: {fault.target}\n" for fault in flow.faults)
-    (settings.var / "faults.log").write_text("".join(told))
+    _tell(stage, settings, said, load, fleet, flow.faults, began=began, seed=seed)
+    return not said.lost and not said.twice
+
+
+def _tell(
+    stage: Stage,
+    settings: Settings,
+    said: Account,
+    load: Load,
+    fleet: Fleet,
+    faults: Sequence[Fault],
+    *,
+    began: float,
+    seed: int,
+) -> None:
+    (settings.var / "faults.log").write_text("".join(fault.told(began) for fault in faults))
+    stage.table("Faults, and seconds until every partition and HTTP decided again", *recoveries(faults))
     stage.table("Payments", *payments_table(said, load, fleet))
     for what, identities in (("lost", said.lost), ("decided twice", said.twice)):
         if identities:
@@ -160,12 +175,11 @@ def run(settings: Settings, *, port: int, minutes: float, seed: int, ports: tupl
     stage.say(f"\neverything that was written: {settings.var}")
     stage.next_steps(
         [
-            (f"cat {settings.var}/faults.log", "each fault: when, seconds to recover, what, and to whom"),
+            (f"cat {settings.var}/faults.log", "each fault: when it came, how long it lasted, seconds to recover"),
             (f"grep -h WARNING {settings.var}/*.log | sort", "what the processes said meanwhile"),
             (f"make soak-fraud SEED={seed + 1}", "other moments, other faults; LOG=kafka takes a broker through it"),
         ]
     )
-    return not said.lost and not said.twice
 
 
 def _own_broker(settings: Settings, ports: tuple[int, int]) -> "tuple[Kafka, Settings]":
@@ -223,10 +237,13 @@ def _read(log: EventLog, topic: Topic) -> list[Record]:
 def recoveries(faults: Sequence[Fault]) -> tuple[list[str], list[list[str]]]:
     rows = []
     for kind in sorted({fault.kind for fault in faults}):
-        took = [fault.recovered for fault in faults if fault.kind == kind]
-        known = [seconds for seconds in took if seconds is not None] or [float("nan")]
-        rows.append([kind, str(len(took)), f"{median(known):.1f}", f"{max(known):.1f}", str(took.count(None))])
-    return ["fault", "times", "median", "max", "never"], rows
+        these = [fault for fault in faults if fault.kind == kind]
+        lasted = median(fault.lasted for fault in these)
+        took = [fault.recovered for fault in these if fault.recovered is not None]
+        known = took or [math.nan]
+        cells = [f"{seconds:.1f}" for seconds in (lasted, median(known), max(known))]
+        rows.append([kind, str(len(these)), *cells, str(len(these) - len(took))])
+    return ["fault", "times", "it lasted", "median", "max", "never"], rows
 
 
 def payments_table(said: Account, load: Load, fleet: Fleet) -> tuple[list[str], list[list[str]]]:
