@@ -20,7 +20,7 @@ import typer
 from fraud import config
 from fraud.schema import EVENTS, TOPICS, Tick
 from shared.champion import Champion
-from shared.clock import Clock, SystemClock, VirtualClock
+from shared.clock import Clock, SystemClock, VirtualClock, sleep
 from shared.eventlog import open_log
 from shared.eventlog.port import Entry, EventLog, Fenced, LogUnavailable
 from shared.lake import Lake
@@ -38,8 +38,21 @@ class Parts(NamedTuple):
 
     def log(self) -> EventLog:
         log = open_log(self.settings.log, clock=self.clock)
-        log.create(TOPICS)
+        try:
+            log.create(TOPICS)
+        except LogUnavailable:
+            log.close()
+            raise
         return log
+
+    def log_at_last(self) -> EventLog:
+        """The log, however long it is away: whoever starts a service starts its parts in any order."""
+        while True:
+            try:
+                return self.log()
+            except LogUnavailable as error:
+                logging.getLogger("fraud").warning("waiting for the log: %s", error)
+                sleep(0.5)
 
     def lake(self) -> Lake:
         return Lake(self.settings.var / "lake")
@@ -92,7 +105,7 @@ def serve(
         listener = socket.create_server((host, port))
     except OSError as error:
         raise typer.BadParameter(f"cannot listen on {host}:{port}: {error.strerror}; choose another --port") from error
-    settings, log = parts.settings, parts.log()
+    settings, log = parts.settings, parts.log_at_last()
     stopping = threading.Event()
     command = ("worker", "--slot", "0", "--patience", str(patience), "--parent", str(os.getpid()))
     alive = _supervise(lambda: parts.child(*command), stopping)

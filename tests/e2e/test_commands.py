@@ -76,10 +76,10 @@ def free_port() -> int:
 
 
 class Service:
-    def __init__(self, bank: Bank, port: int) -> None:
+    def __init__(self, bank: Bank, port: int, *, log_url: str) -> None:
         self.bank, self.port = bank, port
         self.url = f"http://127.0.0.1:{port}"
-        options = ["--var", str(bank.var), "--virtual", str(TODAY), "serve", "--port", str(port)]
+        options = ["--var", str(bank.var), "--log", log_url, "--virtual", str(TODAY), "serve", "--port", str(port)]
         with (bank.var / "serve.log").open("a") as log:
             command = [sys.executable, "-m", "fraud", *options]
             self.child = subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT)
@@ -125,16 +125,22 @@ def eventually(done: Callable[[], object], *, seconds: float = 60.0) -> None:
 
 
 @contextmanager
-def serving(bank: Bank) -> Iterator[Service]:
-    service = Service(bank, free_port())
+def started(bank: Bank, *, log_url: str = "") -> Iterator[Service]:
+    service = Service(bank, free_port(), log_url=log_url)
     try:
-        eventually(service.ready)
         yield service
     finally:
         if service.child.poll() is None:
             service.child.kill()
         service.child.wait()
         eventually(lambda: not service.workers())  # they end with their parent, however it ended
+
+
+@contextmanager
+def serving(bank: Bank) -> Iterator[Service]:
+    with started(bank) as service:
+        eventually(service.ready)
+        yield service
 
 
 def decided_by_model(service: Service) -> None:
@@ -155,6 +161,15 @@ def test_serve_answers_stands_up_to_a_second_one_and_ends_in_good_order_on_ctrl_
         assert "starting afresh" not in service.log  # nobody took the worker's slot over
         ends_in_good_order(service, signal.SIGINT)
     assert (bank.var / "api_key.secret").stat().st_mode & 0o077 == 0
+
+
+def test_serve_waits_for_a_log_that_is_away(bank: Bank, tmp_path: Path) -> None:
+    (folder := tmp_path / "away").touch()  # a file where a folder should be
+    with started(bank, log_url=f"sqlite:///{folder}/log.db") as service:
+        eventually(lambda: "waiting for the log" in service.log)
+        folder.unlink()
+        eventually(service.ready)
+        ends_in_good_order(service, signal.SIGINT)
 
 
 @pytest.mark.kill
