@@ -117,6 +117,7 @@ class Fleet:
             self.ended.append(f"{name} with {code}, told to leave")
 
     def end(self) -> None:
+        self.signal(self.pid("worker-0"), signal.SIGCONT)
         for child in self._children.values():
             child.send_signal(signal.SIGCONT)
             finish(child)
