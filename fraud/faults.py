@@ -113,7 +113,7 @@ class Fleet:
         except subprocess.TimeoutExpired:
             self.kill(name)
             code = -signal.SIGKILL
-        if code:
+        if code not in (0, -signal.SIGTERM):  # by the signal: it was told before it had begun, and held nothing
             self.ended.append(f"{name} with {code}, told to leave")
 
     def end(self) -> None:
