@@ -158,13 +158,15 @@ def worker(
             worker.step(0.0)
             gc.collect()
             gc.freeze()  # windows that live on: walking them stops the stream for longer than a payment may wait
-            # A worker that outlived its supervisor would fight over the slot with the next one's.
-            while not stopping.is_set() and parent in (None, os.getppid()):
+            while not stopping.is_set() and wanted():
                 worker.step(0.25)
             worker.close()
-            stopping.set()
 
-    _until_stopped(work)
+    def wanted() -> bool:
+        """A worker that outlived its supervisor would fight over the slot with the next one's."""
+        return parent in (None, os.getppid())
+
+    _until_stopped(work, wanted=wanted)
 
 
 @app.command()
@@ -303,12 +305,15 @@ def _free_port(first: int) -> int:
     raise OSError(f"no free port from {first} on")
 
 
-def _until_stopped(run: Callable[[threading.Event], None]) -> None:
-    """Run until SIGINT or SIGTERM; when the log fails, or somebody took over, start afresh with nothing remembered."""
+def _until_stopped(run: Callable[[threading.Event], None], *, wanted: Callable[[], bool] = lambda: True) -> None:
+    """Run until SIGINT or SIGTERM; when the log fails, or somebody took over, start afresh with nothing remembered.
+
+    `wanted` is asked before each start, too: who fails while starting would come to no later question.
+    """
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
-    while not stopping.is_set():
+    while not stopping.is_set() and wanted():
         try:
             run(stopping)
         except (Fenced, LogUnavailable) as error:

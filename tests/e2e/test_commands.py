@@ -190,6 +190,13 @@ def ends_in_good_order(service: Service, number: signal.Signals) -> None:
     assert "Traceback" not in service.log
 
 
+def test_a_worker_whose_supervisor_has_gone_ends_though_it_cannot_even_start(tmp_path: Path) -> None:
+    (tmp_path / "away").touch()
+    log = f"sqlite:///{tmp_path}/away/log.db"
+    said = run("--var", str(tmp_path), "--log", log, "worker", "--parent", "1")  # nobody whom it knows
+    assert said.returncode == 0, said.stderr
+
+
 @pytest.mark.kill
 def test_a_killed_service_leaves_no_orphan(bank: Bank) -> None:
     with serving(bank) as service:
