@@ -28,6 +28,9 @@ replay-fraud: .venv/.fraud  ## the same stages on your own payments: FILE=paymen
 	  { echo "Which payments? make replay-fraud FILE=path; the columns are in README.md." >&2; exit 2; }
 	@$(PY) -m fraud $(PARTS) replay "$(FILE)" $(STORY)
 
+soak-fraud: .venv/.dev  ## payments for MINUTES= while processes die and come back; LOG=kafka: a broker of its own, too
+	@$(PY) -m tests.soak $(PARTS) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))
+
 up: .venv/.fraud  ## start Kafka as a local process; KAFKA_HOME says where it is unpacked
 	@$(PY) -m infra.local up
 
@@ -78,9 +81,9 @@ clean:  ## remove what runs left behind (var/) and the environment
 
 help:  ## this list
 	@awk -F ':.*## ' '/^# ---/ { print "" } /^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
-	@printf '\n  demos and replays take LOG=, DAYS= and SEED=; a demo with HEADLESS=1 ends by itself\n\n'
+	@printf '\n  demos and replays take LOG=, DAYS= and SEED=, a soak MINUTES=; a demo with HEADLESS=1 ends by itself\n\n'
 
-.PHONY: demo-fraud replay-fraud up status down test test-fraud bench-fraud lint checklist record docs lock clean help
+.PHONY: demo-fraud replay-fraud soak-fraud up status down test test-fraud bench-fraud lint checklist record docs lock clean help
 
 # --- the environment ---
 

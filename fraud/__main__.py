@@ -20,7 +20,7 @@ import typer
 from fraud import config
 from fraud.schema import EVENTS, TOPICS, Tick
 from shared.champion import Champion
-from shared.clock import Clock, SystemClock, VirtualClock
+from shared.clock import Clock, SystemClock, VirtualClock, sleep
 from shared.eventlog import open_log
 from shared.eventlog.port import Entry, EventLog, Fenced, LogUnavailable
 from shared.lake import Lake
@@ -40,8 +40,21 @@ class Parts(NamedTuple):
 
     def log(self) -> EventLog:
         log = open_log(self.settings.log, clock=self.clock)
-        log.create(TOPICS)
+        try:
+            log.create(TOPICS)
+        except LogUnavailable:
+            log.close()
+            raise
         return log
+
+    def log_at_last(self) -> EventLog:
+        """The log, however long it is away: whoever starts a service starts its parts in any order."""
+        while True:
+            try:
+                return self.log()
+            except LogUnavailable as error:
+                logging.getLogger("fraud").warning("waiting for the log: %s", error)
+                sleep(0.5)
 
     def lake(self) -> Lake:
         return Lake(self.settings.var / "lake")
@@ -67,7 +80,7 @@ def main(
     log: Annotated[str, typer.Option(help="URL of the log.")] = "",
     virtual: Annotated[int | None, typer.Option(help="Time stands at these seconds, and goes with the log.")] = None,
 ) -> None:
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     settings = Settings()
     settings = settings if var is None else settings.under(var)
     settings = settings.model_copy(update={"log": log}) if log else settings
@@ -96,7 +109,7 @@ def serve(
         listener = socket.create_server((host, port))
     except OSError as error:
         raise typer.BadParameter(f"cannot listen on {host}:{port}: {error.strerror}; choose another --port") from error
-    settings, log = parts.settings, parts.log()
+    settings, log = parts.settings, parts.log_at_last()
     stopping = threading.Event()
     command = ("worker", "--slot", "0", "--patience", str(patience), "--parent", str(os.getpid()))
     alive = _supervise(lambda: parts.child(*command), stopping)
@@ -149,13 +162,15 @@ def worker(
             worker.step(0.0)
             gc.collect()
             gc.freeze()  # windows that live on: walking them stops the stream for longer than a payment may wait
-            # A worker that outlived its supervisor would fight over the slot with the next one's.
-            while not stopping.is_set() and parent in (None, os.getppid()):
+            while not stopping.is_set() and wanted():
                 worker.step(0.25)
             worker.close()
-            stopping.set()
 
-    _until_stopped(work)
+    def wanted() -> bool:
+        """A worker that outlived its supervisor would fight over the slot with the next one's."""
+        return parent in (None, os.getppid())
+
+    _until_stopped(work, wanted=wanted)
 
 
 @app.command()
@@ -195,7 +210,7 @@ def demo(
 ) -> None:
     """Months of a bank in a few minutes."""
     parts: Parts = context.obj
-    port = _free_port(8000)
+    port = free_port(8000)
     print(f"http://127.0.0.1:{port}/docs  opens when the service is up", flush=True)  # before the slow imports
     from fraud import demo as story
 
@@ -218,7 +233,7 @@ def replay(
     from fraud.history import Refused
 
     try:
-        story.run(parts.settings, file, port=_free_port(8000), days=days, seed=seed)
+        story.run(parts.settings, file, port=free_port(8000), days=days, seed=seed)
     except (Refused, story.TooShort) as error:
         raise typer.BadParameter(str(error)) from error
 
@@ -265,7 +280,7 @@ def train(context: typer.Context, seed: int = 0) -> None:
     print(told(learn(parts.settings, Stage(), as_of=as_of, seed=seed)))
 
 
-def _free_port(first: int) -> int:
+def free_port(first: int) -> int:
     """The first port from there on that nobody listens on."""
     for port in range(first, 65_536):
         with socket.socket() as probe:
@@ -274,12 +289,15 @@ def _free_port(first: int) -> int:
     raise OSError(f"no free port from {first} on")
 
 
-def _until_stopped(run: Callable[[threading.Event], None]) -> None:
-    """Run until SIGINT or SIGTERM; when the log fails, or somebody took over, start afresh with nothing remembered."""
+def _until_stopped(run: Callable[[threading.Event], None], *, wanted: Callable[[], bool] = lambda: True) -> None:
+    """Run until SIGINT or SIGTERM; when the log fails, or somebody took over, start afresh with nothing remembered.
+
+    `wanted` is asked before each start, too: who fails while starting would come to no later question.
+    """
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
-    while not stopping.is_set():
+    while not stopping.is_set() and wanted():
         try:
             run(stopping)
         except (Fenced, LogUnavailable) as error:

@@ -91,12 +91,12 @@ class Live:
         options = ["--var", str(self.settings.var), "--log", self.settings.log, "--virtual", str(self.clock.now())]
         log = (self.settings.var / f"{command[0]}.log").open("w")
         child = subprocess.Popen([sys.executable, "-m", "fraud", *options, *command], stdout=log, stderr=log)
-        self._stack.callback(_end, child)
+        self._stack.callback(finish, child)
         self._children[command[0]] = child
 
     def open(self, *, rate: float) -> None:
         """Wait until the service is ready, and begin to send test payments by HTTP."""
-        self._wait(lambda: _ready(self.url), "the service is not ready; see serve.log")
+        self._wait(lambda: ready(self.url), "the service is not ready; see serve.log")
         tick = Tick(at=self.clock.now()).model_dump_json().encode()
         self.log.append([Entry(EVENTS, "tick", tick, partition) for partition in range(EVENTS.partitions)])
         self._settle(DECIDERS)  # the worker has remembered the past
@@ -242,7 +242,7 @@ class Live:
             return bytes(response.read())
 
 
-def _end(child: subprocess.Popen[bytes]) -> None:
+def finish(child: subprocess.Popen[bytes]) -> None:
     child.send_signal(signal.SIGINT)
     try:
         child.wait(20)
@@ -250,7 +250,7 @@ def _end(child: subprocess.Popen[bytes]) -> None:
         child.kill()
 
 
-def _ready(url: str) -> bool:
+def ready(url: str) -> bool:
     try:
         with urllib.request.urlopen(f"{url}/health/ready", timeout=1) as response:
             return bool(response.status == 200)

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from array import array
+from contextlib import suppress
 from pathlib import Path
 
 from fraud import config
@@ -55,13 +56,15 @@ class Memory:
         folder.mkdir(parents=True, exist_ok=True)
         path = _path(folder, self.state.partition)
         temporary = path.with_suffix(".new")
+        # An owner that was thought dead may be saving, too: never into one file, and who comes second loses nothing.
+        temporary.unlink(missing_ok=True)
         with temporary.open("wb") as file:
             file.write(hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
             file.flush()
             os.fsync(file.fileno())
-        if path.exists():
-            path.replace(path.with_suffix(".previous"))
-        temporary.replace(path)
+        for old, new in ((path, path.with_suffix(".previous")), (temporary, path)):
+            with suppress(FileNotFoundError):
+                old.replace(new)
 
     @classmethod
     def load(cls, folder: Path, partition: int, *, until: int) -> "Memory":

@@ -139,16 +139,24 @@ class KafkaLog:
         return {place.partition: end for place, end in ends.items()}
 
     def last(self, places: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        with or_unavailable("the log does not say where it ends"):
+            if not self._asking.acquire(timeout=ANSWER):  # held by somebody whom the broker does not answer, either
+                raise TimeoutError("the broker does not answer")
+            try:
+                return self._ends(places)
+            finally:
+                self._asking.release()
+
+    def _ends(self, places: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
         until = monotonic() + ANSWER
-        with or_unavailable("the log does not say where it ends"), self._asking:
-            while True:
-                try:
-                    ends: dict[TopicPartition, int] = self._asker.end_offsets(places, timeout_ms=milliseconds(ANSWER))
-                    return ends
-                except KeyError as error:  # a partition whose leader the client has yet to learn, which it now does
-                    if monotonic() > until:
-                        raise TimeoutError(f"no leader of {error}") from error
-                    sleep(LOOK)
+        while True:
+            try:
+                ends: dict[TopicPartition, int] = self._asker.end_offsets(places, timeout_ms=milliseconds(ANSWER))
+                return ends
+            except KeyError as error:  # a partition whose leader the client has yet to learn, which it now does
+                if monotonic() > until:
+                    raise TimeoutError(f"no leader of {error}") from error
+                sleep(LOOK)
 
     def committed(self, group: str, topic: Topic) -> dict[int, Position]:
         self.need([topic])

@@ -129,16 +129,22 @@ def eventually(done: Callable[[], object], *, seconds: float = 60.0) -> None:
 
 
 @contextmanager
-def serving(bank: Bank) -> Iterator[Service]:
+def started(bank: Bank) -> Iterator[Service]:
     service = Service(bank, free_port())
     try:
-        eventually(service.ready)
         yield service
     finally:
         if service.child.poll() is None:
             service.child.kill()
         service.child.wait()
         eventually(lambda: not service.workers())  # they end with their parent, however it ended
+
+
+@contextmanager
+def serving(bank: Bank) -> Iterator[Service]:
+    with started(bank) as service:
+        eventually(service.ready)
+        yield service
 
 
 def decided_by_model(service: Service) -> None:
@@ -161,6 +167,16 @@ def test_serve_answers_stands_up_to_a_second_one_and_ends_in_good_order_on_ctrl_
     assert (bank.var / "api_key.secret").stat().st_mode & 0o077 == 0
 
 
+def test_serve_waits_for_a_log_that_is_away(bank: Bank, tmp_path: Path) -> None:
+    (folder := tmp_path / "away").touch()  # a file where a folder should be
+    bank.url = f"sqlite:///{folder}/log.db"
+    with started(bank) as service:
+        eventually(lambda: "waiting for the log" in service.log)
+        folder.unlink()
+        eventually(service.ready)
+        ends_in_good_order(service, signal.SIGINT)
+
+
 @pytest.mark.kill
 def test_a_killed_worker_is_started_again_and_both_end_when_they_are_told_to(bank: Bank) -> None:
     with serving(bank) as service:
@@ -177,6 +193,13 @@ def ends_in_good_order(service: Service, number: signal.Signals) -> None:
     assert service.child.wait(20) == 0, service.log
     assert service.workers() == []
     assert "Traceback" not in service.log
+
+
+def test_a_worker_whose_supervisor_has_gone_ends_though_it_cannot_even_start(tmp_path: Path) -> None:
+    (tmp_path / "away").touch()
+    log = f"sqlite:///{tmp_path}/away/log.db"
+    said = run("--var", str(tmp_path), "--log", log, "worker", "--parent", "1")  # nobody whom it knows
+    assert said.returncode == 0, said.stderr
 
 
 @pytest.mark.kill

@@ -1,5 +1,6 @@
 """What an owner remembers survives a restart, or is known to be damaged."""
 
+import os
 import tempfile
 from itertools import chain
 from pathlib import Path
@@ -50,6 +51,22 @@ def state(mine: Memory) -> object:
     }
     hour = (mine.state.open.hour, mine.state.open.counts)
     return mine.offset, mine.state.watermark, hour, list(mine.state.verdicts.items()), list(mine._seen.items()), cards
+
+
+def test_a_save_that_is_overtaken_by_another_owner_s_hurts_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stale, mine, sync = memory(10), memory(30), os.fsync
+
+    def stopped(file: int) -> None:
+        """The dead owner hangs here; the new one saves; the dead one comes back."""
+        monkeypatch.setattr(os, "fsync", sync)
+        mine.save(tmp_path)
+        sync(file)
+
+    monkeypatch.setattr(os, "fsync", stopped)
+    stale.save(tmp_path)
+    assert state(load(tmp_path)) == state(mine)
 
 
 def test_what_was_saved_comes_back(tmp_path: Path) -> None:
