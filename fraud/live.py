@@ -7,6 +7,7 @@ import sys
 import urllib.request
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from itertools import chain
 from typing import Self
 from urllib.error import URLError
@@ -39,7 +40,7 @@ from shared.eventlog.port import Entry, beginning
 from shared.settings import Settings
 
 BATCH = 200  # records an append: the queue that a request stands in
-STRIDE = 3 * config.HOUR  # of event time an append, so that what is under way is never as old as a late payment
+STRIDE = 2 * config.HOUR  # of event time an append, so that what is under way is never as old as a late payment
 PATIENCE = 300.0  # seconds to wait for a process before giving up
 
 
@@ -155,19 +156,21 @@ class Live:
         self._learn(part)
 
     def _send(self, rows: pl.DataFrame) -> None:
-        """One append is under way while the next is made; test payments have the time of what has been decided."""
-        strides = rows.with_columns(message(), stride=pl.col("at") // STRIDE).partition_by(
-            "stride", maintain_order=True
-        )
-        for batch in chain.from_iterable(stride.iter_slices(BATCH) for stride in strides):
-            before, ends = self.clock.now(), self.log.ends(EVENTS)
+        """Two appends are under way at a time; test payments have the time of what has been decided."""
+        strided = rows.with_columns(message(), stride=pl.col("at") // STRIDE)
+        parts = (part.iter_slices(BATCH) for part in strided.partition_by("stride", maintain_order=True))
+        earlier: tuple[dict[int, int], int] | None = None
+        for batch in chain.from_iterable(parts):
+            before = self.log.ends(EVENTS), self.clock.now()
             columns = batch.select("partition", "card", "message").iter_rows()
             self.clock.observe(batch["at"][-1])
             self.log.append([Entry(EVENTS, card or "tick", text.encode(), at) for at, card, text in columns])
             self.sent += batch.height
-            self._wait(lambda ends=ends: self._passed(DECIDERS, ends), "the worker does not keep up; see serve.log")  # type: ignore[misc]
-            if self._probes is not None:
-                self._probes.now.value = before
+            if earlier is not None:
+                self._wait(partial(self._passed, DECIDERS, earlier[0]), "the worker does not keep up; see serve.log")
+                if self._probes is not None:
+                    self._probes.now.value = earlier[1]
+            earlier = before
 
     def _settle(self, group: str) -> None:
         """Wait until the group has come to where the log ends now: virtual time stands still meanwhile."""
