@@ -24,9 +24,9 @@ def embedded(part: str, var: Path) -> str:
 
 def apart(url: str, run: str) -> str:
     """A server's URL with a prefix for what one run keeps there; a file's as it is."""
-    scheme, _, rest = url.partition("://")
+    scheme, slashes, rest = url.partition("://")
     server, *path = rest.rstrip("/").split("/")
-    if scheme == "kafka":
+    if scheme == "kafka" and slashes:
         return f"kafka://{server}/{'-'.join([*path, run])}"
     if scheme == "redis":
         database, *prefix = path or ["0"]

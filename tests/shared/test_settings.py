@@ -133,6 +133,7 @@ def test_secrets_are_not_shown() -> None:
     [
         ("kafka://broker:9092", "kafka://broker:9092/demo-1"),
         ("kafka://broker:9092/bank", "kafka://broker:9092/bank-demo-1"),
+        ("kafka", "kafka"),  # a broker that is not there yet
         ("", "sqlite:///var/demo/1/log.db"),
     ],
 )
