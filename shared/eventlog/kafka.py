@@ -18,6 +18,7 @@ from kafka import (
 )
 from kafka.admin import MemberToRemove
 from kafka.errors import KafkaError
+from kafka.structs import ConsumerGroupMetadata
 
 from shared.clock import Clock, monotonic, sleep
 from shared.eventlog.kafka_calls import ANSWER, GIVE_UP, LOOK, T, end, made, milliseconds, or_unavailable, within
@@ -48,7 +49,7 @@ class KafkaLog:
         }
         self._lock, self._asking = threading.Lock(), threading.Lock()
         self.opened: set[Tail] = set()  # readers and members that nobody has closed yet
-        self._known: set[str] = set()  # topics that exist
+        self._known: dict[str, int] = {}  # partitions of the topics that exist
         self._producer: KafkaProducer | None = None
         with or_unavailable(f"no broker at {servers}"):
             self._admin = made(KafkaAdminClient, **self._common)
@@ -178,6 +179,7 @@ class KafkaLog:
             )
             try:
                 producer.init_transactions()  # ends what the dead self was at, and fences it
+                within(GIVE_UP, lambda: self._end_for_good(producer, group, topics))
                 client = self._make_consumer(
                     group_id=group,
                     group_instance_id=name,
@@ -189,6 +191,21 @@ class KafkaLog:
             except (KafkaError, TimeoutError):
                 end(producer)
                 raise
+
+    def _end_for_good(self, producer: KafkaProducer, group: str, read: Sequence[Topic]) -> None:
+        """Abort, wherever the dead self may have written: in the group's offsets, and in topics that it did not read.
+
+        A broker that comes back, and is the only one, ends what timed out meanwhile without a word to the
+        partitions (4.3.1: "likely deleted already"). Their readers would wait for ever, and the next commit
+        of this producer would make what was given up count: offsets without their decisions.
+        """
+        step: Any = producer._transaction_manager  # the public way would be a record to each
+        producer.begin_transaction()
+        for name in self._known.keys() - {topic.name for topic in read}:
+            for partition in range(self._known[name]):
+                step.maybe_add_partition_to_transaction(TopicPartition(self.prefix + name, partition))
+        producer.send_offsets_to_transaction({}, ConsumerGroupMetadata(group))  # none: what counts is their partition
+        producer.abort_transaction()
 
     def leave(self, membership: Any) -> None:
         """By member and name: who came back under the name keeps its own."""
@@ -223,7 +240,7 @@ class KafkaLog:
         names = [self.prefix + topic.name for topic in topics]
         found = self._ask("topics cannot be listed", lambda: self._admin.describe_topics(names))
         there = {x["name"].removeprefix(self.prefix): len(x["partitions"]) for x in found if not x["error_code"]}
-        self._known |= there.keys()
+        self._known |= there
         return there
 
     def _ask(self, what: str, call: Callable[[], T], patience: float = GIVE_UP) -> T:

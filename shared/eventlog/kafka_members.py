@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from kafka import ConsumerRebalanceListener, KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartition
 from kafka import errors as kafka_errors
-from kafka.errors import KafkaError, KafkaTimeoutError
+from kafka.errors import KafkaError
 
 from shared.clock import monotonic
 from shared.eventlog.kafka_calls import ANSWER, GIVE_UP, LOOK, end, milliseconds, or_unavailable, within
@@ -185,21 +185,8 @@ class KafkaMember(Tail):
 
     def _stands(self, place: Place) -> Position:
         """Waits for a transaction that is about to move it."""
-        partition = self._partition(place)
-        try:
-            there = self._client.committed(partition, metadata=True, timeout_ms=milliseconds(GIVE_UP))
-        except KafkaTimeoutError:
-            within(GIVE_UP, partial(self._close_own, partition))
-            raise
+        there = self._client.committed(self._partition(place), metadata=True, timeout_ms=milliseconds(GIVE_UP))
         return Position(0) if there is None else Position(there.offset, there.metadata)
-
-    def _close_own(self, partition: TopicPartition) -> None:
-        """Offsets that a dead self sent can come in after its transaction was ended, and stay open: nobody else
-        ever ends them. Whatever the next transaction of that name ends, ends them, too.
-        """
-        self._producer.begin_transaction()
-        self._producer.send_offsets_to_transaction({partition: OffsetAndMetadata(0, "", -1)}, self._moves.membership)
-        self._producer.abort_transaction()
 
     def _at_end(self) -> bool:
         if not self._held:  # nothing to be read: see that the broker is there

@@ -21,12 +21,13 @@ from uuid import uuid4
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from kafka import OffsetAndMetadata
 
 from infra.local import Kafka
 from shared.checklist import ROOT
 from shared.clock import VirtualClock, monotonic, sleep
 from shared.eventlog import open_log
-from shared.eventlog.kafka import KafkaLog
+from shared.eventlog.kafka import TRANSACTION, KafkaLog
 from shared.eventlog.port import (
     Consumer,
     Entry,
@@ -863,6 +864,32 @@ def test_prefixes_keep_logs_of_one_broker_apart(broker: Kafka, kafka: KafkaLog) 
     with closing(KafkaLog(f"127.0.0.1:{broker.port}/{uuid4().hex[:8]}", clock=VirtualClock())) as other:
         other.create([IN])
         assert everything(other, IN) == []
+
+
+@pytest.mark.kill
+@pytest.mark.slow
+def test_half_a_step_that_times_out_while_the_broker_is_away_never_counts(broker: Kafka, kafka: KafkaLog) -> None:
+    """Such a broker ends it without telling the partitions; the next step of that name would make it count."""
+    fill(kafka, 1)
+    fill(kafka, 1, partition=1)
+    worker: Any = kafka.consumer(GROUP, [IN], "a")
+    assert len(drain(worker, 2)) == 2
+    producer = worker._producer
+    producer.begin_transaction()
+    for partition in range(OUT.partitions):
+        kafka.send(producer, Entry(OUT, "k", b"half", partition)).get(5)
+    offsets = {worker._partition(place): OffsetAndMetadata(1, "", -1) for place in [*at(1), *at(1, 1)]}
+    producer.send_offsets_to_transaction(offsets, worker._moves.membership)
+    broker.kill()
+    sleep(TRANSACTION + 1)
+    broker.start()
+    worker._abandon()
+    sleep(2.0)  # the broker has given it up
+    with closing(kafka.consumer(GROUP, [IN], "a")) as worker:
+        assert len(drain(worker, 2)) == 2
+        worker.commit([Entry(OUT, "k", b"whole", 0)], at(1))
+        assert [record.value for record in everything(kafka, OUT)] == [b"whole"]
+    assert kafka.committed(GROUP, IN).keys() == {0}
 
 
 @pytest.mark.kill
