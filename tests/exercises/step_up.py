@@ -289,7 +289,7 @@ def test_the_worker_decides_by_the_device_that_it_sees(said: list[Decision]) -> 
     for x in said:
         assert x.features is not None
         assert x.probability is not None
-        found: dict[str, float] = {**x.costs} if x.costs else {}
+        found = {str(action): price for action, price in (x.costs or {}).items()}
         apart = expected(x.probability, x.cents, known=x.features[SAME_DEVICE] > 0)
         must(
             found.get("challenge") == pytest.approx(apart["challenge"]),
@@ -314,7 +314,7 @@ def test_the_days_report_counts_the_challenges(bank: Bank, said: list[Decision],
     ingest.consumer.close()
     judge = Judge(bank.lake, fetch=lambda *_: tmp_path, pages=tmp_path)
     report = judge.judge(TODAY // DAY, [], None, paint=False)
-    counted: dict[str, int] = {**report.actions}
+    counted = {str(action): count for action, count in report.actions.items()}
     for action in ("approve", "challenge", "review", "decline"):
         today = sum(str(x.action) == action and x.at // DAY == TODAY // DAY for x in said)
         must(
