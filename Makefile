@@ -17,6 +17,7 @@ INSTALL = $(UV_ENV) .venv/bin/uv pip install --quiet --python .venv -r pyproject
 PARTS = $(if $(LOG),--log $(LOG))
 STORY = $(if $(DAYS),--days $(DAYS)) $(if $(SEED),--seed $(SEED))
 PYTEST = $(PY) -m pytest -rs $(if $(ALL),--all)
+EXERCISES = $(basename $(notdir $(wildcard tests/exercises/*.patch)))
 
 # --- run ---
 
@@ -64,6 +65,15 @@ lint: .venv/.dev  ## ruff, mypy, import contracts; and how long each package is
 checklist: .venv/.fraud  ## the 21 points of the interview, and where each service answers them
 	@$(PY) -m shared.checklist
 
+exercise: .venv/.dev  ## what a design change still lacks: NAME=step-up; the brief is in EXERCISES.md
+	@test -n "$(filter $(NAME),$(EXERCISES))" || \
+	  { echo "Which exercise? make exercise NAME=...; there are: $(EXERCISES)" >&2; exit 2; }
+	@if $(PY) -m pytest -q --no-header -rN --tb=short tests/exercises/$(subst -,_,$(NAME)).py; then \
+	  echo "The brief of $(NAME) holds. Next: make lint test-fraud, then compare: git diff, tests/exercises/$(NAME).patch"; \
+	else \
+	  echo "Above, in words, what $(NAME) still lacks. The brief and hints: grep -l $(NAME) */EXERCISES.md"; exit 1; \
+	fi
+
 # --- keep ---
 
 record: .venv/.fraud  ## take the figures of the last runs over into results.json
@@ -83,7 +93,7 @@ help:  ## this list
 	@awk -F ':.*## ' '/^# ---/ { print "" } /^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 	@printf '\n  demos and replays take LOG=, DAYS= and SEED=, a soak MINUTES=; a demo with HEADLESS=1 ends by itself\n\n'
 
-.PHONY: demo-fraud replay-fraud soak-fraud up status down test test-fraud bench-fraud lint checklist record docs lock clean help
+.PHONY: demo-fraud replay-fraud soak-fraud up status down test test-fraud bench-fraud lint checklist exercise record docs lock clean help
 
 # --- the environment ---
 

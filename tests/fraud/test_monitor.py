@@ -3,13 +3,15 @@
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import polars as pl
 import pytest
 
+from fraud import evaluate
 from fraud.config import DAY, HOUR, MATURITY
 from fraud.monitor import GUARD_COUNT, Monitor, entry, promotion
-from fraud.schema import ALARMS, COMMANDS, DEAD, RELEASES, REPORTS, Alarm, Command, Release, Report
+from fraud.schema import ALARMS, COMMANDS, DEAD, RELEASES, REPORTS, Action, Alarm, Command, Release, Report
 from shared.eventlog.port import Entry
 from shared.registry import Version
 from tests.fraud.bank import SEED, TODAY, Bank, Trained, days, open_registry
@@ -94,7 +96,7 @@ def test_every_closed_day_is_reported_once_and_a_quiet_one_raises_nothing(room: 
     for report in reports:
         today = [x.action for x in said if x.at // DAY == report.day]
         assert report.payments == len(today)
-        assert report.actions == {action: today.count(action) for action in ("approve", "review", "decline")}
+        assert report.actions == {action: today.count(action) for action in get_args(Action)}
         assert report.version == "1"
         assert report.drift
     matured = [report.matured_day for report in reports]
@@ -200,8 +202,9 @@ def test_a_retraining_that_is_no_better_leaves_the_champion(room: Room) -> None:
 
 
 def test_a_due_retraining_that_is_refused_is_tried_again_a_week_later_and_not_on_every_restart(
-    room: Room, world: Trained
+    room: Room, world: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(evaluate, "gate", lambda *_: "no better")
     due = Alarm(kind="drift", at=TODAY + 1, message="moved", action="retrain", retrain_on=FIRST)
     room.bank.log.append([entry(due)])
     room.restart()
