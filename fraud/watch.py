@@ -78,7 +78,7 @@ class Series(Noun):
     review: list[int]
     decline: list[int]
     rules: list[int]  # decided without a model
-    rate: list[float]
+    rate: list[float]  # decisions a second, over the NOW before
     p50: list[float | None]
     p99: list[float | None]
     saved: list[float]  # EUR, from the start on
@@ -104,11 +104,11 @@ SAME = Gain(payments=1)  # done as the rules would have done
 class Bucket:
     """What passed in one stretch of event time."""
 
-    __slots__ = ("actions", "at", "gains", "latencies", "rules", "seconds", "tests")
+    __slots__ = ("actions", "at", "gains", "latencies", "rate", "rules", "tests")
 
     def __init__(self, at: int) -> None:
         self.at = at
-        self.seconds = 0.0  # of real time that it took
+        self.rate = 0.0  # decisions a second of real time
         self.tests = self.rules = 0
         self.actions: Counter[Action] = Counter()
         self.latencies: Counter[int] = Counter()
@@ -119,7 +119,7 @@ class Bucket:
         return self.actions.total() + self.tests
 
     def join(self, later: "Bucket") -> None:
-        self.seconds += later.seconds
+        self.rate = (self.rate * self.decided + later.rate * later.decided) / max(1, self.decided + later.decided)
         self.tests += later.tests
         self.rules += later.rules
         self.actions.update(later.actions)
@@ -133,7 +133,7 @@ class Watch:
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._began = self._bucket_began = monotonic()
+        self._began = monotonic()
         self._buckets: list[Bucket] = []
         self._width = WIDTH
         self._number = 0
@@ -141,7 +141,7 @@ class Watch:
         self._paths: Counter[str] = Counter()
         self._recent: deque[tuple[int, Message]] = deque(maxlen=RECENT)
         self._stopped: deque[tuple[int, Message]] = deque(maxlen=RECENT)
-        self._counts: deque[tuple[float, int]] = deque(maxlen=1_000)  # when how many were decided
+        self._counts: deque[tuple[float, int]] = deque(maxlen=100)  # when how many were decided
         # Appended to without a lock, so that no request waits for who looks on.
         self._fresh: deque[float] = deque(maxlen=10_000)
         self._answers: deque[float] = deque(maxlen=1_000)
@@ -162,13 +162,21 @@ class Watch:
 
     def saw(self, decisions: Sequence[Message]) -> None:
         """These have been decided, in the order of the log."""
+        if not decisions:
+            return
         with self._lock:
+            moment = monotonic()
+            if self._counts and moment - self._counts[-1][0] < 0.05:
+                self._counts[-1] = (self._counts[-1][0], self._counts[-1][1] + len(decisions))
+            else:
+                self._counts.append((moment, len(decisions)))
+            rate = self._rate()
             for decision in decisions:
-                self._enter(decision)
-            self._counts.append((monotonic(), len(decisions)))
+                self._enter(decision, rate)
 
-    def _enter(self, decision: Message) -> None:
+    def _enter(self, decision: Message, rate: float) -> None:
         bucket = self._bucket(decision["at"])
+        bucket.rate = rate
         while self._fresh:
             bucket.latencies[_slot(self._fresh.popleft())] += 1
         if decision["probe"]:
@@ -196,10 +204,6 @@ class Watch:
         start = at // self._width * self._width
         if self._buckets and start <= self._buckets[-1].at:
             return self._buckets[-1]
-        now = monotonic()
-        if self._buckets:
-            self._buckets[-1].seconds += now - self._bucket_began
-        self._bucket_began = now
         self._buckets.append(Bucket(start))
         if len(self._buckets) > MOST:
             self._halve()
@@ -216,6 +220,11 @@ class Watch:
             else:
                 bucket.at = start
                 self._buckets.append(bucket)
+
+    def _rate(self) -> float:
+        moment = monotonic()
+        lately = sum(count for at, count in self._counts if at > moment - NOW)
+        return lately / min(NOW, max(0.5, moment - self._began))
 
     # --- out --------------------------------------------------------------------------------------
 
@@ -237,8 +246,8 @@ class Watch:
     def now(self) -> Now:
         moment = monotonic()
         with self._lock:
-            lately = [(at, count) for at, count in self._counts if at > moment - NOW]
-            actions, paths, tests = dict(self._total.actions), dict(self._paths), self._total.tests
+            rate, tests = self._rate(), self._total.tests
+            actions, paths = dict(self._total.actions), dict(self._paths)
         answers = sorted(self._answers.copy())
         return Now(
             seconds=moment - self._began,
@@ -246,7 +255,7 @@ class Watch:
             actions={action: actions.get(action, 0) for action in ACTIONS},
             paths=paths,
             tests=tests,
-            rate=sum(count for _, count in lately) / min(NOW, max(0.5, moment - self._began)),
+            rate=rate,
             p50=answers[len(answers) // 2] if answers else None,
             p99=answers[min(len(answers) - 1, ceil(0.99 * len(answers)))] if answers else None,
             requests=len(answers),
@@ -274,14 +283,12 @@ class Watch:
         with self._lock:
             shown = self._buckets[-last:]
             sum_ = _sum(self._total.gains, without)
-            running = monotonic() - self._bucket_began
             saved, spread = [], []
             for bucket in reversed(shown):
                 saved.append(sum_.mean)
                 spread.append(SURE * sqrt(max(0.0, sum_.variance)))
                 gain = _sum(bucket.gains, without)
                 sum_ = sum_._replace(mean=sum_.mean - gain.mean, variance=sum_.variance - gain.variance)
-            seconds = [bucket.seconds + (running if bucket is self._buckets[-1] else 0.0) for bucket in shown]
             return Series(
                 width=self._width,
                 at=[bucket.at for bucket in shown],
@@ -289,7 +296,7 @@ class Watch:
                 review=[bucket.actions["review"] for bucket in shown],
                 decline=[bucket.actions["decline"] for bucket in shown],
                 rules=[bucket.rules for bucket in shown],
-                rate=[bucket.decided / max(0.1, took) for bucket, took in zip(shown, seconds, strict=True)],
+                rate=[bucket.rate for bucket in shown],
                 p50=[_quantile(bucket.latencies, 0.5) for bucket in shown],
                 p99=[_quantile(bucket.latencies, 0.99) for bucket in shown],
                 saved=saved[::-1],

@@ -23,7 +23,7 @@ function line(row, fresh) {
       "aria-label": `${row.action} ${euroCents(row.cents / 100)}, ${momentOf(row.at)}: show why`}, verdict(row.action))),
     el("td", {class: "number"}, euroCents(row.cents / 100)),
     el("td", {class: "number"}, risk(row.probability)),
-    el("td", {class: "quiet", title: why || null}, why),
+    el("td", {class: "quiet why", title: why || null}, why),
     el("td", {class: "quiet when"}, momentOf(row.at)),
     el("td", {class: "quiet by"}, by));
 }
@@ -68,13 +68,14 @@ function hold() {
 
 function sample() {
   const {payments, actions} = state.now, stopped = actions.review + actions.decline;
-  say("sample", held ? "Held: new payments are counted, and not shown."
+  say("sample", !payments ? "\u00a0" : held ? "Held: new payments are counted, and not shown."
     : only === "all" ? `The latest ${Math.min(LINES, seen.all.length)} of ${count(payments)}; at speed a sample. Select one to see why.`
     : `The latest ${Math.min(LINES, seen.stopped.length)} of ${count(stopped)} stopped. Select one to see why.`);
 }
 
 // --- how it is doing ----------------------------------------------------------------------------------
 
+const figure = (value, show) => value === undefined ? "–" : show(value);
 const fact = (name, ...words) => [el("dt", {}, name), el("dd", {}, ...words)];
 
 function standing() {
@@ -125,7 +126,8 @@ function now() {
   const share = (action) => payments ? `${count(actions[action])} (${percent(actions[action] / payments)})` : "0";
   byId("now").replaceChildren(
     ...fact("Decisions a second, last 5 s", count(moment.rate)),
-    ...fact(`Latency, last ${count(moment.requests)} requests`, moment.requests ? `${millis(moment.p50)}, p99 ${millis(moment.p99)}` : "–"),
+    ...fact(`p50, last ${count(moment.requests)} requests`, millis(moment.p50)),
+    ...fact("p99 of them", millis(moment.p99)),
     ...fact(verdict("approve"), share("approve")), ...fact(verdict("review"), share("review")),
     ...fact(verdict("decline"), share("decline")),
     ...fact("Without a decision", count(moment.unanswered)),
@@ -138,9 +140,11 @@ function model() {
   const planned = alarms.find((alarm) => alarm.retrain_on !== null && (!champion || alarm.at >= champion.at));
   byId("model").replaceChildren(...(champion ? [
     ...fact("Champion", `version ${champion.version}`),
-    ...fact("Since", `${momentOf(champion.at)}, by ${champion.who}`),
-    ...fact("Average precision", decimal(figures.average_precision ?? NaN)),
-    ...fact("Cost per 1,000 payments", `${euros(figures.cost_per_1000 ?? NaN)}, rules ${euros(figures.rules_cost_per_1000 ?? NaN)}`),
+    ...fact("Since", momentOf(champion.at)),
+    ...fact("By", champion.who),
+    ...fact("Average precision", figure(figures.average_precision, decimal)),
+    ...fact("Cost per 1,000 payments", figure(figures.cost_per_1000, euros)),
+    ...fact("The rules' cost", figure(figures.rules_cost_per_1000, euros)),
   ] : [...fact("Champion", "none: the rules decide")]),
   ...fact("Challenger", gate ? gate.message : planned ? `to be trained on ${dayOf(86400 * planned.retrain_on)}` : "none waits"),
   ...fact("Releases so far", count(ledger.length)));
@@ -190,7 +194,7 @@ function marks() {
 function paint() {
   if (!charts) {
     charts = new Charts(byId("charts"), [
-      {title: "Saved against rules only", unit: "EUR, expected, with 95 % of outcomes", show: euros, low: 0,
+      {title: "Saved against rules only", unit: "EUR, expected, with 95 % of outcomes", show: euros, low: 0, least: 10,
         lines: [{key: "saved", colour: "accent", band: ["bottom", "top"]}]},
       {title: "Stopped", unit: "% of payments", show: (value) => `${value.toFixed(value < 10 ? 1 : 0)} %`, low: 0, least: 4,
         lines: [{key: "declined", name: "declined", colour: "no"}, {key: "reviewed", name: "reviewed", colour: "maybe", dash: [2, 3]}]},
@@ -348,7 +352,9 @@ byId("key-form").addEventListener("submit", async (event) => {
 /** The page's first words come by an ordinary request, which can say that there is no session. */
 async function enter() {
   try {
+    if (!(await ask("/session")).open) return login();
     all(await ask("/v1/watch"));
+    notice([]);
     begin();
   } catch (error) {
     if (error instanceof SignedOut) login();

@@ -10,7 +10,7 @@ let pending = null; // {name, since, before}
 function line(name, button, words, ...more) {
   const came = el("p", {class: "came", role: "status"});
   lines[name] = {button, came};
-  return el("div", {class: "action"}, el("div", {class: "controls"}, ...more, button),
+  return el("div", {class: "action"}, el("div", {class: "controls"}, button, ...more),
     el("div", {}, el("p", {class: "small quiet"}, words), came));
 }
 
@@ -30,7 +30,7 @@ export function build(place, told) {
     line("rollback", button("Roll back", asked("rollback", () => ({kind: "rollback"}))),
       "To the version before the champion, as the ledger has it. At once; a promotion undoes it."),
     line("promote", button("Promote", promote), "Make a version of the registry the champion.",
-      el("label", {for: "version"}, "Version"), version, el("label", {}, force, " past the gate")),
+      el("label", {for: "version"}, "version"), version, el("label", {class: "check"}, force, "past the gate")),
   ];
   if (told.demo) {
     const wish = (name, wanted, question) => async () => {

@@ -10,7 +10,7 @@ from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.responses import RedirectResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from shared.auth import is_key, open_session, same_origin
+from shared.auth import in_session, is_key, open_session, same_origin
 
 SHELL = Path(__file__).parent
 TYPES = {
@@ -64,6 +64,11 @@ def add_page(app: FastAPI, folder: Path, *, api_key: bytes, visitor: str = "") -
         if name not in files:  # a look-up: no name reaches the file system
             raise HTTPException(404, f"the page has no file {name!r}")
         return _answer(request, files[name])
+
+    @app.get("/session", include_in_schema=False)
+    async def asked(request: Request) -> dict[str, bool]:
+        """Whether this browser is in; a 401 would stand in its console as a failure."""
+        return {"open": in_session(request, api_key)}
 
     @app.post("/session", status_code=204, include_in_schema=False)
     async def session(request: Request, response: Response, given: Key) -> None:

@@ -47,7 +47,7 @@ export class Charts {
     const series = [{}], bands = [];
     for (const line of chart.lines) {
       const stroke = colour(line.colour);
-      series.push({stroke, width: 1.5, points: {show: false}, dash: line.dash});
+      series.push({stroke, width: 1.5, dash: line.dash, spanGaps: true, points: {show: true, size: 5, fill: stroke, filter: lastOf}});
       if (line.band) {
         series.push({stroke: "transparent", points: {show: false}}, {stroke: "transparent", points: {show: false}});
         bands.push({series: [series.length - 1, series.length - 2], fill: colour("band")});
@@ -59,7 +59,7 @@ export class Charts {
     part.plot?.destroy();
     part.plot = new uPlot({
       width: Math.max(200, box.clientWidth), height: this.height, series, bands,
-      padding: [8, 8, 0, 0],
+      padding: [8, 8, 4, 0],
       legend: {show: false},
       cursor: {sync: {key: "time", setSeries: false}, y: false, drag: {x: false, y: false}, points: {show: false}},
       scales: {x: {time: true}, y: {range: (_, low, high) => bounds(chart, low, high)}},
@@ -120,8 +120,15 @@ export class Charts {
   #rebuild() { this.parts.forEach((part) => this.#plot(part)); }
 }
 
+/** The line ends in a dot, which is also all that a single value is. */
+function lastOf(plot, series) {
+  const values = plot.data[series];
+  for (let place = values.length - 1; place >= 0; place--) if (values[place] !== null && values[place] !== undefined) return [place];
+  return null;
+}
+
 function bounds(chart, low, high) {
-  if (low === null || high === null) return [0, 1];
+  if (low === null || high === null) return [0, chart.least ?? 1];
   const from = chart.low === undefined ? low : Math.min(chart.low, low);
   const to = Math.max(high, from + (chart.least ?? 1));
   return [from, to + 0.08 * (to - from)];

@@ -41,8 +41,8 @@ export function follow(path, {heard, lost, back, signedOut}) {
   function again() {
     clearTimeout(timer);
     timer = setTimeout(async () => {
-      const answer = await fetch("/v1/model", {cache: "no-store"}).catch(() => null);
-      if (answer?.status === 401) { clearInterval(watchman); signedOut(); } else if (answer?.ok) open(); else again();
+      const session = await ask("/session").catch(() => null);
+      if (session?.open) open(); else if (session) { clearInterval(watchman); signedOut(); } else again();
     }, wait);
     wait = Math.min(2 * wait, 5000);
   }
