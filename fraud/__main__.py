@@ -4,6 +4,7 @@ import gc
 import logging
 import math
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -197,10 +198,12 @@ def demo(
     """Months of a bank in a few minutes."""
     parts: Parts = context.obj
     port = _free_port(8000)
-    print(f"http://127.0.0.1:{port}/docs  opens when the service is up", flush=True)  # before the slow imports
+    visitor = secrets.token_urlsafe(16)
+    # Before the slow imports. The address opens the page once; the browser then has a session.
+    print(f"http://127.0.0.1:{port}/?token={visitor}  opens when the service is up", flush=True)
     from fraud import demo as story
 
-    story.run(parts.settings, port=port, days=days, seed=seed, headless=headless)
+    story.run(parts.settings, port=port, days=days, seed=seed, headless=headless, visitor=visitor)
 
 
 @app.command()

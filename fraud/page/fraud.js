@@ -184,9 +184,9 @@ function alarms() {
 /** The story's events, each a numbered line on the charts and a line of words below them. */
 function marks() {
   const found = [
-    ...told.scenes.filter((scene) => scene.marks).map((scene) => ({at: scene.at, text: scene.marks === "attack" ? "the attack begins" : scene.marks})),
-    ...told.alarms.filter((alarm) => alarm.kind !== "command").map((alarm) => ({at: alarm.at, text: `${KINDS[alarm.kind].toLowerCase()} alarm`})),
-    ...told.ledger.map((release) => ({at: release.at, text: release.action === "promote" ? `version ${release.version} released` : `rolled back to version ${release.version}`})),
+    ...told.scenes.filter((scene) => scene.marks && !scene.outcome).map((scene) => ({at: scene.at, text: scene.marks === "attack" ? "the attack begins" : scene.marks})),
+    ...[...told.alarms].reverse().filter((alarm) => alarm.kind !== "command").map((alarm) => ({at: alarm.at, text: `${KINDS[alarm.kind].toLowerCase()} alarm`})),
+    ...[...told.ledger].reverse().map((release) => ({at: release.at, text: release.action === "promote" ? `version ${release.version} released` : `rolled back to version ${release.version}`})),
   ].sort((a, b) => a.at - b.at);
   return found.filter((mark) => series.at.length && mark.at >= series.at[0] - series.width);
 }

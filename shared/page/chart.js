@@ -97,6 +97,7 @@ export class Charts {
     ctx.lineWidth = ratio;
     ctx.font = `600 ${10 * ratio}px system-ui, sans-serif`;
     ctx.setLineDash([2 * ratio, 3 * ratio]);
+    let last = -Infinity, row = 0;
     this.marks.forEach((mark, place) => {
       const x = Math.round(plot.valToPos(mark.at, "x", true));
       if (x < bbox.left || x > end) return;
@@ -105,7 +106,9 @@ export class Charts {
       ctx.lineTo(x, bbox.top + bbox.height);
       ctx.stroke();
       ctx.textAlign = x > end - 16 * ratio ? "right" : "left";
-      ctx.fillText(String(place + 1), x + (ctx.textAlign === "left" ? 3 : -3) * ratio, bbox.top + 9 * ratio);
+      row = x - last < 16 * ratio ? row + 1 : 0; // neighbours stand below one another
+      last = x;
+      ctx.fillText(String(place + 1), x + (ctx.textAlign === "left" ? 3 : -3) * ratio, bbox.top + (9 + 11 * row) * ratio);
     });
     ctx.restore();
   }
