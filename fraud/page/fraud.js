@@ -8,7 +8,8 @@ import * as operator from "/page/operator.js";
 import {open, shape} from "/page/payment.js";
 import {KINDS, feature, risk, verdict} from "/page/words.js";
 
-const LINES = 12; // payments shown
+const LINES = 16; // payments shown
+const ENOUGH = 200; // payments that a share is taken of
 const seen = {all: [], stopped: []};
 let only = "all", held = false, told = null, state = null, series = null, reasons = {}, charts = null, history = null;
 
@@ -48,7 +49,8 @@ function show(before) {
   lines.forEach((each, place) => { if (body.children[place] !== each) body.insertBefore(each, body.children[place] ?? null); });
   while (body.children.length > Math.max(1, lines.length)) body.lastChild.remove();
   if (!lines.length) body.replaceChildren(el("tr", {}, el("td", {colspan: "6", class: "quiet"}, only === "all"
-    ? "No payment yet: POST one to /v1/decisions, or run make demo-fraud." : "Nothing has been stopped yet.")));
+    ? (told.demo ? "No payment yet: the bank opens when it has its first model."
+      : "No payment yet: POST one to /v1/decisions, or run make demo-fraud.") : "Nothing has been stopped yet.")));
 }
 
 function choose(which) {
@@ -81,7 +83,7 @@ const fact = (name, ...words) => [el("dt", {}, name), el("dd", {}, ...words)];
 function standing() {
   const {champion, alarms} = told;
   const since = champion ? alarms.filter((alarm) => alarm.at > champion.at) : alarms;
-  if (state.trouble) return "The log cannot be read, so nothing new is known here.";
+  if (state.trouble) return "Decisions cannot be read, so nothing new is known here.";
   if (state.now.unanswered_now) return `${plural(state.now.unanswered_now, "request")} of the last minute got no decision: the log does not take them, and the card network's own rules stand in.`;
   if (!champion) return "No model decides yet: the rules do, marked so.";
   const who = `Version ${champion.version} decides since ${dateOf(champion.at)}`;
@@ -91,7 +93,7 @@ function standing() {
 
 function notices() {
   const found = [];
-  if (state.trouble) found.push(["bad", `The log is away: ${state.trouble}. Payments get 503, and the card network's own stand-in rules apply. Last read ${ago(state.silent)} ago; it comes back by itself.`]);
+  if (state.trouble) found.push(["bad", `The log, or the view of it, is away: ${state.trouble}. Payments get 503, and the card network's own stand-in rules apply. Last read ${ago(state.silent)} ago; it comes back by itself.`]);
   else if (state.catching_up && state.now.seconds > 3) found.push(["", "Still reading what was decided so far."]);
   return found;
 }
@@ -112,13 +114,13 @@ function money() {
   say("saved-covers", sum.payments || back.length ? [
     `${plural(sum.payments, "payment")} decided by a model since this service started; ${count(sum.differed)} otherwise than by the rules. By the model's own probabilities; the band covers chance, not wrong probabilities.`,
     ...back.map(([version, payments]) => `Without ${plural(payments, "payment")} of version ${version}, which was taken back.`),
-    byLabels(),
-  ].filter(Boolean).join(" ") : now.payments ? "The rules decide, so there is nothing to compare." : "");
+  ].join(" ") : now.payments ? "The rules decide, so there is nothing to compare." : "");
+  say("saved-labels", byLabels());
 }
 
 function byLabels() {
   const report = told.reports.find((each) => each.rules_cost_per_1000 !== null && each.rules_cost_per_1000 !== undefined);
-  return report && `By labels, week to ${dayOf(86400 * report.matured_day)}: a cost of ${euros(report.cost_per_1000)} per 1,000 payments; the rules alone, ${euros(report.rules_cost_per_1000)}.`;
+  return !report ? "" : `By labels, week to ${dayOf(86400 * report.matured_day)}: a cost of ${euros(report.cost_per_1000)} per 1,000 payments; the rules alone, ${euros(report.rules_cost_per_1000)}.`;
 }
 
 function now() {
@@ -191,22 +193,34 @@ function marks() {
   return found.filter((mark) => series.at.length && mark.at >= series.at[0] - series.width);
 }
 
+/** Per cent of the last ENOUGH payments or more: of a night's three payments every share would be a spike. */
+function lately(part) {
+  const totals = series.at.map((_, place) => series.approve[place] + series.review[place] + series.decline[place]);
+  let first = 0, payments = 0, counted = 0;
+  return part.map((value, place) => {
+    payments += totals[place];
+    counted += value;
+    while (payments - totals[first] >= ENOUGH) {
+      payments -= totals[first];
+      counted -= part[first++];
+    }
+    return payments ? 100 * counted / payments : null;
+  });
+}
+
 function paint() {
   if (!charts) {
     charts = new Charts(byId("charts"), [
       {title: "Saved against rules only", unit: "EUR, expected, with 95 % of outcomes", show: euros, low: 0, least: 10,
         lines: [{key: "saved", colour: "accent", band: ["bottom", "top"]}]},
-      {title: "Stopped", unit: "% of payments", show: (value) => `${value.toFixed(value < 10 ? 1 : 0)} %`, low: 0, least: 4,
+      {title: "Stopped", unit: `% of the last ${ENOUGH} payments or more`, show: (value) => `${value.toFixed(value < 10 ? 1 : 0)} %`, low: 0, least: 4,
         lines: [{key: "declined", name: "declined", colour: "no"}, {key: "reviewed", name: "reviewed", colour: "maybe", dash: [2, 3]}]},
       {title: "Throughput", unit: "decisions a second of real time", show: count, low: 0, least: 10, lines: [{key: "rate", colour: "accent"}]},
       {title: "Latency", unit: "ms, of requests over HTTP", show: (value) => value < 10 ? value.toFixed(1) : value.toFixed(0), low: 0, least: 10,
         lines: [{key: "median", name: "p50", colour: "accent"}, {key: "slow", name: "p99", colour: "quiet", dash: [6, 3]}]},
     ]);
   }
-  const share = (part) => series[part].map((value, place) => {
-    const total = series.approve[place] + series.review[place] + series.decline[place];
-    return total ? 100 * value / total : null;
-  });
+  const share = (part) => lately(series[part]);
   const ms = (values) => values.map((value) => value === null ? null : 1000 * value);
   const found = marks();
   charts.update({
@@ -246,7 +260,7 @@ function releases() {
   const columns = [
     {name: "When", of: (row) => row.at, show: (row) => momentOf(row.at)},
     {name: "Release", of: (row) => row.version, show: (row) => `${row.action === "promote" ? "promote" : "roll back to"} version ${row.version}`},
-    {name: "Who, why", of: (row) => row.who, show: (row) => el("span", {}, el("strong", {}, row.who), `: ${row.why}`)},
+    {name: "Who, why", wrap: true, of: (row) => row.who, show: (row) => el("span", {}, el("strong", {}, row.who), `: ${row.why}`)},
     ...FIGURES.map(([key, name, show]) => ({name, number: true, of: (row) => row.figures[key] ?? -1, show: (row) => change(row, key, show)})),
   ];
   const rows = told.ledger.map((row, place) => ({...row, before: told.ledger[place + 1]}));

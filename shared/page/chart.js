@@ -66,7 +66,7 @@ export class Charts {
       tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), "UTC"),
       axes: [
         {...axis, size: 24, space: 72, values: (_, splits) => splits.map(tick)},
-        {...axis, size: 56, space: 28, values: (_, splits) => splits.map((split) => chart.show(split))},
+        {...axis, size: 64, space: 28, values: (_, splits) => splits.map((split) => chart.show(split))},
       ],
       hooks: {
         drawClear: [(plot) => this.#drawMarks(plot)],

@@ -51,7 +51,7 @@ export function ago(seconds) {
   return seconds < 5400 ? plural(Math.round(seconds / 60), "minute") : plural(Math.round(seconds / 3600), "hour");
 }
 
-/** A table whose columns sort: columns are {name, of(row) -> value, show(row) -> text or element, number}. */
+/** A table whose columns sort: columns are {name, of(row) -> value, show(row) -> text or element, number, wrap}. */
 export function table(caption, columns, rows) {
   const body = el("tbody");
   const heads = columns.map((column) => el("th", {scope: "col", class: column.number ? "number" : null},
@@ -68,12 +68,13 @@ export function table(caption, columns, rows) {
 
   function fill(given) {
     rows = given;
+    if (!rows.length) return body.replaceChildren(el("tr", {}, el("td", {colspan: columns.length, class: "quiet"}, "None yet.")));
     const sorted = order === null ? rows : [...rows].sort((a, b) => {
       const [x, y] = [order.of(a), order.of(b)];
       return (x < y ? -1 : x > y ? 1 : 0) * (down ? -1 : 1);
     });
     body.replaceChildren(...sorted.map((row) => el("tr", {}, columns.map((column) =>
-      el("td", {class: column.number ? "number" : null}, column.show ? column.show(row) : String(column.of(row)))))));
+      el("td", {class: column.number ? "number" : column.wrap ? "wrap" : null}, column.show ? column.show(row) : String(column.of(row)))))));
   }
 
   fill(rows);
