@@ -6,7 +6,7 @@ import {ago, byId, count, dateOf, dayOf, decimal, el, euroCents, euros, millis, 
 import {SignedOut, ask, follow} from "/page/live.js";
 import * as operator from "/page/operator.js";
 import {open, shape} from "/page/payment.js";
-import {KINDS, feature, risk, verdict} from "/page/words.js";
+import {DONE, KINDS, feature, risk, verdict} from "/page/words.js";
 
 const LINES = 16; // payments shown
 const ENOUGH = 200; // payments that a share is taken of
@@ -21,7 +21,7 @@ function line(row, fresh) {
   const pressed = () => open(row.identity, reasons);
   return el("tr", {class: fresh ? "fresh" : null, click: pressed},
     el("td", {}, el("button", {type: "button", "aria-haspopup": "dialog",
-      "aria-label": `${row.action} ${euroCents(row.cents / 100)}, ${momentOf(row.at)}: show why`}, verdict(row.action))),
+      "aria-label": `${DONE[row.action]}, ${euroCents(row.cents / 100)}, ${momentOf(row.at)}: show why`}, verdict(row.action))),
     el("td", {class: "number"}, euroCents(row.cents / 100)),
     el("td", {class: "number"}, risk(row.probability)),
     el("td", {class: "quiet why", title: why || null}, why),
@@ -307,14 +307,14 @@ function moment(given) {
   money();
   now();
   sample();
-  operator.update(told, state);
+  operator.update(told);
 }
 
 function hear(given) {
   told = given;
   model(); drift(); alarms(); releases(); story();
   if (series) paint();
-  if (state) { say("standing", standing()); money(); operator.update(told, state); }
+  if (state) { say("standing", standing()); money(); operator.update(told); }
 }
 
 function all(given) {

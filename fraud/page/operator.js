@@ -5,7 +5,8 @@ import {ask} from "/page/live.js";
 
 const PATIENCE = 120; // seconds after which an unanswered command is said to be unanswered
 const lines = {};
-let pending = null; // {name, since, before}
+let latest = null; // what the service said last
+let pending = null; // {name, since, before: what it had said then}
 
 function line(name, button, words, ...more) {
   const came = el("p", {class: "came", role: "status"});
@@ -51,9 +52,10 @@ async function start(name, send) {
   const {button: pressed, came} = lines[name];
   pressed.disabled = true;
   say(came, "Sending …");
+  const before = newest(latest);
   try {
     await send();
-    pending = {name, since: Date.now(), before: null};
+    pending = {name, since: Date.now(), before};
     say(came, name === "attack" || name === "bad"
       ? "Heard; it comes when the virtual day is over." : "In the log; waiting for the monitor …");
   } catch (error) {
@@ -63,8 +65,9 @@ async function start(name, send) {
 }
 
 /** What the service says now: labels follow it, and what is under way is answered by it. */
-export function update(told, state) {
+export function update(told) {
   const {rollback, attack} = lines;
+  latest = told;
   rollback.button.textContent = told.back_to === null ? "Roll back" : `Roll back to version ${told.back_to}`;
   if (pending?.name !== "rollback") rollback.button.disabled = told.back_to === null;
   const begun = told.scenes.some((scene) => scene.marks === "attack");
@@ -73,18 +76,17 @@ export function update(told, state) {
     attack.button.textContent = "The attack has begun";
   }
   if (!pending) return;
-  const news = [told.ledger[0]?.at, told.ledger.length, told.alarms.length, told.scenes.length].join();
-  pending.before ??= news;
-  if (pending.before !== news) answered(told);
-  else if (Date.now() - pending.since > 1000 * PATIENCE) finish("Nobody has answered yet: does `python -m fraud monitor` run?");
+  const [released, alarmed, moved] = newest(told).map((each, place) => each !== pending.before[place]);
+  const [release, alarm, scene] = [told.ledger[0], told.alarms[0], told.scenes.at(-1)];
+  if (pending.name === "attack") {
+    if (moved) finish(`${scene.title}.`);
+  } else if (released) finish(`Done: ${release.action === "promote" ? "promoted" : "rolled back to"} version ${release.version}, ${release.why}.`);
+  else if (alarmed && pending.name !== "bad") finish(`${alarm.message}; ${alarm.action}.`);
+  if (pending && Date.now() - pending.since > 1000 * PATIENCE) finish("Nobody has answered yet: does `python -m fraud monitor` run?");
 }
 
-function answered(told) {
-  const [release, alarm, scene] = [told.ledger[0], told.alarms[0], told.scenes.at(-1)];
-  if (pending.name === "attack") finish(scene ? `${scene.title}.` : "Begun.");
-  else if (alarm && (!release || alarm.at > release.at)) finish(`${alarm.message}; ${alarm.action}.`);
-  else finish(`Done: ${release.action === "promote" ? "promoted" : "rolled back to"} version ${release.version}, ${release.why}.`);
-}
+/** The newest release, alarm and scene, as text: lists forget their oldest, so their lengths say nothing. */
+const newest = (told) => [told.ledger[0], told.alarms[0], told.scenes.at(-1)].map((each) => JSON.stringify(each));
 
 function finish(words) {
   const {button: pressed, came} = lines[pending.name];

@@ -9,31 +9,30 @@ let names = null;
 
 export async function open(identity, reasons) {
   const box = byId("payment"), path = `/v1/decisions/${encodeURIComponent(identity)}`;
-  box.replaceChildren(title("Payment", box), el("p", {class: "quiet"}, "Asking …"));
+  // Title and button stay, or the focus would be lost when the answer comes.
+  const title = el("h2", {id: "payment-title"}, "Payment"), content = el("div", {}, el("p", {class: "quiet"}, "Asking …"));
+  box.replaceChildren(el("div", {class: "title"}, title,
+    el("button", {type: "button", class: "act", click: () => box.close()}, "Close")), content);
   box.showModal();
   try {
     const decision = await ask(path);
     names ??= (await ask("/v1/features")).names;
     const why = el("div", {}, el("p", {class: "quiet"}, "Asking the version that decided …"));
-    box.replaceChildren(
-      title(`${euroCents(decision.cents / 100)} at ${decision.terminal}`, box),
+    title.textContent = `${euroCents(decision.cents / 100)} at ${decision.terminal}`;
+    content.replaceChildren(
       head(decision, reasons),
       el("div", {class: "pair"}, costs(decision), windows(decision)),
-      el("h3", {}, "What the features added"), why, seen(decision),
+      el("h3", {}, "What the features added"), why, ...seen(decision),
       el("p", {class: "small"}, el("a", {href: path}, "This decision as JSON"), " · ",
         el("a", {href: `${path}/explanation`}, "its explanation as JSON")),
     );
-    const given = await ask(`${path}/explanation`).catch((error) => error);
+    const given = decision.model === null ? new Error("The rules decided: no model saw this payment.")
+      : await ask(`${path}/explanation`).catch((error) => error);
     why.replaceChildren(...(given instanceof Error
       ? [el("p", {class: "quiet"}, given.message)] : pushes(given, decision)));
   } catch (error) {
-    box.replaceChildren(title("Payment", box), el("p", {role: "alert"}, error.message));
+    content.replaceChildren(el("p", {role: "alert"}, error.message));
   }
-}
-
-function title(text, box) {
-  return el("div", {class: "title"}, el("h2", {id: "payment-title"}, text),
-    el("button", {type: "button", class: "act", click: () => box.close()}, "Close"));
 }
 
 function head(decision, reasons) {
@@ -124,8 +123,8 @@ function bar(share) {
 }
 
 function seen(decision) {
-  if (!decision.features) return null;
-  return el("details", {}, el("summary", {}, `All ${names.length} values that the model saw`),
+  if (!decision.features) return [];
+  return [el("details", {}, el("summary", {}, `All ${names.length} values that the model saw`),
     el("dl", {class: "facts"}, names.flatMap((name, place) =>
-      [el("dt", {}, feature(name)), el("dd", {}, value(name, decision.features[place]))])));
+      [el("dt", {}, feature(name)), el("dd", {}, value(name, decision.features[place]))])))];
 }

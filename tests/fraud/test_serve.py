@@ -75,6 +75,7 @@ def edge(bank: Bank, *, key: str = "secret", url: str = "", visitor: str = "") -
         pseudonym_key=KEY,
         deciders=lambda: True,
         models=bank.var / "models",
+        stopping=lambda: server.should_exit,
         visitor=visitor,
     )
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, http="httptools"))
