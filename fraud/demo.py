@@ -145,7 +145,7 @@ def live_on(live: Live, world: pl.DataFrame, *, end: int, number: int) -> None:
     live.tell(
         Scene(number=number, title="The bank lives on, slowly, until Ctrl-C: try the buttons", at=live.clock.now())
     )
-    live.open_http(rate=SLOW)
+    live.open_http(rate=SLOW, name="probe-after")  # or they would be repeats of the first ones
     weeks, turn = world.filter(pl.col("at") >= (end - ENCORE) * config.DAY), 0
     while True:
         turn += 1

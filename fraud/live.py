@@ -108,9 +108,9 @@ class Live:
         self._settle(DECIDERS)  # the worker has remembered the past
         self.open_http(rate=rate)
 
-    def open_http(self, *, rate: float) -> None:
+    def open_http(self, *, rate: float, name: str = "probe") -> None:
         """Send test payments by HTTP."""
-        self._probes = Probes(self.port, self.key, rate=rate, now=self.clock.now())
+        self._probes = Probes(self.port, self.key, rate=rate, now=self.clock.now(), name=name)
 
     def close_http(self) -> Answers:
         """Stop the test payments; gives what came of them."""

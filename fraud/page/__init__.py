@@ -21,7 +21,7 @@ from shared.page import add_page, event
 
 FOLDER = Path(__file__).parent
 EVERY = 0.5  # seconds between two events of a stream
-LINES = 4  # new decisions an event tells of at most, and as many that were stopped
+LINES = 4  # new decisions that an event tells of at most, and as many that were stopped
 TAIL = 3  # buckets that an event brings up to date
 STREAMS = 20  # browsers at a time: each costs the service a millisecond a second
 DAYS = 60  # reports shown

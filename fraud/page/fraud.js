@@ -29,9 +29,15 @@ function line(row, fresh) {
     el("td", {class: "quiet by"}, by));
 }
 
+/** At speed the newest would all be approvals: those stopped stand among them, each once, in the order of the log. */
+function together(recent, stopped) {
+  const known = new Set(recent.map((row) => row.number));
+  return [...recent, ...stopped.filter((row) => !known.has(row.number))].sort((a, b) => a.number - b.number);
+}
+
 function rows({recent, stopped}) {
   const before = seen[only][0]?.number ?? 0;
-  for (const [name, more] of [["all", recent], ["stopped", stopped]]) {
+  for (const [name, more] of [["all", together(recent, stopped)], ["stopped", stopped]]) {
     seen[name] = [...more].reverse().concat(seen[name]).slice(0, 4 * LINES);
   }
   if (!held && (seen[only][0]?.number ?? 0) !== before) show(before);
@@ -71,7 +77,7 @@ function hold() {
 function sample() {
   const {payments, actions} = state.now, stopped = actions.review + actions.decline;
   say("sample", !payments ? "\u00a0" : held ? "Held: new payments are counted, and not shown."
-    : only === "all" ? `The latest ${Math.min(LINES, seen.all.length)} of ${count(payments)}; at speed a sample. Select one to see why.`
+    : only === "all" ? `The latest ${Math.min(LINES, seen.all.length)} of ${count(payments)}; at speed a sample that favours the stopped. Select one to see why.`
     : `The latest ${Math.min(LINES, seen.stopped.length)} of ${count(stopped)} stopped. Select one to see why.`);
 }
 
@@ -88,7 +94,7 @@ function standing() {
   if (!champion) return "No model decides yet: the rules do, marked so.";
   const who = `Version ${champion.version} decides since ${dateOf(champion.at)}`;
   if (!state.deciders) return `${who}, but no worker runs beside this edge: the rules stand in.`;
-  return since.length ? `${who}. Alarm: ${since[0].message}.` : `${who}, ${champion.action === "rollback" ? "rolled back to" : "promoted"} by ${champion.who}. No alarm since.`;
+  return since.length ? `${who}. ${KINDS[since[0].kind]} alarm: ${since[0].message}.` : `${who}, ${champion.action === "rollback" ? "rolled back to" : "promoted"} by ${champion.who}. No alarm since.`;
 }
 
 function notices() {
@@ -322,7 +328,7 @@ function all(given) {
   byId("login").hidden = true;
   ({reasons, series, state} = given);
   if (!told) operator.build(byId("operator"), given.told);
-  Object.assign(seen, {all: [...given.recent].reverse(), stopped: [...given.stopped].reverse()});
+  Object.assign(seen, {all: together(given.recent, given.stopped).reverse(), stopped: [...given.stopped].reverse()});
   hear(given.told);
   moment(given.state);
   show(Infinity);

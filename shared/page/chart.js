@@ -59,14 +59,14 @@ export class Charts {
     part.plot?.destroy();
     part.plot = new uPlot({
       width: Math.max(200, box.clientWidth), height: this.height, series, bands,
-      padding: [8, 8, 4, 0],
+      padding: [8, 24, 4, 0],
       legend: {show: false},
       cursor: {sync: {key: "time", setSeries: false}, y: false, drag: {x: false, y: false}, points: {show: false}},
       scales: {x: {time: true}, y: {range: (_, low, high) => bounds(chart, low, high)}},
       tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), "UTC"),
       axes: [
         {...axis, size: 24, space: 72, values: (_, splits) => splits.map(tick)},
-        {...axis, size: 64, space: 28, values: (_, splits) => splits.map((split) => chart.show(split))},
+        {...axis, size: 72, space: 28, values: (_, splits) => splits.map((split) => chart.show(split))},
       ],
       hooks: {
         drawClear: [(plot) => this.#drawMarks(plot)],
@@ -80,7 +80,8 @@ export class Charts {
     const place = hovered ? idx : this.data.at.length - 1;
     if (place < 0) return value.replaceChildren();
     const words = chart.lines.map((line) => {
-      const found = this.data[line.key]?.[place];
+      const values = this.data[line.key] ?? [];
+      const found = hovered ? values[place] : values.findLast((each) => each !== null && each !== undefined);
       const mark = el("i", {class: `mark ${line.colour}`, "aria-hidden": "true"});
       return el("span", {}, chart.lines.length > 1 ? mark : null,
         `${line.name ? `${line.name} ` : ""}${found === null || found === undefined ? "–" : chart.show(found)}`);
