@@ -4,6 +4,7 @@ import gc
 import logging
 import math
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -97,8 +98,9 @@ def serve(
     port: Annotated[int, typer.Option(help="On 127.0.0.1.")] = 8000,
     host: str = "127.0.0.1",
     patience: Annotated[float, typer.Option(help="Seconds the worker waits for a partition that is behind.")] = 0.4,
+    demo: Annotated[bool, typer.Option("--demo", help="For a demo: hear its visitor's wishes.")] = False,
 ) -> None:
-    """The HTTP edge, and one worker beside it."""
+    """The HTTP edge, the page to watch at /, and one worker beside it."""
     import uvicorn
 
     from fraud.serve import make_app
@@ -122,13 +124,17 @@ def serve(
         api_key=settings.key("api_key"),
         pseudonym_key=settings.key("pseudonym_key"),
         deciders=alive,
+        models=parts.models,
+        stopping=lambda: server.should_exit,  # or it would wait for everybody who watches
+        visitor=settings.once("visitor") if demo and host == "127.0.0.1" else "",
     )
     # uvicorn ends in good order, and then sends itself the signal again; the worker has to end too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    server = uvicorn.Config(app, log_level="warning", access_log=False, loop="uvloop", http="httptools")
+    about = uvicorn.Config(app, log_level="warning", access_log=False, loop="uvloop", http="httptools")
+    server = uvicorn.Server(about)
     try:
         with suppress(KeyboardInterrupt):
-            uvicorn.Server(server).run([listener])
+            server.run([listener])
     finally:
         stopping.set()
         alive()
@@ -211,10 +217,12 @@ def demo(
     """Months of a bank in a few minutes."""
     parts: Parts = context.obj
     port = free_port(8000)
-    print(f"http://127.0.0.1:{port}/docs  opens when the service is up", flush=True)  # before the slow imports
+    visitor = secrets.token_urlsafe(16)
+    # Before the slow imports. The address opens the page once; the browser then has a session.
+    print(f"http://127.0.0.1:{port}/?token={visitor}  opens when the service is up", flush=True)
     from fraud import demo as story
 
-    story.run(parts.settings, port=port, days=days, seed=seed, headless=headless)
+    story.run(parts.settings, port=port, days=days, seed=seed, headless=headless, visitor=visitor)
 
 
 @app.command()

@@ -2,6 +2,8 @@
 
 import json
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,11 +15,11 @@ from fraud.account import latency, money, precision_recall, quality, service
 from fraud.artifact import Artifact, reference
 from fraud.history import as_events, write_history
 from fraud.live import Live
-from fraud.schema import Command
+from fraud.schema import Command, Scene
 from fraud.simulate import labels, simulate
 from fraud.train import Candidate, train
-from shared.clock import SystemClock, perf_counter, sleep
-from shared.console import Stage
+from shared.clock import SystemClock, perf_counter
+from shared.console import Act, Stage
 from shared.lake import Lake
 from shared.registry import Registry
 from shared.results import Run
@@ -29,11 +31,16 @@ HISTORY = (
 )
 CARDS = 4_000
 RATE = 50.0  # test payments a second
+HOT_FIX = "a hot fix, no time for the gate"
+ENCORE, PAUSE, SLOW = 28, 0.6, 5.0  # days that come again; seconds of real time an hour takes; test payments a second
 BAD_SHIFT = 4.6  # log-odds: legitimate payments thinned to 1 in 100 for speed, and the weights forgotten
 
 
-def run(settings: Settings, *, port: int, days: int, seed: int, headless: bool) -> None:
-    """`days` of live traffic; the attack begins after a quarter of them, the bad release comes after five sixths."""
+def run(settings: Settings, *, port: int, days: int, seed: int, headless: bool, visitor: str) -> None:
+    """`days` of live traffic; the attack begins after a quarter of them, the bad release comes after five sixths.
+
+    `visitor`: the token that opens the page once. Who watches may bring both forward.
+    """
     began, stage = perf_counter(), Stage()
     figures = Run(config.SERVICE, command="make demo-fraud", at=SystemClock().now(), var=settings.var)
     stamp = datetime.fromtimestamp(SystemClock().now(), UTC).strftime("%Y%m%d-%H%M%S")
@@ -41,46 +48,58 @@ def run(settings: Settings, *, port: int, days: int, seed: int, headless: bool) 
     settings.pin(
         "pseudonym_key", f"demo of seed {seed}"
     )  # partitions hang on pseudonyms, and figures on the seed alone
+    settings.pin("visitor", visitor)
     today = START // config.DAY + HISTORY
     attack, bad, end = today + days // 4, today + days * 5 // 6, today + days
-    world = simulate(
-        seed=seed, cards=CARDS, start=START, days=HISTORY + days, tactics_from=attack - START // config.DAY
-    )
+
+    def bank() -> pl.DataFrame:
+        """The same payments whenever the attack begins; it comes on top of them."""
+        return simulate(
+            seed=seed, cards=CARDS, start=START, days=HISTORY + days, tactics_from=attack - START // config.DAY
+        )
+
+    world = bank()
 
     with Live(settings, world, stage, port=port, today=today, seed=seed) as live:
-        with stage.act("History: what the bank knows before it has a model") as act:
+        with scene(stage, live, "History: what the bank knows before it has a model") as act:
             act.outcome = past(settings, world, live, until=today * config.DAY)
 
-        with stage.act("Training: features folded over the lake, LightGBM, calibration, prices, gate") as act:
+        with scene(stage, live, "Training: features folded over the lake, LightGBM, calibration, prices, gate") as act:
             candidate = learn(settings, stage, as_of=today * config.DAY, seed=seed)
             act.outcome = told(candidate)
 
-        with stage.act("Live: payments by topic, test payments by HTTP") as act:
+        with scene(stage, live, "Live: payments by topic, test payments by HTTP") as act:
             live.open(rate=RATE)
             live.command(Command(kind="promote", version=candidate.version.version, who="operator", why="the first"))
-            live.days(range(today, attack))
+            live.obeys["bad release"] = lambda: release_bad_model(settings, live)
+            live.days(range(today, attack), until=lambda: "attack" in live.wishes)
+            if live.next_day < attack:
+                attack = live.next_day
+                live.go_on_with(world := bank())
             false_alarms = len(live.alarms)
             act.outcome = f"{attack - today} days, {false_alarms} false alarms, {live.throughput:,.0f} events a second"
 
-        with stage.act("Attack: from now on some pay slowly, at home, in sums like anybody's") as act:
+        with scene(
+            stage, live, "Attack: from now on some pay slowly, at home, in sums like anybody's", marks="attack"
+        ) as act:
             passed = live.days(range(attack, bad), until=lambda: len(live.alarms) > false_alarms) - attack + 1
             noticed = passed if len(live.alarms) > false_alarms else None
             act.outcome = "not noticed" if noticed is None else f"noticed on day {noticed} of it. {live.last_words()}"
 
-        with stage.act("Retrain: when the new pattern has labels; gate, promote") as act:
-            live.days(range(live.next_day, bad), until=lambda: len(live.releases) > 1)
-            if len(live.releases) == 1:  # a shortened demo ends before the labels are in
+        with scene(stage, live, "Retrain: when the new pattern has labels; gate, promote") as act:
+            live.days(range(live.next_day, bad), until=lambda: retrained(live))
+            if not retrained(live):  # a shortened demo ends before the labels are in
                 live.command(Command(kind="retrain", who="operator", why="asked for"))
             act.outcome = live.last_words()
             live.days(range(live.next_day, bad))
 
-        with stage.act("A bad release, and its rollback") as act:
+        with scene(stage, live, "A bad release, and its rollback") as act:
             release_bad_model(settings, live)
             hours = live.hours(bad, until=lambda: live.releases[-1].action == "rollback")
             back = live.releases[-1]
             act.outcome = f"{back.action} to version {back.version} after {hours} hours: {back.why}"
 
-        with stage.act("The rest of the days, and the books") as act:
+        with scene(stage, live, "The rest of the days, and the books") as act:
             live.days(range(live.next_day, end))
             answers = live.close_http()
             truth, known = money(live.decided(), Lake(settings.var / "lake"), end=end * config.DAY)
@@ -91,7 +110,7 @@ def run(settings: Settings, *, port: int, days: int, seed: int, headless: bool) 
         stage.table("Service", *service(live, answers))
         seconds, decided = perf_counter() - began, live.decided()
         (precision, recall), (p50, p99) = precision_recall(decided, "action"), latency(answers)
-        for name, value, unit, target in (
+        figured = (
             ("demo.seconds", round(seconds, 1), "s", "<= 180"),
             ("demo.days_to_notice", noticed, "days", None),
             ("demo.false_alarms_before", false_alarms, "alarms", "== 0"),
@@ -106,19 +125,52 @@ def run(settings: Settings, *, port: int, days: int, seed: int, headless: bool) 
             ("demo.events_per_s", round(live.throughput), "events/s", None),
             ("demo.http_p50_ms", round(p50, 1), "ms", None),
             ("demo.http_p99_ms", round(p99, 1), "ms", None),
-        ):
+        )
+        if live.visited:
+            stage.say("\nSomebody had wishes, so these figures are of no other run: none is written down.")
+        for name, value, unit, target in () if live.visited else figured:
             figures.figure(name, value, unit=unit, target=target)
         stage.say(f"\n{seconds:.0f} s on seed {seed}; everything that was written: {settings.var}")
         stage.next_steps(next_steps(settings, live, headless=headless))
-        while not headless:
-            sleep(1.0)
+        if not headless:
+            live_on(live, world, end=end, number=len(stage.acts) + 1)
+
+
+@contextmanager
+def scene(stage: Stage, live: Live, title: str, *, marks: str = "") -> Iterator[Act]:
+    """An act on the console, and on the page; `marks` is what begins with it."""
+    with stage.act(title) as act:
+        begun = Scene(number=len(stage.acts), title=title, at=live.clock.now(), marks=marks)
+        live.tell(begun)
+        yield act
+    live.tell(begun.model_copy(update={"outcome": act.outcome}))
+
+
+def live_on(live: Live, world: pl.DataFrame, *, end: int, number: int) -> None:
+    """Until Ctrl-C the last weeks come again, slowly, as new payments: there is something to watch and to try."""
+    live.tell(
+        Scene(number=number, title="The bank lives on, slowly, until Ctrl-C: try the buttons", at=live.clock.now())
+    )
+    live.open_http(rate=SLOW, name="probe-after")  # or they would be repeats of the first ones
+    weeks, turn = world.filter(pl.col("at") >= (end - ENCORE) * config.DAY), 0
+    while True:
+        turn += 1
+        later = pl.col("at") + turn * ENCORE * config.DAY
+        live.go_on_with(weeks.with_columns(later, id=pl.col("id") + f"-{turn}"))
+        for day in range(live.next_day, live.next_day + ENCORE):
+            live.hours(day, pause=PAUSE)
+
+
+def retrained(live: Live) -> bool:
+    """Whether a model has followed the first one."""
+    return len([release for release in live.releases if release.action == "promote" and release.why != HOT_FIX]) > 1
 
 
 def past(settings: Settings, world: pl.DataFrame, live: Live, *, until: int) -> str:
     """The past goes straight to the lake; the worker and the monitor start on it."""
     payments = world.filter(pl.col("at") < until)
     live.expect(write_past(settings, payments, until=until, seed=live.seed))
-    live.start("serve", "--port", str(live.port), "--patience", "inf")
+    live.start("serve", "--port", str(live.port), "--patience", "inf", "--demo")
     live.start("monitor", "--seed", str(live.seed))
     frauds = payments["fraud"].sum()
     return f"{payments.height:,} payments in the lake, {frauds:,} of them frauds ({frauds / payments.height:.2%})"
@@ -169,11 +221,7 @@ def release_bad_model(settings: Settings, live: Live) -> None:
         version = registry.register(
             Path(temporary) / "model", params={}, figures=champion.figures, tags={"gate": "skipped"}
         )
-    live.command(
-        Command(
-            kind="promote", version=version.version, force=True, who="operator", why="a hot fix, no time for the gate"
-        )
-    )
+    live.command(Command(kind="promote", version=version.version, force=True, who="operator", why=HOT_FIX))
 
 
 def next_steps(settings: Settings, live: Live, *, headless: bool) -> list[tuple[str, str]]:
@@ -183,6 +231,7 @@ def next_steps(settings: Settings, live: Live, *, headless: bool) -> list[tuple[
         return [*steps, ("make demo-fraud", "the same, and the service stays up to be tried")]
     curl = f'curl -s -H "X-API-Key: $(cat {settings.var}/api_key.secret)" {live.url}'
     return [
+        (live.url, "the page, in the browser that has opened it once"),
         (f"{curl}/v1/model", "who decides now, and the ledger of releases"),
         (f"{curl}/v1/alarms", "what was noticed, and what was done"),
         (f"{live.url}/docs", "the API, to try in a browser"),

@@ -17,8 +17,22 @@ from prometheus_client import CollectorRegistry, Counter
 from pydantic_core import from_json
 
 from fraud import config, policy
-from fraud.schema import ALARMS, DECISIONS, EVENTS, RELEASES, REPORTS, Alarm, Decision, Release, Report, Transaction
-from shared.clock import Clock, sleep
+from fraud.schema import (
+    ALARMS,
+    DECISIONS,
+    EVENTS,
+    RELEASES,
+    REPORTS,
+    STORY,
+    Alarm,
+    Decision,
+    Release,
+    Report,
+    Scene,
+    Transaction,
+)
+from fraud.watch import Watch
+from shared.clock import Clock, monotonic, sleep
 from shared.eventlog.port import Entry, EventLog, LogUnavailable, Place, Record, beginning
 from shared.store.port import Store, StoreUnavailable
 
@@ -52,6 +66,10 @@ class Edge:
         self.releases: deque[Release] = deque(maxlen=100)
         self.alarms: deque[Alarm] = deque(maxlen=1_000)
         self.reports: deque[Report] = deque(maxlen=400)
+        self.scenes: deque[Scene] = deque(maxlen=100)
+        self.watch = Watch()
+        self.trouble = ""  # why the log cannot be followed, if it cannot
+        self.followed = monotonic()  # when it could be read last
         self._decisions = Counter(
             "fraud_decisions", "Decisions by action and path", ["action", "path"], registry=metrics
         )
@@ -182,15 +200,19 @@ class Edge:
             try:
                 self._follow_from_view()
             except (LogUnavailable, StoreUnavailable) as error:
+                self.trouble = str(error)
                 logger.warning("cannot follow the log, beginning again where the view stands: %s", error)
                 sleep(0.25)
 
     def _follow_from_view(self) -> None:
         self.caught_up, self._positions = False, {}
-        heard: deque[Alarm] | deque[Release] | deque[Report]
-        for heard in (self.alarms, self.releases, self.reports):
+        heard: deque[Alarm] | deque[Release] | deque[Report] | deque[Scene]
+        for heard in (self.alarms, self.releases, self.reports, self.scenes):
             heard.clear()
-        start = beginning([DECISIONS, ALARMS, RELEASES, REPORTS]) | self._store.positions(VIEW)
+        known = self._store.positions(VIEW)
+        if not known:  # the view has to be made, or made again, so all is counted from the first decision on
+            self.watch = Watch()
+        start = beginning([DECISIONS, ALARMS, RELEASES, REPORTS, STORY]) | known
         with closing(self._log.reader(start)) as reader:
             self._positions = start
             while not self._stopped.is_set():
@@ -199,10 +221,11 @@ class Edge:
                 else:
                     self._take([], reader.positions)  # was the view emptied meanwhile? And a step's end takes an offset
                     self.caught_up = True
+                self.trouble, self.followed = "", monotonic()
 
     def _take(self, records: Sequence[Record], positions: Mapping[Place, int]) -> None:
         """Enter decisions into the view, then wake who waits for them."""
-        rows = []
+        rows, decisions = [], []
         for record in records:
             if record.topic != DECISIONS.name:
                 self._hear(record)
@@ -210,12 +233,17 @@ class Edge:
             message = from_json(record.value)
             if message["kind"] == "decision":
                 rows.append((record.key, record.value))
+                decisions.append(message)
                 self._clock.observe(message["at"])
                 self._decisions.labels(message["action"], message["path"]).inc()
             else:
                 self._outcomes.labels(message["kind"]).inc()
         added = self._store.put(VIEW, rows, _decided(positions), after=_decided(self._positions))
         self._superseded.inc(len(rows) - added)
+        if added < len(rows):  # who came second does not count
+            firsts = [self._store.get(VIEW, key) == value for key, value in rows]
+            decisions = [decision for decision, first in zip(decisions, firsts, strict=True) if first]
+        self.watch.saw(decisions)
         self._positions = dict(positions)
         keys = [record.key for record in records if record.key in self._waiting]
         if keys and self._loop is not None:
@@ -233,6 +261,9 @@ class Edge:
             self.alarms.append(Alarm.model_validate_json(record.value))
         elif record.topic == RELEASES.name:
             self.releases.append(Release.model_validate_json(record.value))
+        elif record.topic == STORY.name:
+            if from_json(record.value)["kind"] == "scene":
+                self.scenes.append(Scene.model_validate_json(record.value))
         else:
             self.reports.append(Report.model_validate_json(record.value))
 

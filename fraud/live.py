@@ -24,12 +24,15 @@ from fraud.schema import (
     EVENTS,
     RELEASES,
     REPORTS,
+    STORY,
     TOPICS,
     Alarm,
     Command,
     Release,
     Report,
+    Scene,
     Tick,
+    Wish,
     message,
 )
 from fraud.simulate import labels
@@ -67,13 +70,16 @@ class Live:
         self._decided: list[pl.DataFrame] = []
         self._due = pl.DataFrame(schema={"at": pl.Int64})  # labels that are still to come
         self._probes: Probes | None = None
-        self._reader = self.log.reader(beginning([DECISIONS, ALARMS, RELEASES, REPORTS]))
+        self._reader = self.log.reader(beginning([DECISIONS, ALARMS, RELEASES, REPORTS, STORY]))
         self._said: dict[
             str, tuple[str, str, float | None]
         ] = {}  # payment id -> action, that of the rules, probability
         self.alarms: list[Alarm] = []
         self.releases: list[Release] = []
         self.reports: list[Report] = []
+        self.wishes: list[str] = []  # of whoever watches, not yet fulfilled
+        self.obeys: dict[str, Callable[[], None]] = {}  # what is done about a wish, between two parts of a day
+        self.visited = False  # whether there were any
         self._stack = ExitStack()
         self._children: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -101,12 +107,24 @@ class Live:
         tick = Tick(at=self.clock.now()).model_dump_json().encode()
         self.log.append([Entry(EVENTS, "tick", tick, partition) for partition in range(EVENTS.partitions)])
         self._settle(DECIDERS)  # the worker has remembered the past
-        self._probes = Probes(self.port, self.key, rate=rate, now=self.clock.now())
+        self.open_http(rate=rate)
+
+    def open_http(self, *, rate: float, name: str = "probe") -> None:
+        """Send test payments by HTTP."""
+        self._probes = Probes(self.port, self.key, rate=rate, now=self.clock.now(), name=name)
 
     def close_http(self) -> Answers:
         """Stop the test payments; gives what came of them."""
         assert self._probes is not None
         return self._probes.stop()
+
+    def go_on_with(self, world: pl.DataFrame) -> None:
+        """From the next day on, these payments are made."""
+        self._world = world
+
+    def tell(self, scene: Scene) -> None:
+        """Let whoever watches know what is going on."""
+        self.log.append([Entry(STORY, scene.kind, scene.model_dump_json().encode())])
 
     def expect(self, labels: pl.DataFrame) -> None:
         """Labels that will become known while the days go by."""
@@ -127,20 +145,28 @@ class Live:
             for day in days:
                 self._part(day * config.DAY, (day + 1) * config.DAY)
                 self.next_day = day + 1
+                self._obey()
                 done(1)
                 if until():
                     break
         return self.next_day - 1
 
-    def hours(self, day: int, *, until: Callable[[], bool]) -> int:
-        """Send a day hour by hour; gives the hours after which `until` held (24: it did not)."""
+    def hours(self, day: int, *, until: Callable[[], bool] = lambda: False, pause: float = 0.0) -> int:
+        """Send a day hour by hour, a pause after each; gives the hours after which `until` held (24: it did not)."""
         reached = 24
         for hour in range(24):
             self._part(day * config.DAY + hour * config.HOUR, day * config.DAY + (hour + 1) * config.HOUR)
             if reached == 24 and until():
                 reached = hour + 1
+            self._obey()
+            sleep(pause)
         self.next_day = day + 1
         return reached
+
+    def _obey(self) -> None:
+        for wish in [wish for wish in self.wishes if wish in self.obeys]:
+            self.wishes.remove(wish)
+            self.obeys[wish]()
 
     def _part(self, start: int, end: int) -> None:
         """Send what happens in this time, payments and labels; returns once all is decided and judged."""
@@ -201,6 +227,10 @@ class Live:
                     self.alarms.append(Alarm.model_validate_json(record.value))
                 elif record.topic == RELEASES.name:
                     self.releases.append(Release.model_validate_json(record.value))
+                elif record.topic == STORY.name:
+                    if json.loads(record.value)["kind"] == "wish":
+                        self.wishes.append(Wish.model_validate_json(record.value).wish)
+                        self.visited = True
                 else:
                     self.reports.append(Report.model_validate_json(record.value))
 

@@ -5,7 +5,7 @@ the ledger of releases. What it finds and how far it has read are one atomic wri
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from fraud import config, train
 from fraud.ingest import Ingest, dead_letter, unreadable
 from fraud.model import ModelCorrupt
 from fraud.report import Judge, date_of
-from fraud.schema import ALARMS, COMMANDS, RELEASES, REPORTS, Action, Alarm, Command, Release, Report
+from fraud.schema import ALARMS, COMMANDS, RELEASES, REPORTS, Action, Alarm, Command, Release, Report, standing
 from shared.clock import Clock
 from shared.eventlog.port import Entry, EventLog, Place, Position, beginning
 from shared.lake import Lake, LakeCorrupt
@@ -55,17 +55,6 @@ def entry(message: Alarm | Release | Report) -> Entry:
     if isinstance(message, Release):
         return Entry(RELEASES, message.version, message.model_dump_json().encode())
     return Entry(REPORTS, str(message.day), message.model_dump_json().encode())
-
-
-def standing(ledger: Sequence[Release]) -> list[Release]:
-    """The promotions that no rollback has undone, oldest first: the last is the champion's."""
-    stack: list[Release] = []
-    for release in ledger:
-        if release.action == "promote":
-            stack.append(release)
-        else:
-            stack.pop()
-    return stack
 
 
 class Monitor:

@@ -23,14 +23,14 @@ class Answers(NamedTuple):
 
 
 class Probes:
-    """Sends until `stop`; `now` is the event time that they are stamped with."""
+    """Sends until `stop`; `now` is the event time that they are stamped with, `name` what their ids begin with."""
 
-    def __init__(self, port: int, api_key: str, *, rate: float, now: int) -> None:
+    def __init__(self, port: int, api_key: str, *, rate: float, now: int, name: str = "probe") -> None:
         context = multiprocessing.get_context("spawn")
         self.now: Synchronized[int] = context.Value("q", now)
         self._stopping = context.Event()
         self._results: Any = context.SimpleQueue()
-        arguments = (port, api_key, rate, self.now, self._stopping, self._results)
+        arguments = (port, api_key, rate, self.now, name, self._stopping, self._results)
         self._process = context.Process(target=_send_all, args=arguments, daemon=True)
         self._process.start()
 
@@ -41,7 +41,9 @@ class Probes:
         return answers
 
 
-def _send_all(port: int, api_key: str, rate: float, now: "Synchronized[int]", stopping: Any, results: Any) -> None:
+def _send_all(
+    port: int, api_key: str, rate: float, now: "Synchronized[int]", name: str, stopping: Any, results: Any
+) -> None:
     headers = {"X-API-Key": api_key, "Content-Type": "application/json"}
     latencies: list[float] = []
     paths: dict[str, int] = {}
@@ -58,7 +60,7 @@ def _send_all(port: int, api_key: str, rate: float, now: "Synchronized[int]", st
             sleep(max(0.0, moment - perf_counter()))
             payment = {
                 "card": f"probe-card-{number % 50}",
-                "id": f"probe-{number}",
+                "id": f"{name}-{number}",
                 "terminal": f"probe-terminal-{number % 10}",
                 "at": now.value,
                 "cents": 1_000 + number % 5_000,

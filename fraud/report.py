@@ -84,13 +84,15 @@ class Judge:
         mine = seen.filter(pl.col("model") == report.version)  # a champion answers for its own promises only
         approved = mine.filter((pl.col("action") == "approve") & ~pl.col("explored"))
         ranking = evaluate.ranking(seen, seen["probability"].to_numpy())
+        weight = float(seen["weight"].sum())
         return report.model_copy(
             update={
                 "matured_day": matured,
                 "average_precision": ranking["average_precision"],
                 "card_precision_100": ranking["card_precision_100"],
                 "recall": evaluate.caught(known),
-                "cost_per_1000": 1_000 * evaluate.cost(seen, evaluate.meant(seen)) / float(seen["weight"].sum()),
+                "cost_per_1000": 1_000 * evaluate.cost(seen, evaluate.meant(seen)) / weight,
+                "rules_cost_per_1000": 1_000 * evaluate.cost(seen, list(seen["rules"])) / weight,
                 "frauds_promised": float(approved["probability"].sum()),
                 "frauds_missed": int(approved["fraud"].sum()),
             }

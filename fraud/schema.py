@@ -4,6 +4,7 @@ Money is in whole cents, time in whole seconds since the epoch (UTC). On every t
 `device` are keyed pseudonyms: the edge replaces them, and so must whoever writes to a topic.
 """
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 from zlib import crc32
 
@@ -29,7 +30,8 @@ COMMANDS = Topic("fraud.commands", 1)  # key: kind
 ALARMS = Topic("fraud.alarms", 1)  # key: kind
 REPORTS = Topic("fraud.reports", 1)  # key: day
 RELEASES = Topic("fraud.releases", 1)  # key: version
-TOPICS = (EVENTS, DECISIONS, BOOK, DEAD, COMMANDS, ALARMS, REPORTS, RELEASES)
+STORY = Topic("fraud.story", 1)  # key: kind; a demo's only
+TOPICS = (EVENTS, DECISIONS, BOOK, DEAD, COMMANDS, ALARMS, REPORTS, RELEASES, STORY)
 
 
 class Noun(BaseModel):
@@ -194,6 +196,7 @@ class Report(Noun):
     card_precision_100: float | None = None
     recall: float | None = None
     cost_per_1000: float | None = None  # EUR, by the labels known
+    rules_cost_per_1000: float | None = None  # what the rules alone would have cost
     frauds_promised: float | None = None  # among approved payments: the sum of their probabilities
     frauds_missed: int | None = None  # and how many came
 
@@ -209,3 +212,32 @@ class Release(Noun):
     who: str
     why: str
     figures: dict[str, float]
+
+
+def standing(ledger: Sequence[Release]) -> list[Release]:
+    """The promotions that no rollback has undone, oldest first: the last is the champion's."""
+    stack: list[Release] = []
+    for release in ledger:
+        if release.action == "promote":
+            stack.append(release)
+        else:
+            stack.pop()
+    return stack
+
+
+class Scene(Noun):
+    """What a demo is doing, for whoever watches."""
+
+    kind: Literal["scene"] = "scene"
+    number: int
+    title: str
+    at: Seconds
+    outcome: str = ""  # once it is over
+    marks: str = ""  # what begins with it, for the charts
+
+
+class Wish(Noun):
+    """What a visitor of a demo wants to see."""
+
+    kind: Literal["wish"] = "wish"
+    wish: Literal["attack", "bad release"]

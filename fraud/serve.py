@@ -4,9 +4,10 @@ import asyncio
 import gc
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import Depends, FastAPI, HTTPException, Path, Request, Response
+from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from pydantic import Field
 
@@ -14,6 +15,7 @@ from fraud import config
 from fraud.edge import Conflict, Edge, Unavailable
 from fraud.history import Refused
 from fraud.ingest import DECIDERS, check_time
+from fraud.page import Identity, add_watching
 from fraud.policy import REASONS
 from fraud.schema import COMMANDS, EVENTS, Alarm, Command, Decision, Label, Noun, Release, Report, Transaction
 from shared.api import create_app, problem
@@ -24,9 +26,6 @@ from shared.privacy import pseudonym
 from shared.store.port import Store
 
 BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
-Identity = Annotated[
-    str, Path(pattern=r"^[A-Za-z0-9_-]{1,64}\.[A-Za-z0-9_-]{1,64}$", description="card.id as answered")
-]
 
 
 class LabelIn(Noun):
@@ -52,9 +51,21 @@ class ModelNow(Noun):
 
 
 def make_app(
-    log: EventLog, store: Store, *, clock: Clock, api_key: bytes, pseudonym_key: bytes, deciders: Callable[[], bool]
+    log: EventLog,
+    store: Store,
+    *,
+    clock: Clock,
+    api_key: bytes,
+    pseudonym_key: bytes,
+    deciders: Callable[[], bool],
+    models: Path,
+    stopping: Callable[[], bool] = lambda: False,
+    visitor: str = "",
 ) -> FastAPI:
-    """The service. `deciders` says whether the worker that it supervises runs."""
+    """The service. `deciders` says whether the worker that it supervises runs, `stopping` that streams have to end.
+
+    `models` is where workers keep the files of versions; `visitor` the token that lets one browser into a demo.
+    """
     metrics = CollectorRegistry()
     edge = Edge(log, store, clock=clock, metrics=metrics)
     seconds = Histogram("fraud_request_seconds", "From request to decision", registry=metrics, buckets=BUCKETS)
@@ -90,6 +101,7 @@ def make_app(
     @app.exception_handler(Unavailable)
     async def unavailable(_: Request, error: Unavailable) -> Response:
         unanswered.inc()
+        edge.watch.failed()
         return problem(503, f"{error}; the card network's own stand-in rules apply", headers={"Retry-After": "1"})
 
     @app.exception_handler(Conflict)
@@ -112,7 +124,9 @@ def make_app(
         # [4.1] Not a call to a model: the payment goes into the log that ingestion, decision and training all read,
         # and the answer is read back from it. So HTTP and topic are one way, with one order.
         answer = await edge.decide(hidden)
-        seconds.observe(perf_counter() - began)
+        took = perf_counter() - began
+        seconds.observe(took)
+        edge.watch.answered(took)
         return Response(answer, media_type="application/json", headers={"Location": f"/v1/decisions/{hidden.identity}"})
 
     @app.get(
@@ -159,6 +173,17 @@ def make_app(
         """Day by day: actions, drift, and quality on the labels that have matured. Newest first."""
         return list(edge.reports)[::-1]
 
+    add_watching(
+        app,
+        edge,
+        clock=clock,
+        models=models,
+        api_key=api_key,
+        guarded=guarded,
+        deciders=deciders,
+        stopping=stopping,
+        visitor=visitor,
+    )
     return app
 
 

@@ -1,19 +1,52 @@
-"""API keys."""
+"""API keys, and the session of a browser that has shown one."""
 
 import hmac
 from collections.abc import Callable
+from urllib.parse import urlsplit
 
-from fastapi import HTTPException, Security
+from fastapi import HTTPException, Request, Response, Security
 from fastapi.security import APIKeyHeader
 
 HEADER = APIKeyHeader(name="X-API-Key", auto_error=False)
+COOKIE = "session"
+READS = ("GET", "HEAD")
 
 
-def require_key(key: bytes) -> Callable[[str | None], None]:
-    """A FastAPI dependency that lets in who knows the key; compared in constant time."""
+def require_key(key: bytes) -> Callable[[Request, str | None], None]:
+    """A FastAPI dependency that lets in who knows the key, or comes with its session."""
 
-    def check(given: str | None = Security(HEADER)) -> None:
-        if given is None or not hmac.compare_digest(given.encode("latin-1"), key):
+    def check(request: Request, given: str | None = Security(HEADER)) -> None:
+        if given is None and in_session(request, key):
+            return
+        if given is None or not is_key(given, key):
             raise HTTPException(401, "header X-API-Key is missing or wrong")
 
     return check
+
+
+def is_key(given: str, key: bytes) -> bool:
+    """Compared in constant time; `given` is a header's text."""
+    return hmac.compare_digest(given.encode("latin-1"), key)
+
+
+def open_session(request: Request, response: Response, key: bytes) -> None:
+    """Let this browser in until it is closed, or the key is changed. No script can read the cookie."""
+    response.set_cookie(
+        COOKIE, _session(key), httponly=True, samesite="strict", secure=request.url.scheme == "https", path="/"
+    )
+
+
+def in_session(request: Request, key: bytes) -> bool:
+    """Whether the cookie is right, and it is our own page that asks for a change."""
+    given = request.cookies.get(COOKIE, "").encode("utf-8", "replace")
+    return hmac.compare_digest(given, _session(key).encode()) and (request.method in READS or same_origin(request))
+
+
+def same_origin(request: Request) -> bool:
+    """SameSite tells sites apart, not ports: another page of this machine is told by its origin."""
+    return urlsplit(request.headers.get("origin", "")).netloc == request.headers.get("host")
+
+
+def _session(key: bytes) -> str:
+    """Of the key, and not the key: who steals it cannot compute the key, and a new key ends it."""
+    return hmac.digest(key, b"a session of the page", "sha256").hex()

@@ -72,6 +72,15 @@ class Settings(BaseSettings):
         path.touch(mode=0o600)
         path.write_text(secret)
 
+    def once(self, name: str) -> str:
+        """A secret that `pin` put there, gone after this; empty without. An argument would be everybody's to read."""
+        path = self.var / f"{name}.secret"
+        if not path.exists():
+            return ""
+        secret = path.read_text()
+        path.unlink()
+        return secret
+
     def key(self, name: str) -> bytes:
         """The secret `api_key` or `pseudonym_key`; made once and kept readable for its owner only."""
         given: SecretStr | None = getattr(self, name)

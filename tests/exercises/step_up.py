@@ -325,7 +325,15 @@ def test_the_days_report_counts_the_challenges(bank: Bank, said: list[Decision],
 
 def test_the_api_tells_the_till_what_a_challenge_is(bank: Bank) -> None:
     with closing(SqliteStore(str(bank.var / "store.db"))) as store:
-        app = make_app(bank.log, store, clock=bank.clock, api_key=b"secret", pseudonym_key=KEY, deciders=lambda: True)
+        app = make_app(
+            bank.log,
+            store,
+            clock=bank.clock,
+            api_key=b"secret",
+            pseudonym_key=KEY,
+            deciders=lambda: True,
+            models=bank.var / "models",
+        )
         api = app.openapi()
     action = api["components"]["schemas"]["Decision"]["properties"]["action"]
     must("challenge" in action["enum"], "the OpenAPI's Decision does not list the action 'challenge'")

@@ -30,7 +30,15 @@ def bank(world: Trained, tmp_path_factory: pytest.TempPathFactory) -> Iterator[B
 @pytest.fixture(scope="module")
 def api(bank: Bank) -> Iterator[Any]:
     store = SqliteStore(str(bank.var / "store.db"))
-    app = make_app(bank.log, store, clock=bank.clock, api_key=b"secret", pseudonym_key=KEY, deciders=lambda: True)
+    app = make_app(
+        bank.log,
+        store,
+        clock=bank.clock,
+        api_key=b"secret",
+        pseudonym_key=KEY,
+        deciders=lambda: True,
+        models=bank.var / "models",
+    )
     with working(bank):
         yield schemathesis.openapi.from_asgi("/openapi.json", app)
         shutdown_lifespans()

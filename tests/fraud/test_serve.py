@@ -64,10 +64,20 @@ def working(bank: Bank, *, slot: int = 0, between: Callable[[], None] = lambda: 
 
 
 @contextmanager
-def edge(bank: Bank, *, key: str = "secret", url: str = "") -> Iterator[httpx.Client]:
-    """The service without a worker, on a free port; a client that knows `key`."""
+def edge(bank: Bank, *, key: str = "secret", url: str = "", visitor: str = "") -> Iterator[httpx.Client]:
+    """The service without a worker, on a free port; a client that knows `key`. With a `visitor` it is a demo's."""
     store = open_store(url or f"sqlite:///{bank.var}/store.db")
-    app = make_app(bank.log, store, clock=bank.clock, api_key=b"secret", pseudonym_key=KEY, deciders=lambda: True)
+    app = make_app(
+        bank.log,
+        store,
+        clock=bank.clock,
+        api_key=b"secret",
+        pseudonym_key=KEY,
+        deciders=lambda: True,
+        models=bank.var / "models",
+        stopping=lambda: server.should_exit,
+        visitor=visitor,
+    )
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, http="httptools"))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, args=([listener],))
@@ -338,6 +348,10 @@ GUARDED = [
     ("GET", "/v1/model"),
     ("GET", "/v1/alarms"),
     ("GET", "/v1/reports"),
+    ("GET", "/v1/watch"),
+    ("GET", "/v1/features"),
+    ("GET", "/v1/stream"),
+    ("GET", "/v1/decisions/a.b/explanation"),
 ]
 
 

@@ -141,3 +141,10 @@ def test_a_run_has_a_folder_and_topics_of_its_own(log: str, afresh: str) -> None
     settings = Settings(log=log, store="redis://cache").afresh("demo/1")
     assert (settings.log, settings.var) == (afresh, Path("var/demo/1"))
     assert settings.store == "redis://cache/0/demo-1"
+
+
+def test_a_secret_for_once_is_gone_when_it_has_been_read(tmp_path: Path) -> None:
+    settings = Settings(var=tmp_path)
+    settings.pin("visitor", "a token")
+    assert (tmp_path / "visitor.secret").stat().st_mode & 0o077 == 0
+    assert [settings.once("visitor"), settings.once("visitor")] == ["a token", ""]

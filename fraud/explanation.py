@@ -1,0 +1,88 @@
+"""Why a decision came out as it did: what each feature added, by the version that decided, when somebody asks."""
+
+import json
+from math import log
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING
+
+from fraud.schema import Decision, Noun, Release
+from shared.champion import Champion, NotSwapped
+
+if TYPE_CHECKING:
+    from fraud.artifact import Artifact
+
+KEPT = 3  # versions
+
+
+class NotAvailable(Exception):
+    """There is nothing to explain it with; says why."""
+
+
+class Explanation(Noun):
+    """`base` and all `contributions` together are the log-odds of the decision's probability."""
+
+    payment: str
+    model: str
+    base: float  # log-odds before anything is known of the payment
+    contributions: dict[str, float]  # log-odds, by feature; the largest first
+
+
+class Explainer:
+    """Reads the folder of models that workers fill; asks no registry. Slow at first: not for the event loop."""
+
+    def __init__(self, models: Path) -> None:
+        self._models, self._lock = models, Lock()
+        self._loaded: dict[str, Champion[Artifact]] = {}
+
+    def explain(self, decision: Decision, release: Release | None) -> Explanation:
+        """By the artifact of `release`, which decided.
+
+        Raises:
+            NotAvailable: the rules decided, or the version's files are not here.
+        """
+        if decision.model is None or decision.features is None or decision.probability is None:
+            raise NotAvailable("the rules decided: there are no contributions")
+        if release is None:
+            raise NotAvailable(f"version {decision.model} is in no ledger")
+        with self._lock:  # its single-row buffers serve one at a time
+            model = self._artifact(release).model
+            added = model.contributions(list(decision.features))
+        contributions = {name: model.slope * value for name, value in added.items()}
+        odds = log(decision.probability / (1 - decision.probability))
+        return Explanation(
+            payment=f"{decision.card}.{decision.id}",
+            model=decision.model,
+            base=odds - sum(contributions.values()),
+            contributions=dict(sorted(contributions.items(), key=lambda item: -abs(item[1]))),
+        )
+
+    def limits(self, release: Release | None) -> dict[str, float]:
+        """By column, the distance that drift has to exceed; empty when the files are not here."""
+        try:
+            path = self._models / ("" if release is None else release.digest) / "limits.json"
+            limits: dict[str, float] = json.loads(path.read_text())
+        except (OSError, ValueError):
+            return {}
+        return limits
+
+    def _artifact(self, release: Release) -> "Artifact":
+        # LightGBM and what it stands on take seconds to import, and most edges are never asked.
+        from fraud.artifact import Artifact
+
+        champion = self._loaded.pop(release.digest, None)
+        if champion is None:
+            champion = Champion(cache=self._models, fetch=_nowhere, load=Artifact.load)
+            try:
+                champion.swap(release.version, artifact=release.artifact, digest=release.digest)
+            except NotSwapped as error:
+                raise NotAvailable(f"the files cannot be read here: {error}") from error
+        self._loaded[release.digest] = champion
+        while len(self._loaded) > KEPT:
+            del self._loaded[next(iter(self._loaded))]
+        assert champion.model is not None
+        return champion.model
+
+
+def _nowhere(artifact: str, digest: str) -> Path:
+    raise FileNotFoundError(f"{artifact} ({digest[:8]}) is not in the folder of models")

@@ -1,0 +1,226 @@
+"""The page to watch: what it shows as JSON, and the same as a stream."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter, FastAPI, HTTPException, Request
+from fastapi import Path as InPath
+from fastapi.responses import StreamingResponse
+
+from fraud.edge import Edge
+from fraud.explanation import Explainer, Explanation, NotAvailable
+from fraud.features import DEFINITION, NAMES
+from fraud.policy import REASONS
+from fraud.schema import STORY, Alarm, Decision, Noun, Release, Report, Scene, Wish, standing
+from fraud.watch import Money, Now, Row, Series, taken_back
+from shared.clock import Clock, monotonic
+from shared.eventlog.port import Entry
+from shared.page import add_page, event
+
+FOLDER = Path(__file__).parent
+EVERY = 0.5  # seconds between two events of a stream
+LINES = 4  # new decisions that an event tells of at most, and as many that were stopped
+TAIL = 3  # buckets that an event brings up to date
+STREAMS = 20  # browsers at a time: each costs the service a millisecond a second
+DAYS = 60  # reports shown
+
+Identity = Annotated[
+    str, InPath(pattern=r"^[A-Za-z0-9_-]{1,64}\.[A-Za-z0-9_-]{1,64}$", description="card.id as answered")
+]
+
+
+class State(Noun):
+    """What changes from one moment to the next."""
+
+    at: int  # event time
+    now: Now
+    money: Money
+    trouble: str  # why the log cannot be read; empty when it can
+    silent: float  # seconds since it could be read last
+    catching_up: bool
+    deciders: bool  # whether the worker beside this edge runs
+
+
+class Told(Noun):
+    """What was said and done, newest first; it changes seldom."""
+
+    champion: Release | None
+    back_to: str | None  # the version that a rollback would go to
+    ledger: list[Release]
+    alarms: list[Alarm]
+    reports: list[Report]
+    limits: dict[str, float]  # of drift, for the champion
+    scenes: list[Scene]  # of a demo, oldest first
+    demo: bool  # whether wishes are heard
+
+
+class Watched(Noun):
+    """All that the page shows; the stream brings the same, part by part."""
+
+    state: State
+    told: Told
+    series: Series
+    recent: list[Row]
+    stopped: list[Row]
+    reasons: dict[str, str]
+
+
+class Defined(Noun):
+    """The features as this code has them."""
+
+    definition: str
+    names: tuple[str, ...]
+
+
+class Page:
+    """What the routes share."""
+
+    def __init__(self, edge: Edge, *, clock: Clock, models: Path, deciders: Callable[[], bool], demo: bool) -> None:
+        self.edge, self.explainer = edge, Explainer(models)
+        self._clock, self._deciders, self._demo = clock, deciders, demo
+        self.streams = 0
+
+    @property
+    def _back(self) -> frozenset[str]:
+        return taken_back(list(self.edge.releases))
+
+    def state(self) -> State:
+        edge = self.edge
+        return State(
+            at=self._clock.now(),
+            now=edge.watch.now(),
+            money=edge.watch.money(without=self._back),
+            trouble=edge.trouble,
+            silent=monotonic() - edge.followed,
+            catching_up=not edge.caught_up,
+            deciders=self._deciders(),
+        )
+
+    def told(self) -> Told:
+        edge, ledger = self.edge, list(self.edge.releases)
+        champion, before = (ledger[-1] if ledger else None), standing(ledger)[:-1]
+        return Told(
+            champion=champion,
+            back_to=before[-1].version if before else None,
+            ledger=ledger[::-1],
+            alarms=list(edge.alarms)[::-1],
+            reports=list(edge.reports)[: -DAYS - 1 : -1],
+            limits=self.explainer.limits(champion),
+            scenes=list(edge.scenes),
+            demo=self._demo,
+        )
+
+    def watched(self) -> Watched:
+        watch = self.edge.watch
+        return Watched(
+            state=self.state(),
+            told=self.told(),
+            series=watch.series(without=self._back),
+            recent=watch.rows(most=4 * LINES),
+            stopped=watch.rows(most=4 * LINES, stopped=True),
+            reasons=REASONS,
+        )
+
+    async def stream(self, stopping: Callable[[], bool]) -> AsyncIterator[str]:
+        """First all of it, then what is new; all again when the series have another width, or begin anew."""
+        self.streams += 1
+        try:
+            number = width = 0
+            watch, heard = self.edge.watch, self._heard()
+            while not stopping():
+                if self.edge.watch is not watch or self.edge.watch.width != width or number == 0:
+                    watch, heard = self.edge.watch, self._heard()
+                    number, width = watch.number, watch.width
+                    yield event("all", (await asyncio.to_thread(self.watched)).model_dump_json())
+                else:
+                    if heard != self._heard():
+                        heard = self._heard()
+                        yield event("told", self.told().model_dump_json())
+                    recent, stopped = (watch.rows(since=number, most=LINES, stopped=only) for only in (False, True))
+                    number = max(number, *(row.number for row in (*recent, *stopped)), 0)
+                    yield event("rows", _rows(recent, stopped))
+                    yield event("tail", watch.series(without=self._back, last=TAIL).model_dump_json())
+                    yield event("state", self.state().model_dump_json())
+                await asyncio.sleep(EVERY)
+        finally:
+            self.streams -= 1
+
+    def _heard(self) -> tuple[int, ...]:
+        """Another one when something was said; lengths would not do, as the oldest are forgotten."""
+        edge = self.edge
+        lines: Sequence[Sequence[Noun]] = (edge.releases, edge.alarms, edge.reports, edge.scenes)
+        return tuple(id(line[-1]) if line else 0 for line in lines)
+
+
+def add_watching(
+    app: FastAPI,
+    edge: Edge,
+    *,
+    clock: Clock,
+    models: Path,
+    api_key: bytes,
+    guarded: Sequence[Any],
+    deciders: Callable[[], bool],
+    stopping: Callable[[], bool],
+    visitor: str,
+) -> None:
+    """The page, and what it asks for. With a `visitor`'s token it is a demo's, and hears wishes."""
+    page = Page(edge, clock=clock, models=models, deciders=deciders, demo=bool(visitor))
+    add_page(app, FOLDER, api_key=api_key, visitor=visitor)
+    router = APIRouter(prefix="/v1", dependencies=guarded, responses={401: {"description": "No key, or a wrong one."}})
+
+    @router.get("/watch", tags=["watching"])
+    def watch() -> Watched:  # in a thread, as it takes milliseconds
+        """All that the page shows, since this service started."""
+        return page.watched()
+
+    @router.get("/stream", include_in_schema=False)
+    async def stream(_: Request) -> StreamingResponse:
+        if page.streams >= STREAMS:
+            raise HTTPException(503, f"{STREAMS} browsers watch already", headers={"Retry-After": "10"})
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        return StreamingResponse(page.stream(stopping), media_type="text/event-stream", headers=headers)
+
+    @router.get(
+        "/decisions/{identity}/explanation",
+        tags=["payments"],
+        responses={code: {"description": text} for code, text in ERRORS.items()},
+    )
+    def explanation(identity: Identity) -> Explanation:  # in a thread: a model may have to be loaded
+        """What each feature added, by the version that decided."""
+        if (found := edge.decision(identity)) is None:
+            raise HTTPException(404, f"no decision on payment {identity!r}")
+        decision = Decision.model_validate_json(found)
+        release = next((line for line in edge.releases if line.version == decision.model), None)
+        try:
+            return page.explainer.explain(decision, release)
+        except NotAvailable as error:
+            raise HTTPException(404, f"not available: {error}") from error
+
+    @router.get("/features", tags=["model"])
+    async def features() -> Defined:
+        """What the numbers of a decision's `features` are, in their order."""
+        return Defined(definition=DEFINITION, names=NAMES)
+
+    if visitor:
+
+        @router.post("/wishes", status_code=202, tags=["demo"])
+        async def wish(wanted: Wish) -> dict[str, str]:
+            """Ask the demo to show something; it does so when the virtual day is over."""
+            await edge.append([Entry(STORY, wanted.kind, wanted.model_dump_json().encode())])
+            return {"status": "heard"}
+
+    app.include_router(router)
+
+
+ERRORS = {404: "No such payment, or nothing to explain it with.", 422: "No identity.", 503: "The view is away."}
+
+
+def _rows(recent: Sequence[Row], stopped: Sequence[Row]) -> str:
+    parts = (
+        f'"{name}":[{",".join(row.model_dump_json() for row in rows)}]'
+        for name, rows in (("recent", recent), ("stopped", stopped))
+    )
+    return "{" + ",".join(parts) + "}"

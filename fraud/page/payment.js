@@ -1,0 +1,130 @@
+// One payment: what the model saw, what each feature added, what each action would have cost.
+
+import {byId, decimal, el, euroCents, momentOf, percent} from "/page/dom.js";
+import {ask} from "/page/live.js";
+import {MARKS, feature, risk, value, verdict} from "/page/words.js";
+
+const SHOWN = 8; // features that added most
+let names = null;
+
+export async function open(identity, reasons) {
+  const box = byId("payment"), path = `/v1/decisions/${encodeURIComponent(identity)}`;
+  // Title and button stay, or the focus would be lost when the answer comes.
+  const title = el("h2", {id: "payment-title"}, "Payment"), content = el("div", {}, el("p", {class: "quiet"}, "Asking …"));
+  box.replaceChildren(el("div", {class: "title"}, title,
+    el("button", {type: "button", class: "act", click: () => box.close()}, "Close")), content);
+  box.showModal();
+  try {
+    const decision = await ask(path);
+    names ??= (await ask("/v1/features")).names;
+    const why = el("div", {}, el("p", {class: "quiet"}, "Asking the version that decided …"));
+    title.textContent = `${euroCents(decision.cents / 100)} at ${decision.terminal}`;
+    content.replaceChildren(
+      head(decision, reasons),
+      el("div", {class: "pair"}, costs(decision), windows(decision)),
+      el("h3", {}, "What the features added"), why, ...seen(decision),
+      el("p", {class: "small"}, el("a", {href: path}, "This decision as JSON"), " · ",
+        el("a", {href: `${path}/explanation`}, "its explanation as JSON")),
+    );
+    const given = decision.model === null ? new Error("The rules decided: no model saw this payment.")
+      : await ask(`${path}/explanation`).catch((error) => error);
+    why.replaceChildren(...(given instanceof Error
+      ? [el("p", {class: "quiet"}, given.message)] : pushes(given, decision)));
+  } catch (error) {
+    content.replaceChildren(el("p", {role: "alert"}, error.message));
+  }
+}
+
+function head(decision, reasons) {
+  const by = decision.model ? `by version ${decision.model}`
+    : decision.path === "rules" ? "by the rules" : "by the rules, standing in";
+  const more = [
+    decision.mark && MARKS[decision.mark],
+    decision.explored && "let through at random, 1 in 100, to learn whether declining is right",
+    decision.rules !== decision.action && `the rules alone would ${decision.rules}`,
+    decision.probe && "a test payment",
+  ].filter(Boolean);
+  return el("div", {},
+    el("p", {class: "verdict"}, verdict(decision.action)),
+    el("p", {class: "quiet"}, `${momentOf(decision.at)} UTC, ${by}`,
+      decision.probability === null ? "" : `, probability of fraud ${risk(decision.probability)}`,
+      ...more.map((word) => `; ${word}`), "."),
+    el("ul", {class: "lines"}, decision.reasons.map((code) => el("li", {}, reasons[code] ?? code))),
+    el("p", {class: "small quiet"}, `Card ${decision.card}, transaction ${decision.id}`));
+}
+
+function costs(decision) {
+  const part = el("div", {}, el("h3", {}, "What each action would cost"));
+  if (!decision.costs) {
+    part.append(el("p", {class: "quiet"}, "The rules decided; they know no costs."));
+    return part;
+  }
+  const taken = decision.costs[decision.action];
+  part.append(el("table", {},
+    el("thead", {}, el("tr", {}, el("th", {scope: "col"}, "Action"), el("th", {scope: "col", class: "number"}, "Expected"),
+      el("th", {scope: "col", class: "number"}, "Against it"))),
+    el("tbody", {}, Object.entries(decision.costs).map(([action, cost]) => {
+      const chosen = action === decision.action, more = cost - taken;
+      return el("tr", {class: chosen ? "chosen" : null}, el("td", {}, verdict(action, action)),
+        el("td", {class: "number"}, euroCents(cost)),
+        el("td", {class: "number"}, chosen ? "taken" : `${euroCents(Math.abs(more))} ${more < 0 ? "less" : "more"}`));
+    }))), el("p", {class: "small quiet"}, "Expected EUR by the probability: a missed fraud, a lost customer, an " +
+      "analyst's time with what its scarcity adds."));
+  return part;
+}
+
+function windows(decision) {
+  const part = el("div", {}, el("h3", {}, "The card before this payment"));
+  if (!decision.features) {
+    part.append(el("p", {class: "quiet"}, "Its windows were not looked at."));
+    return part;
+  }
+  const of = (name) => decision.features[names.indexOf(name)];
+  const spans = names.filter((name) => name.startsWith("card_payments_")).map((name) => name.slice(14));
+  part.append(el("table", {},
+    el("thead", {}, el("tr", {}, el("th", {scope: "col"}, "Within"), el("th", {scope: "col", class: "number"}, "Payments"),
+      el("th", {scope: "col", class: "number"}, "Sum"))),
+    el("tbody", {}, spans.map((span) => el("tr", {}, el("td", {}, feature(`x_${span}`).split(", ")[1]),
+      el("td", {class: "number"}, String(of(`card_payments_${span}`))),
+      el("td", {class: "number"}, euroCents(of(`card_amount_${span}`))))))));
+  return part;
+}
+
+function pushes(given, decision) {
+  const all = Object.entries(given.contributions), shown = all.slice(0, SHOWN);
+  const rest = all.slice(SHOWN).reduce((sum, [, added]) => sum + added, 0);
+  const largest = Math.max(...all.map(([, added]) => Math.abs(added)), 0.01);
+  const line = (name, seen, added) => el("div", {class: "push"}, el("span", {}, name), el("span", {}, seen),
+    bar(added / largest), el("span", {}, `${added < 0 ? "" : "+"}${decimal(added)}`));
+  return [
+    el("p", {class: "small quiet"}, `Log-odds, by version ${given.model}: red speaks for fraud, green against it. ` +
+      `From ${decimal(given.base)}, before anything is known, to a probability of ${percent(decision.probability, 2)}.`),
+    ...shown.map(([name, added]) =>
+      line(feature(name), value(name, decision.features[names.indexOf(name)]), added)),
+    line(`${all.length - SHOWN} others`, "", rest),
+  ];
+}
+
+const SVG = "http://www.w3.org/2000/svg";
+
+/** A shape of an SVG; its attributes are no styles, which the page's policy would refuse. */
+export function shape(name, attributes) {
+  const made = document.createElementNS(SVG, name);
+  for (const [key, given] of Object.entries(attributes)) made.setAttribute(key, given);
+  return made;
+}
+
+function bar(share) {
+  const drawing = shape("svg", {viewBox: "-1 0 2 10", preserveAspectRatio: "none", "aria-hidden": "true"});
+  drawing.append(
+    shape("rect", {x: Math.min(0, share), y: 1, width: Math.abs(share), height: 8, class: share < 0 ? "down" : "up"}),
+    shape("line", {x1: 0, x2: 0, y1: 0, y2: 10, class: "zero", "vector-effect": "non-scaling-stroke"}));
+  return drawing;
+}
+
+function seen(decision) {
+  if (!decision.features) return [];
+  return [el("details", {}, el("summary", {}, `All ${names.length} values that the model saw`),
+    el("dl", {class: "facts"}, names.flatMap((name, place) =>
+      [el("dt", {}, feature(name)), el("dd", {}, value(name, decision.features[place]))])))];
+}

@@ -1,0 +1,99 @@
+"""The shell of the pages: static files under a strict policy, how a browser gets its session, and the stream."""
+
+import secrets
+from collections.abc import Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi.responses import RedirectResponse
+from pydantic import BaseModel, ConfigDict, Field
+
+from shared.auth import in_session, is_key, open_session, same_origin
+
+SHELL = Path(__file__).parent
+TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+# [7.3] What a field of a payment says is never run: no script but our own files, and no text becomes HTML.
+HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+    "object-src 'none'; require-trusted-types-for 'script'",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-cache",
+}
+
+
+class File(NamedTuple):
+    content: bytes
+    headers: Mapping[str, str]
+
+
+class Key(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    key: Annotated[str, Field(max_length=1_000)]
+
+
+def add_page(app: FastAPI, folder: Path, *, api_key: bytes, visitor: str = "") -> None:
+    """`folder/index.html` at `/`, its other files and the shell's below `/page/`, and `POST /session`.
+
+    `visitor`: a token that opens a session once, for an address that is printed.
+    """
+    files = _read(SHELL) | _read(folder)
+    tokens = {visitor} - {""}
+
+    @app.get("/", include_in_schema=False)
+    async def index(request: Request, token: str = "") -> Response:
+        if not token:
+            return _answer(request, files["index.html"])
+        response = RedirectResponse("/", 303, {"Referrer-Policy": "no-referrer", "Cache-Control": "no-store"})
+        known = next((known for known in tokens if secrets.compare_digest(known.encode(), token.encode())), None)
+        if known is not None:
+            tokens.discard(known)
+            open_session(request, response, api_key)
+        return response
+
+    @app.get("/page/{name:path}", include_in_schema=False)
+    async def file(request: Request, name: str) -> Response:
+        if name not in files:  # a look-up: no name reaches the file system
+            raise HTTPException(404, f"the page has no file {name!r}")
+        return _answer(request, files[name])
+
+    @app.get("/session", include_in_schema=False)
+    async def asked(request: Request) -> dict[str, bool]:
+        """Whether this browser is in; a 401 would stand in its console as a failure."""
+        return {"open": in_session(request, api_key)}
+
+    @app.post("/session", status_code=204, include_in_schema=False)
+    async def session(request: Request, response: Response, given: Key) -> None:
+        if not same_origin(request) or not is_key(given.key.encode().decode("latin-1"), api_key):
+            raise HTTPException(401, "this is not the key of the API")
+        open_session(request, response, api_key)
+
+
+def event(name: str, data: str) -> str:
+    """One server-sent event; JSON has no line breaks of its own."""
+    return f"event: {name}\ndata: {data}\n\n"
+
+
+def _read(folder: Path) -> dict[str, File]:
+    """By name below the folder: what a browser may have, and no Python."""
+    files = {}
+    for path in folder.rglob("*"):
+        if path.suffix in TYPES:
+            content = path.read_bytes()
+            tag = {"ETag": f'"{sha256(content).hexdigest()[:16]}"', "Content-Type": TYPES[path.suffix]}
+            files[path.relative_to(folder).as_posix()] = File(content, HEADERS | tag)
+    return files
+
+
+def _answer(request: Request, file: File) -> Response:
+    if request.headers.get("if-none-match") == file.headers["ETag"]:
+        return Response(status_code=304, headers=file.headers)
+    return Response(file.content, headers=file.headers)

@@ -1,0 +1,117 @@
+"""The shell of the pages: what a browser may have, and how it comes in."""
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from hashlib import sha256
+from pathlib import Path
+
+import httpx
+import pytest
+from fastapi import Depends, FastAPI
+from prometheus_client import CollectorRegistry
+
+from shared.api import create_app
+from shared.auth import require_key
+from shared.checklist import ROOT, tracked
+from shared.page import add_page
+from tests.asgi import ask
+
+KEY = b"sesame"
+OWN = {"Origin": "http://test"}
+
+
+@asynccontextmanager
+async def nothing(_: FastAPI) -> AsyncIterator[None]:
+    yield
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> FastAPI:
+    app = create_app(
+        title="t", description="t", body_limit=1_000, ready=str, lifespan=nothing, metrics=CollectorRegistry()
+    )
+    (tmp_path / "index.html").write_text("<title>t</title>")
+    (tmp_path / "secret.py").write_text("KEY = 1")
+    add_page(app, tmp_path, api_key=KEY, visitor="once")
+
+    @app.post("/v1/change", dependencies=[Depends(require_key(KEY))])
+    def change() -> str:
+        return "changed"
+
+    return app
+
+
+def session(answer: httpx.Response) -> dict[str, str]:
+    return {"Cookie": answer.headers["set-cookie"].split(";")[0]}
+
+
+def test_a_file_comes_with_its_type_and_a_policy_that_runs_nothing_else(app: FastAPI) -> None:
+    answer = ask(app, "GET", "/page/live.js")
+    assert answer.headers["content-type"].startswith("text/javascript")
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'self'" in policy
+    assert "unsafe" not in policy
+    again = ask(app, "GET", "/page/live.js", headers={"If-None-Match": answer.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+
+
+@pytest.mark.parametrize("name", ["secret.py", "__init__.py", "../auth.py", "..%2fauth.py", "%2e%2e/auth.py", "uplot/"])
+def test_nothing_else_is_given(app: FastAPI, name: str) -> None:
+    assert ask(app, "GET", f"/page/{name}").status_code == 404
+
+
+def test_the_key_opens_a_session_that_no_script_can_read_and_that_is_not_the_key(app: FastAPI) -> None:
+    answer = ask(app, "POST", "/session", json={"key": "sesame"}, headers=OWN)
+    assert answer.status_code == 204
+    cookie = answer.headers["set-cookie"]
+    assert "HttpOnly" in cookie
+    assert "SameSite=strict" in cookie
+    assert "sesame" not in cookie
+    assert ask(app, "GET", "/session", headers=session(answer)).json() == {"open": True}
+    assert ask(app, "GET", "/session").json() == {"open": False}
+    assert ask(app, "POST", "/v1/change", headers=session(answer) | OWN).status_code == 200
+
+
+@pytest.mark.parametrize("origin", [{}, {"Origin": "http://test:81"}, {"Origin": "null"}, {"Origin": "http://evil"}])
+def test_another_page_cannot_use_a_session_or_open_one(app: FastAPI, origin: dict[str, str]) -> None:
+    opened = session(ask(app, "POST", "/session", json={"key": "sesame"}, headers=OWN))
+    assert ask(app, "POST", "/v1/change", headers=opened | origin).status_code == 401
+    assert ask(app, "POST", "/session", json={"key": "sesame"}, headers=origin).status_code == 401
+
+
+@pytest.mark.parametrize("key", ["", "sesam", "Sesame", "сезам", "\U0001f511"])
+def test_another_key_opens_nothing(app: FastAPI, key: str) -> None:
+    answer = ask(app, "POST", "/session", json={"key": key}, headers=OWN)
+    assert answer.status_code == 401
+    assert "set-cookie" not in answer.headers
+
+
+@pytest.mark.parametrize("cookie", ["session=", "session=sesame", "session=\xff", "other=1"])
+def test_a_made_up_session_is_none(app: FastAPI, cookie: str) -> None:
+    headers = {b"Cookie": cookie.encode("latin-1"), b"Origin": b"http://test"}
+    assert ask(app, "POST", "/v1/change", headers=headers).status_code == 401
+
+
+def test_a_token_opens_once_and_leaves_no_trace_in_the_address(app: FastAPI) -> None:
+    answer = ask(app, "GET", "/?token=once")
+    assert (answer.status_code, answer.headers["location"]) == (303, "/")
+    assert answer.headers["referrer-policy"] == "no-referrer"
+    assert ask(app, "GET", "/session", headers=session(answer)).json() == {"open": True}
+    assert "set-cookie" not in ask(app, "GET", "/?token=once").headers
+    assert "set-cookie" not in ask(app, "GET", "/?token=wrong").headers
+
+
+@pytest.mark.parametrize("path", [path for path in tracked() if path.name == "VENDORED.json"], ids=str)
+def test_what_is_vendored_is_what_was_published_and_has_its_licence(path: Path) -> None:
+    folder, about = (ROOT / path).parent, json.loads((ROOT / path).read_text())
+    assert about["sha256"] == {name: sha256((folder / name).read_bytes()).hexdigest() for name in about["sha256"]}
+    assert (folder / "LICENSE").read_text()
+
+
+def test_no_file_of_a_page_comes_from_elsewhere_or_makes_html_of_text() -> None:
+    own = [path for path in tracked() if "page" in path.parts and path.suffix in (".js", ".html", ".css")]
+    texts = {path: (ROOT / path).read_text() for path in own if "uplot" not in path.parts}
+    assert len(texts) > 5
+    ways = ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "https://", "style=")
+    assert [(path, way) for path, text in texts.items() for way in ways if way in text] == []
