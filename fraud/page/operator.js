@@ -15,7 +15,7 @@ function line(name, button, words, ...more) {
     el("div", {}, el("p", {class: "small quiet"}, words), came));
 }
 
-export function build(place, told) {
+export function build(told) {
   const version = el("input", {id: "version", inputmode: "numeric", pattern: "[0-9]{1,9}", size: "4", maxlength: "9", required: true});
   const force = el("input", {id: "force", type: "checkbox"});
   const asked = (name, command, question) => async () => {
@@ -33,17 +33,17 @@ export function build(place, told) {
     line("promote", button("Promote", promote), "Make a version of the registry the champion.",
       el("label", {for: "version"}, "version"), version, el("label", {class: "check"}, force, "past the gate")),
   ];
+  byId("operator").replaceChildren(...rows);
   if (told.demo) {
     const wish = (name, wanted, question) => async () => {
       if (!question || await sure(question)) start(name, () => ask("/v1/wishes", {wish: wanted}));
     };
-    rows.push(
+    byId("wishes").replaceChildren(
       line("attack", button("Start the attack", wish("attack", "attack")),
-        "Demo: new fraudsters pay slowly, at home, in sums like anybody's. From the next virtual day on."),
+        "New fraudsters, from the next virtual day on: slowly, at home, in sums like anybody's."),
       line("bad", button("Release a bad model", wish("bad", "bad release", "Release a model past the gate that declines far too much?")),
-        "Demo: the champion's trees, calibrated for a world full of fraud. A guardrail should take it back."));
+        "Trees calibrated for a world full of fraud. A guardrail should take it back."));
   }
-  place.replaceChildren(...rows);
 }
 
 const button = (text, click) => el("button", {type: "button", class: "act", click}, text);
