@@ -76,17 +76,17 @@ export function update(told) {
     attack.button.textContent = "The attack has begun";
   }
   if (!pending) return;
-  const [released, alarmed, moved] = newest(told).map((each, place) => each !== pending.before[place]);
-  const [release, alarm, scene] = [told.ledger[0], told.alarms[0], told.scenes.at(-1)];
+  const [released, alarmed] = newest(told).map((each, place) => each !== pending.before[place]);
+  const [release, alarm] = [told.ledger[0], told.alarms[0]];
   if (pending.name === "attack") {
-    if (moved) finish(`${scene.title}.`);
+    if (begun) finish("It has begun.");
   } else if (released) finish(`Done: ${release.action === "promote" ? "promoted" : "rolled back to"} version ${release.version}, ${release.why}.`);
   else if (alarmed && pending.name !== "bad") finish(`${alarm.message}; ${alarm.action}.`);
   if (pending && Date.now() - pending.since > 1000 * PATIENCE) finish("Nobody has answered yet: does `python -m fraud monitor` run?");
 }
 
-/** The newest release, alarm and scene, as text: lists forget their oldest, so their lengths say nothing. */
-const newest = (told) => [told.ledger[0], told.alarms[0], told.scenes.at(-1)].map((each) => JSON.stringify(each));
+/** The newest release and alarm, as text: lists forget their oldest, so their lengths say nothing. */
+const newest = (told) => [told.ledger[0], told.alarms[0]].map((each) => JSON.stringify(each));
 
 function finish(words) {
   const {button: pressed, came} = lines[pending.name];

@@ -72,7 +72,7 @@ export function model({champion, challenger, alarms, ledger}, {trouble}) {
 
 /** Who the gate refused, beside the champion on the same payments. */
 function against(challenger, planned, line) {
-  if (!challenger) return line("Challenger", planned ? `to be trained on ${dayOf(86400 * planned.retrain_on)}` : "none waits");
+  if (!challenger) return line("Challenger", planned ? `to come on ${dayOf(86400 * planned.retrain_on)}` : "none waits");
   const {version, message, figures: own} = challenger, both = (key, show) =>
     `${figure(own[key], show)}, champion ${figure(own[`champion_${key}`], show)}`;
   return [
