@@ -24,6 +24,9 @@ EXERCISES = $(basename $(notdir $(wildcard tests/exercises/*.patch)))
 demo-fraud: .venv/.fraud  ## months of a bank in minutes: learn, decide, be attacked, notice, retrain, roll back
 	@$(PY) -m fraud $(PARTS) demo $(STORY) $(if $(HEADLESS),--headless)
 
+demo-recsys: .venv/.recsys  ## four weeks of a shop in minutes: nights, days, broken nights, a new season, a rollback
+	@$(PY) -m recsys $(PARTS) demo $(STORY) $(if $(HEADLESS),--headless)
+
 replay-fraud: .venv/.fraud  ## the same stages on your own payments: FILE=payments.parquet or .csv
 	@test -n "$(FILE)" || \
 	  { echo "Which payments? make replay-fraud FILE=path; the columns are in README.md." >&2; exit 2; }
@@ -49,6 +52,9 @@ test: lint  ## lint, and every test that can run here; ALL=1: everything, and no
 
 test-fraud: .venv/.dev  ## the tests of fraud and of what it stands on
 	@$(PYTEST) tests/fraud tests/shared tests/contracts
+
+test-recsys: .venv/.dev  ## the tests of recsys and of what it stands on
+	@$(PYTEST) tests/recsys tests/shared tests/contracts
 
 bench-fraud: .venv/.dev  ## how fast the path of a payment is, beside what a user would pick instead
 	@$(PY) -m tests.bench.fraud
@@ -93,7 +99,7 @@ help:  ## this list
 	@awk -F ':.*## ' '/^# ---/ { print "" } /^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 	@printf '\n  demos and replays take LOG=, DAYS= and SEED=, a soak MINUTES=; a demo with HEADLESS=1 ends by itself\n\n'
 
-.PHONY: demo-fraud replay-fraud soak-fraud up status down test test-fraud bench-fraud lint checklist exercise record docs lock clean help
+.PHONY: demo-fraud demo-recsys replay-fraud soak-fraud up status down test test-fraud test-recsys bench-fraud lint checklist exercise record docs lock clean help
 
 # --- the environment ---
 
@@ -111,7 +117,14 @@ help:  ## this list
 	  { echo "LightGBM needs OpenMP: brew install libomp (macOS), apt install libgomp1 (Debian)" >&2; exit 1; }
 	@touch $@
 
+.venv/.recsys: pyproject.toml infra/constraints.txt | .venv/bin/uv
+	@echo "Installing what recsys needs ..."
+	@$(INSTALL) --extra recsys
+	@$(PY) -c 'import lightgbm' || \
+	  { echo "LightGBM needs OpenMP: brew install libomp (macOS), apt install libgomp1 (Debian)" >&2; exit 1; }
+	@touch $@
+
 .venv/.dev: .venv/.fraud
 	@echo "Installing what the tests need ..."
-	@$(INSTALL) --extra fraud --extra dev
+	@$(INSTALL) --extra fraud --extra recsys --extra dev
 	@touch $@

@@ -1,0 +1,83 @@
+"""What it all came to: money beside other ways of recommending, lists, nights, and how the service did."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from recsys.live import ARMS, Day, Live
+from shared.drift import Array
+
+Table = tuple[list[str], list[list[str]]]
+
+
+class Money(NamedTuple):
+    """Margin net of returns, EUR, over the days counted; and the 95 % interval of what each adds, by days."""
+
+    earned: dict[str, float]
+    added: dict[str, tuple[float, float, float]]  # mean sum, low, high
+
+    @property
+    def ratio(self) -> float | None:
+        """What the lists added over what bestsellers added; None if those add nothing."""
+        peer = self.added["popularity"][0]
+        return None if peer <= 0 else self.added["served"][0] / peer
+
+    def table(self) -> Table:
+        rows = []
+        for arm in ARMS:
+            value, low, high = self.added.get(arm, (0.0, 0.0, 0.0))
+            rows.append([WORDS[arm], f"{self.earned[arm]:,.0f}", f"{value:+,.0f}", f"{low:+,.0f} … {high:+,.0f}"])
+        return ["", "margin", "added by the list", "95 %"], rows
+
+
+WORDS = {
+    "served": "this system",
+    "none": "no list",
+    "popularity": "bestsellers for all",
+    "repeats": "what you bought last",
+    "oracle": "an oracle",
+}
+
+
+def money(days: Sequence[Day]) -> Money:
+    """The same shoppers with the same luck, under each way of recommending."""
+    earned = {arm: sum(day.earned[arm] for day in days) for arm in ARMS}
+    added = {}
+    for arm in ARMS:
+        if arm != "none":
+            by_day: Array = np.array([day.earned[arm] - day.earned["none"] for day in days])
+            margin = 1.96 * float(by_day.std(ddof=1)) * np.sqrt(len(days)) if len(days) > 1 else 0.0
+            added[arm] = (float(by_day.sum()), float(by_day.sum() - margin), float(by_day.sum() + margin))
+    return Money(earned, added)
+
+
+def latency(live: Live) -> tuple[float, float]:
+    """p50 and p99, ms."""
+    p50, p99 = (1_000 * float(np.quantile(live.latencies or [0.0], share)) for share in (0.5, 0.99))
+    return p50, p99
+
+
+def service(live: Live) -> Table:
+    """Requests, nights, and where what was shown came from."""
+    p50, p99 = latency(live)
+    nights = [sum(night.seconds.values()) for night in live.told if night.version]
+    shown: dict[str, int] = {}
+    for day in live.days:
+        for source, count in day.sources.items():
+            shown[source] = shown.get(source, 0) + count
+    total = max(1, sum(shown.values()))
+    clicks, lists = sum(day.clicks for day in live.days), sum(day.lists for day in live.days)
+    rows = [
+        ["lists shown", f"{lists:,}"],
+        ["clicks a list", f"{clicks / max(1, lists):.2f}"],
+        ["purchases by list", f"{sum(d.by_list for d in live.days) / max(1, sum(d.bought for d in live.days)):.1%}"],
+        ["shown, by source", ", ".join(f"{name} {count / total:.0%}" for name, count in sorted(shown.items()))],
+        ["HTTP requests", f"{len(live.latencies) + len(live.failures):,}"],
+        ["failed", "; ".join([f"{len(live.failures)}", *live.failures[:1]])],
+        ["p50, p99, ms", f"{p50:.1f}, {p99:.1f}"],
+        ["nights published, refused", f"{len(nights)}, {sum(not night.version for night in live.told)}"],
+        ["seconds a night, median", f"{np.median(nights or [0.0]):.1f}"],
+        ["releases", f"{len(live.releases)}"],
+    ]
+    return ["", "value"], rows

@@ -1,0 +1,41 @@
+"""The constants of the design: every number with its unit and its reason."""
+
+SERVICE = "recsys"
+
+HOUR, DAY = 3_600, 86_400  # seconds; event time is whole seconds since the epoch, UTC
+
+# --- log --------------------------------------------------------------------------------------
+# [4.3] Whoever serves follows what was bought since the table was made; four readers can share that. The
+# number is fixed, as keys would move. The night itself is one process: all users fit into one machine's memory.
+PARTITIONS = 4
+MAX_AHEAD = 6 * HOUR  # a client's clock may be fast; further ahead an event would wait for its night for ever
+MAX_AGE = 30 * DAY  # an app that was offline delivers late; older than that it is a replay by mistake
+MAX_CENTS = 10_000_000
+MAX_QUANTITY = 100_000
+
+# --- night ------------------------------------------------------------------------------------
+STORED = 100  # items a user and version: what a request's filter takes away, and 50 must be left
+SERVED = 50  # the largest k
+NEIGHBOURS = 30  # item-to-item rows, for who has no row in the table but did something today
+VERSIONS = 7  # kept: a week to go back to
+EXPLORED = 0.05  # share of user-nights whose first PERMUTED items are shuffled; costs little, and judges any re-ranking
+PERMUTED = 20
+STALE, EXPIRED = 36 * HOUR, 72 * HOUR  # age of a table: an alarm; and popularity instead
+
+# --- the gate of a table ------------------------------------------------------------------------
+# [5.1] Nobody looks at a table of millions of rows before it goes out, so these do. Each bound is what a
+# broken input has crossed and no healthy night: an empty topic, half a catalogue, a model that forgot.
+MIN_USERS = 0.95  # of yesterday's users
+MAX_FALLBACKS = 0.5  # share of lists that popularity had to fill up
+MIN_OVERLAP = 0.2  # mean share of yesterday's first ten that is among today's
+MIN_INPUT = 0.3  # of the mean volume of the last seven days
+MAX_SHIFT = 0.25  # Jensen-Shannon distance of the ranker's scores to yesterday's
+
+# --- learning ---------------------------------------------------------------------------------
+HORIZON = 7  # days: what a list is judged on is bought within a week; replays of slower shops say otherwise
+NEW = 14 * DAY  # an item counts as new: no source but content has seen enough of it
+AGAIN = 0.15  # share of an item's buyers who came back for it, from which on it is shown to who has it
+
+# --- serving ----------------------------------------------------------------------------------
+BODY_LIMIT = 65_536  # bytes
+CURRENCY = "EUR"

@@ -1,0 +1,325 @@
+"""A shop's days, lived through the running service: lists by look-up and by HTTP, and what shoppers make of them."""
+
+import json
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import Any, NamedTuple, Self
+from urllib.error import URLError
+
+import numpy as np
+import polars as pl
+
+from recsys import config, simulate
+from recsys.batch import Nights, date_of
+from recsys.history import EVENT_COLUMNS, PRODUCT_COLUMNS, hidden
+from recsys.schema import (
+    ALARMS,
+    CATALOGUE,
+    EVENTS,
+    IMPRESSIONS,
+    NIGHTS,
+    RELEASES,
+    REPORTS,
+    TOPICS,
+    Alarm,
+    Command,
+    Impression,
+    Ints,
+    Night,
+    Release,
+    Report,
+)
+from recsys.shelf import Shelf
+from recsys.simulate import Chances, Life, Shop
+from shared.clock import VirtualClock, monotonic, perf_counter, sleep
+from shared.eventlog import open_log
+from shared.eventlog.port import Entry, beginning
+from shared.privacy import pseudonym
+from shared.settings import Settings
+
+NIGHT = 2 * config.HOUR  # of the day that the night belongs to
+K = 10  # places that a visitor sees
+VISITS = 50  # a day by HTTP; the others look up in this process
+PATIENCE = 300.0  # seconds to wait for a process before giving up
+ARMS = ("served", "none", "popularity", "repeats", "oracle")
+
+
+class Stuck(Exception):
+    """A process did not do its part in time."""
+
+
+class Day(NamedTuple):
+    """What each way of recommending earned, EUR, net of returns; and clicks on what was served."""
+
+    earned: dict[str, float]
+    lists: int
+    clicks: int
+    bought: int
+    by_list: int
+    sources: dict[str, int]  # of the places shown
+
+
+class Live:
+    """The service as child commands on a free port, and the shop that uses it."""
+
+    def __init__(
+        self, settings: Settings, shop: Shop, life: Life, *, port: int, today: int, nights: Callable[..., Nights]
+    ) -> None:
+        """`today`: day of the shop that comes next. `nights` makes a Nights on log and clock."""
+        self.settings, self.shop, self.today, self.port = settings, shop, today, port
+        self.lives = {arm: life.copy() for arm in ARMS}
+        self.clock = VirtualClock(self._moment(today))
+        self.log = open_log(settings.log, clock=self.clock)
+        self.log.create(TOPICS)
+        self.nights = nights(self.log, self.clock)
+        self.shelf = Shelf(self.log, self.nights.tables)
+        self.days: list[Day] = []
+        self.failures: list[str] = []
+        self.latencies: list[float] = []
+        self.alarms: list[Alarm] = []
+        self.releases: list[Release] = []
+        self.reports: list[Report] = []
+        self.told: list[Night] = []
+        self._key = settings.key("pseudonym_key")
+        names = simulate.user_names(shop)
+        self._users = np.array([pseudonym(str(name), self._key) for name in names])
+        self._number = {str(item): number for number, item in enumerate(simulate.item_names(shop))}
+        self._due = pl.DataFrame(schema=EVENT_COLUMNS)  # what comes back later
+        self._held: list[Entry] = []  # what clients could not deliver
+        self._reader = self.log.reader(beginning([ALARMS, RELEASES, REPORTS, NIGHTS]))
+        self._stack = ExitStack()
+        self._children: dict[str, subprocess.Popen[bytes]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def _moment(self, day: int) -> int:
+        return self.shop.start + day * config.DAY + NIGHT
+
+    # --- processes -----------------------------------------------------------------------------------
+
+    def start(self, *command: str) -> "subprocess.Popen[bytes]":
+        """Start a child command, as a user would; it ends with this."""
+        options = ["--var", str(self.settings.var), "--log", self.settings.log, "--virtual", str(self.clock.now())]
+        log = (self.settings.var / f"{command[0]}.log").open("a")
+        child = subprocess.Popen([sys.executable, "-m", "recsys", *options, *command], stdout=log, stderr=log)
+        self._stack.callback(finish, child)
+        if command[0] in ("serve", "monitor"):
+            self._children[command[0]] = child
+        return child
+
+    def wait(self, done: Callable[[], bool], why: str) -> None:
+        until, nap = monotonic() + PATIENCE, 0.001
+        while not done():
+            ended = [name for name, child in self._children.items() if child.poll() is not None]
+            if ended or monotonic() > until:
+                raise Stuck(f"{ended[0]} ended; see {ended[0]}.log" if ended else why)
+            sleep(nap)
+            nap = min(nap * 1.5, 0.02)
+
+    def follow(self) -> None:
+        """Read what others have said."""
+        while records := self._reader.poll(1_000, 0.0):
+            for record in records:
+                if record.topic == ALARMS.name:
+                    self.alarms.append(Alarm.model_validate_json(record.value))
+                elif record.topic == RELEASES.name:
+                    self.releases.append(Release.model_validate_json(record.value))
+                elif record.topic == REPORTS.name:
+                    self.reports.append(Report.model_validate_json(record.value))
+                else:
+                    self.told.append(Night.model_validate_json(record.value))
+
+    def command(self, command: Command) -> None:
+        """Post a command, and wait until a release or an alarm answers it."""
+        self.follow()
+        before = len(self.releases) + len(self.alarms)
+        self._ask("POST", "/v1/commands", command.model_dump())
+
+        def answered() -> bool:
+            self.follow()
+            return len(self.releases) + len(self.alarms) > before
+
+        self.wait(answered, f"nobody carried out {command.kind}; see monitor.log")
+
+    # --- a night and a day ------------------------------------------------------------------------------
+
+    def night(self) -> Night:
+        """Tonight's, and the report on the day before; the clock is held meanwhile."""
+        self.clock.observe(self._moment(self.today))
+        night = self.nights.run(date_of(self.clock.now()))
+        self.judged(night.date)
+        return night
+
+    def judged(self, date: str) -> None:
+        """Wait until the monitor has judged the day before the night of `date`, and serve shows what was published."""
+        day = (self.shop.start + self.today * config.DAY) // config.DAY - 1
+
+        def reported() -> bool:
+            self.follow()
+            return any(report.day == day for report in self.reports)
+
+        self.wait(reported, f"the day before {date} is not judged; see monitor.log")
+        self.shelf.follow()
+        self.wait(self._served, "serve does not show the newest table; see serve.log")
+
+    def _served(self) -> bool:
+        try:
+            answer: dict[str, Any] = self._ask("GET", "/v1/table")
+        except (URLError, OSError):
+            return False
+        return bool(answer["version"] == self.shelf.version)
+
+    def day(self, *, delivered: bool = True) -> Day:
+        """Today's visits. `delivered`: whether clients reach the log; else what happened arrives tomorrow."""
+        number, shop = self.today, self.shop
+        self.shelf.follow()
+        luck = simulate.chances(shop, number)
+        self._catalogue(number)
+        shown, entries = self._lists(luck)
+        deeds = simulate.live(shop, self.lives["served"], number, luck, shown.items)
+        earned = {"served": simulate.margin(shop, deeds)}
+        for arm, lists in self._others(luck, number).items():
+            earned[arm] = simulate.margin(shop, simulate.live(shop, self.lives[arm], number, luck, lists))
+        rows = simulate.events(shop, number, luck, deeds)
+        chosen = np.where(rows["slot"].to_numpy() > 0, np.array(shown.ids)[rows["row"].to_numpy()], "")
+        rows = rows.with_columns(
+            list_id=pl.when(pl.col("slot") > 0).then(pl.Series(chosen)),
+            position=pl.when(pl.col("slot") > 0).then("slot"),
+        )
+        self._deliver(rows, entries, end=shop.start + (number + 1) * config.DAY, delivered=delivered)
+        places, counts = np.unique(np.array(shown.sources), return_counts=True)
+        done = Day(
+            earned=earned,
+            lists=luck.users.size,
+            clicks=len(deeds.clicked),
+            bought=len(deeds.bought),
+            by_list=int((deeds.bought[:, 2] > 0).sum()),
+            sources=dict(zip(places.tolist(), counts.tolist(), strict=True)),
+        )
+        self.days.append(done)
+        self.today += 1
+        return done
+
+    def _catalogue(self, day: int) -> None:
+        changed = simulate.products(self.shop, day, since=day - 1)
+        columns = [name for name in PRODUCT_COLUMNS if name in changed.columns]
+        rows = changed.select(columns).to_dicts()
+        self.clock.observe(self._moment(day) + config.HOUR)
+        self.log.append([Entry(CATALOGUE, row["item"], json.dumps(row).encode()) for row in rows])
+        self.shelf.follow()
+
+    def _lists(self, luck: Chances) -> "tuple[Shown, list[Entry]]":
+        """What every visitor is shown: some over HTTP, which logs by itself, the others from the shelf."""
+        by_http = set(
+            np.random.default_rng([self.shop.seed, self.today]).permutation(luck.users.size)[:VISITS].tolist()
+        )
+        items = np.full((luck.users.size, K), -1)
+        ids, sources, entries = [""] * luck.users.size, list[str](), list[Entry]()
+        with ThreadPoolExecutor(4) as pool:
+            asked = {row: pool.submit(self._visit, int(luck.users[row])) for row in by_http}
+            for row, user in enumerate(luck.users.tolist()):
+                if row in by_http:
+                    continue
+                name, at = str(self._users[user]), int(luck.at[row])
+                made = self.shelf.recommend(name, K, now=at)
+                ids[row] = f"l-{self.today}-{row}"
+                items[row, : len(made.items)] = [self._number[item] for item in made.items]
+                sources += made.sources
+                impression = Impression(
+                    list_id=ids[row],
+                    user=name,
+                    at=at,
+                    version=made.version,
+                    path=made.path,
+                    items=tuple(made.items),
+                    sources=tuple(made.sources),
+                    explored=made.explored,
+                    permuted=made.permuted,
+                )
+                entries.append(Entry(IMPRESSIONS, name, impression.model_dump_json().encode()))
+            for row, future in asked.items():
+                answer = future.result()
+                if answer is None:
+                    continue
+                found = answer["items"]
+                ids[row] = answer["list_id"]
+                items[row, : len(found)] = [self._number[place["item"]] for place in found]
+                sources += [place["source"] for place in found]
+        return Shown(items, ids, sources), entries
+
+    def _visit(self, user: int) -> dict[str, Any] | None:
+        began = perf_counter()
+        try:
+            answer: dict[str, Any] = self._ask("GET", f"/v1/recommendations/u{user:06}?k={K}")
+        except (URLError, OSError) as error:
+            self.failures.append(str(error))
+            return None
+        self.latencies.append(perf_counter() - began)
+        return answer
+
+    def _others(self, luck: Chances, day: int) -> dict[str, Ints | None]:
+        """The lists of the other ways, each in its own life."""
+        popular = [self._number[item] for item in self.shelf.popular(K)]
+        bestsellers = np.tile(np.array(popular), (luck.users.size, 1))
+        last = self.lives["repeats"].last[luck.users]
+        latest = np.argsort(-last, axis=1, kind="stable")[:, :K]
+        again = np.where(np.take_along_axis(last, latest, axis=1) > simulate.LONG_AGO, latest, bestsellers)
+        return {
+            "none": None,
+            "popularity": bestsellers,
+            "repeats": again,
+            "oracle": simulate.best(self.shop, self.lives["oracle"], day, luck.users, K),
+        }
+
+    def _deliver(self, rows: pl.DataFrame, entries: list[Entry], *, end: int, delivered: bool) -> None:
+        """Append the day in order of time; what comes back later waits for its day."""
+        every = pl.concat(
+            [self._due, rows.select([c for c in EVENT_COLUMNS if c in rows.columns])], how="diagonal_relaxed"
+        )
+        due, self._due = every.filter(pl.col("at") < end).sort("at"), every.filter(pl.col("at") >= end)
+        named = hidden(due, key=self._key)
+        made = [
+            Entry(EVENTS, row["user"], json.dumps({k: v for k, v in row.items() if v is not None}).encode())
+            for row in named.select(list(EVENT_COLUMNS)).iter_rows(named=True)
+        ]
+        self._held += entries + made
+        self.clock.observe(end - config.HOUR)
+        if delivered:
+            self.log.append(self._held)
+            self._held = []
+
+    def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        headers = {"X-API-Key": self.settings.key("api_key").decode(), "Content-Type": "application/json"}
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.url + path, data, headers, method=method)
+        with urllib.request.urlopen(request, timeout=10) as response:
+            return json.loads(response.read())
+
+
+class Shown(NamedTuple):
+    """What visitors see."""
+
+    items: Ints  # (visitors, K)
+    ids: list[str]  # of their lists
+    sources: list[str]  # of all places
+
+
+def finish(child: "subprocess.Popen[bytes]") -> None:
+    child.send_signal(signal.SIGINT)
+    try:
+        child.wait(20)
+    except subprocess.TimeoutExpired:
+        child.kill()

@@ -1,0 +1,128 @@
+"""What another order of the first places would earn, estimated from lists that were shuffled.
+
+The served order is one of a kind, so its own log cannot say what another would earn: propensities are 0 and 1.
+In a shuffled list each of m items stood on each of the first m slots with chance 1 / m, known exactly.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from recsys import config
+from recsys.schema import Ints
+from shared.drift import Array
+
+Z = 1.96  # two-sided 95 %
+
+
+class Slates(NamedTuple):
+    """A night's first list of each user, as shown; columns are slots, the first k that were seen."""
+
+    users: list[str]
+    items: Ints  # (n, k) -1: no shuffled item there, or nothing
+    clicks: NDArray[np.bool_]  # (n, k)
+    m: Ints  # (n,) how many were shuffled
+
+
+class Estimate(NamedTuple):
+    value: float  # clicks expected a list
+    low: float
+    high: float
+    effective: float  # lists that would say as much, if each matched (Kish)
+    largest: float  # weight of one list's clicks
+    unsupported: float  # share of the policy's slots that no shown list can speak for
+
+
+def matched(slates: Slates, wanted: Ints) -> NDArray[np.bool_]:
+    """(n, k): whether the policy, `wanted` (n, k) items by slot, puts there what was shown there."""
+    return np.asarray((slates.items >= 0) & (slates.items == wanted))
+
+
+def _weights(slates: Slates, wanted: Ints) -> Array:
+    return np.asarray(matched(slates, wanted) * slates.m[:, None], dtype=np.float64)
+
+
+def ips(slates: Slates, wanted: Ints) -> Estimate:
+    """Unbiased: a click counts m times where the policy agrees, for the m - 1 times that it would not have."""
+    # [6.2] Item by item, not list by list: a whole list agrees once in m! draws, and nothing would be left.
+    weights = _weights(slates, wanted)
+    return _estimate((weights * slates.clicks).sum(axis=1), weights, slates, wanted)
+
+
+def snips(slates: Slates, wanted: Ints) -> Estimate:
+    """The same over the mean weight, which is 1 a slot if chance was fair: some bias, less spread."""
+    weights = _weights(slates, wanted)
+    slots = (slates.items >= 0).sum(axis=1)
+    scale = float(slots.sum()) / max(1.0, float(weights.sum()))
+    totals = (weights * slates.clicks).sum(axis=1) * scale
+    value = float(totals.mean())
+    slope = value / max(1e-9, float(slots.mean()))
+    spread = totals - slope * (weights.sum(axis=1) * scale - slots)  # linearised: the ratio's own noise
+    return _estimate(totals, weights, slates, wanted, spread=spread)
+
+
+def doubly_robust(slates: Slates, wanted: Ints, model: Array, fitted: Array) -> Estimate:
+    """A click model's answer, corrected where the log can check it.
+
+    `model`: (n,) clicks that the model expects under the policy; `fitted`: (n, k) what it expects of each shown place.
+    """
+    weights = _weights(slates, wanted)
+    return _estimate(model + (weights * (slates.clicks - fitted)).sum(axis=1), weights, slates, wanted)
+
+
+def slate_ips(slates: Slates, wanted: Ints) -> Estimate:
+    """The counter-example: only lists that agree on every slot count."""
+    same = matched(slates, wanted).all(axis=1)
+    k = slates.items.shape[1]
+    chance = np.array([np.prod(np.arange(m, max(0, m - k), -1, dtype=np.float64)) for m in slates.m])
+    weights = (same * chance)[:, None]
+    return _estimate(weights[:, 0] * slates.clicks.sum(axis=1), weights, slates, wanted)
+
+
+def replay(slates: Slates, wanted: Ints) -> Estimate:
+    """The naive one, for lists in served order: the click rate where the policy agrees, for all of its slots.
+
+    It is wrong: where two orders agree is no sample of the slots, but mostly the top.
+    """
+    agree = (slates.items == wanted) & (slates.items >= 0)
+    count = max(1, int(agree.sum()))
+    rate = float(slates.clicks[agree].mean()) if agree.any() else 0.0
+    k = slates.items.shape[1]
+    error = Z * k * float(np.sqrt(rate * (1 - rate) / count))
+    return Estimate(k * rate, k * rate - error, k * rate + error, float(agree.sum()), 1.0, 1 - float(agree.mean()))
+
+
+def _estimate(totals: Array, weights: Array, slates: Slates, wanted: Ints, *, spread: Array | None = None) -> Estimate:
+    """The mean over lists, with an interval by users: what one user clicks is no independent draw."""
+    value, n = float(totals.mean()), totals.size
+    deviation = (totals if spread is None else spread) - (value if spread is None else float(spread.mean()))
+    _, user = np.unique(np.array(slates.users), return_inverse=True)
+    by_user = np.bincount(user, deviation)
+    error = Z * float(np.sqrt((by_user**2).sum() * by_user.size / max(1, by_user.size - 1))) / max(1, n)
+    by_list = weights.sum(axis=1)
+    effective = float(by_list.sum() ** 2 / max(1e-9, (by_list**2).sum()))
+    slots = wanted >= 0
+    supported = slots & (slates.items >= 0)
+    unsupported = 1 - float(supported.sum()) / max(1, int(slots.sum()))
+    return Estimate(value, value - error, value + error, effective, float(weights.max(initial=0.0)), unsupported)
+
+
+def slates_of(impressions: pl.DataFrame, clicks: pl.DataFrame, *, k: int, shuffled: bool) -> tuple[Slates, list[str]]:
+    """Slates from rows of the lake, and the ids by which their items are numbered.
+
+    Only the night's first list of a shopper counts: what the second one shows hangs on what the first one sold.
+    """
+    table = impressions.filter((pl.col("path") == "table") & (pl.col("explored") == shuffled))
+    first = table.sort("at", "offset").unique(["user", "version"], keep="first", maintain_order=True)
+    names = sorted({item for items in first["items"] for item in items})
+    number = {name: place for place, name in enumerate(names)}
+    hits = {(row[0], row[1]) for row in clicks.select("list_id", "position").iter_rows()}
+    items, clicked = np.full((first.height, k), -1), np.zeros((first.height, k), bool)
+    for row, (list_id, shown, m) in enumerate(first.select("list_id", "items", "permuted").iter_rows()):
+        for slot, item in enumerate(shown[: min(k, m) if shuffled else k]):
+            items[row, slot] = number[item]
+            clicked[row, slot] = (list_id, slot + 1) in hits
+    permuted = first["permuted"].to_numpy() if shuffled else np.full(first.height, config.PERMUTED)
+    return Slates(first["user"].to_list(), items, clicked, permuted.astype(np.int64)), names

@@ -1,0 +1,49 @@
+"""A day, judged after its night: lists and clicks beside the same weekday's, and how far the purchases have drifted."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import polars as pl
+
+from recsys import config, dataset
+from recsys.recipe import reference
+from recsys.schema import Report
+from recsys.train import watched
+from shared import drift
+from shared.lake import Lake
+
+WEEKS = 4  # whose weekday is the usual
+
+
+def judge(lake: Lake, day: int, before: Sequence[Report], *, version: str, recipe: Path | None) -> Report:
+    """The report on an event day (since the epoch); `recipe`: the folder with the reference of drift."""
+    since, until = day * config.DAY, (day + 1) * config.DAY
+    dates = {"since": dataset.day_of(since), "until": dataset.day_of(until)}
+    rows = lake.read("events", **dates)
+    shown = lake.read("impressions", **dates)
+    clicks, purchases, distances = 0, 0, dict[str, float]()
+    drifted: tuple[str, ...] = ()
+    if not rows.is_empty():
+        rows = rows.unique(["user", "id"], keep="first", maintain_order=True)
+        clicks = rows.filter((pl.col("kind") == "click") & pl.col("list_id").is_not_null()).height
+        purchases = rows.filter(pl.col("kind") == "purchase").height
+    if recipe is not None and purchases:
+        usual, limits = reference(recipe)
+        today = watched(rows, lake.read("catalogue").filter(pl.col("at") < until).sort("at", "offset"))
+        same = usual.filter(pl.col("weekday") == today["weekday"][0]).drop("weekday")
+        if limits and same.height:
+            distances = drift.Reference.of(same).distances(today.drop("weekday"))
+            history = [report.drift for report in before if report.drift.keys() == distances.keys()]
+            drifted = drift.drifted([*history[-1:], distances], limits)
+    alike = [report for report in before if (day - report.day) % 7 == 0 and report.lists][-WEEKS:]
+    lists = sum(report.lists for report in alike)
+    return Report(
+        day=day,
+        version=version,
+        lists=shown.height,
+        clicks=clicks,
+        usual_clicks=sum(report.clicks for report in alike) / lists if lists else None,
+        purchases=purchases,
+        drift=distances,
+        drifted=drifted,
+    )

@@ -1,0 +1,251 @@
+"""The thin HTTP edge: validate, call, answer. Domain errors become HTTP here and nowhere else."""
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Annotated, Any
+
+from fastapi import Depends, FastAPI, Query, Request, Response
+from fastapi import Path as PathParameter
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from pydantic import Field
+
+from recsys import config
+from recsys.edge import Edge
+from recsys.policy import REASONS
+from recsys.schema import (
+    COMMANDS,
+    ERASURES,
+    EVENTS,
+    IMPRESSIONS,
+    Alarm,
+    Command,
+    Erasure,
+    Event,
+    Id,
+    Impression,
+    Night,
+    Noun,
+    Release,
+    Report,
+    in_force,
+)
+from recsys.schema import Path as Way
+from recsys.shelf import NoTable, Shelf
+from shared.api import create_app, problem
+from shared.auth import require_key
+from shared.clock import Clock, perf_counter
+from shared.eventlog.port import Entry, EventLog, LogUnavailable
+from shared.privacy import pseudonym
+
+BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+PATIENCE = 0.3  # seconds that a list waits to be logged; then it is shown unlogged
+
+User = Annotated[str, PathParameter(pattern=r"^[A-Za-z0-9_-]{1,64}$", examples=["u000017"])]
+Context = Annotated[str, Query(max_length=200, description="A category: whose popular items a stranger is shown.")]
+
+
+class Item(Noun):
+    """One place of a list."""
+
+    item: str
+    reason: str
+    because: str | None = None  # an item bought before that it goes with
+    source: str
+
+
+class ListOut(Noun):
+    """A list as shown. `logged` is false when the log was away: such a list counts in no estimate."""
+
+    list_id: str
+    version: str
+    path: Way
+    logged: bool
+    items: list[Item]
+
+
+class EventIn(Noun):
+    """A deed; the server says when, and replaces the shopper's name."""
+
+    kind: Annotated[str, Field(pattern="^(view|click|cart|purchase|cancel)$", examples=["click"])]
+    id: Id
+    user: Id
+    item: Id
+    quantity: Annotated[int, Field(ge=1, le=config.MAX_QUANTITY, strict=True)] = 1
+    cents: Annotated[int, Field(ge=0, le=config.MAX_CENTS, strict=True)] = 0
+    order: Id | None = None
+    list_id: Id | None = None
+    position: Annotated[int, Field(ge=1, le=config.SERVED, strict=True)] | None = None
+
+
+class Accepted(Noun):
+    """Where the log has it."""
+
+    partition: int
+    offset: int
+
+
+class TableNow(Noun):
+    """What is shown, and the ledger behind it, newest first."""
+
+    version: str
+    age_hours: float
+    recipe: str
+    ledger: list[Release]
+
+
+def make_app(log: EventLog, shelf: Shelf, *, clock: Clock, api_key: bytes, pseudonym_key: bytes) -> FastAPI:
+    """The service."""
+    metrics = CollectorRegistry()
+    edge = Edge(log, shelf, clock=clock)
+    seconds = Histogram("recsys_request_seconds", "From request to list", registry=metrics, buckets=BUCKETS)
+    shown = Counter("recsys_lists", "Lists by path", ["path"], registry=metrics)
+    unlogged = Counter("recsys_impression_unlogged", "Lists that the log did not take", registry=metrics)
+    age = Gauge("recsys_table_age_seconds", "Since the input of the table ended", registry=metrics)
+    age.set_function(lambda: clock.now() - shelf.manifest.cut if shelf.manifest else float("nan"))
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        edge.start()
+        yield
+        edge.stop()
+
+    app = create_app(
+        title="recsys",
+        description=DESCRIPTION,
+        body_limit=config.BODY_LIMIT,
+        ready=lambda: edge.ready(),
+        lifespan=lifespan,
+        metrics=metrics,
+    )
+    guarded = [Depends(require_key(api_key))]
+    errors: dict[int | str, dict[str, Any]] = {code: {"description": text} for code, text in ERRORS.items()}
+
+    @app.exception_handler(NoTable)
+    async def no_table(_: Request, error: NoTable) -> Response:
+        return problem(503, str(error), headers={"Retry-After": "60"})
+
+    @app.exception_handler(LogUnavailable)
+    async def unavailable(_: Request, error: LogUnavailable) -> Response:
+        return problem(503, f"the log does not answer: {error}", headers={"Retry-After": "1"})
+
+    # [4.1] Nothing is computed here that could have been computed by night: a look-up, a filter, and the log.
+    @app.get("/v1/recommendations/{user_id}", dependencies=guarded, responses=errors, tags=["lists"])
+    async def recommend(
+        user_id: User,
+        k: Annotated[int, Query(ge=1, le=config.SERVED)] = 10,
+        context: Context = "",
+    ) -> ListOut:
+        """What to show this shopper now, with reasons. The server logs it as shown."""
+        began, user = perf_counter(), pseudonym(user_id, pseudonym_key)
+        made = shelf.recommend(user, k, now=clock.now(), context=context)
+        impression = Impression(
+            list_id=secrets.token_hex(8),
+            user=user,
+            at=clock.now(),
+            version=made.version,
+            path=made.path,
+            items=tuple(made.items),
+            sources=tuple(made.sources),
+            explored=made.explored,
+            permuted=made.permuted,
+        )
+        logged = await _logged(edge, impression)
+        if not logged:
+            unlogged.inc()
+        shown.labels(made.path).inc()
+        seconds.observe(perf_counter() - began)
+        items = [
+            Item(item=item, reason=_reason(source, because), because=because or None, source=source)
+            for item, source, because in zip(made.items, made.sources, made.because, strict=True)
+        ]
+        return ListOut(list_id=impression.list_id, version=made.version, path=made.path, logged=logged, items=items)
+
+    @app.post("/v1/events", status_code=202, dependencies=guarded, responses=errors, tags=["lists"])
+    async def event(given: EventIn) -> Accepted:
+        """Say what a shopper did. The same id of a shopper again is a repeat, and counts once."""
+        user = pseudonym(given.user, pseudonym_key)
+        deed = Event.model_validate(given.model_dump() | {"user": user, "at": clock.now()})
+        return await _append(edge, Entry(EVENTS, user, deed.model_dump_json().encode()))
+
+    @app.delete("/v1/users/{user_id}", status_code=202, dependencies=guarded, responses=errors, tags=["shoppers"])
+    async def erase(user_id: User) -> Accepted:
+        """Forget what this shopper did: at once in what is shown, from the next night on in what is learnt."""
+        user = pseudonym(user_id, pseudonym_key)
+        return await _append(edge, Entry(ERASURES, user, Erasure(user=user, at=clock.now()).model_dump_json().encode()))
+
+    @app.post("/v1/commands", status_code=202, dependencies=guarded, responses=errors, tags=["operation"])
+    async def command(wanted: Command) -> Accepted:
+        """Run tonight's night, train, promote a recipe, roll a table back; carried out by the monitor."""
+        return await _append(edge, Entry(COMMANDS, wanted.kind, wanted.model_dump_json().encode()))
+
+    @app.get("/v1/table", dependencies=guarded, responses=errors, tags=["operation"])
+    async def table() -> TableNow:
+        """The version shown and the ledger of releases."""
+        if (manifest := shelf.manifest) is None:
+            raise NoTable("no table has been published yet")
+        ledger = list(edge.releases)
+        recipe = in_force(ledger, "recipe")
+        return TableNow(
+            version=shelf.version,
+            age_hours=round((clock.now() - manifest.cut) / config.HOUR, 2),
+            recipe=recipe.version if recipe else "plain",
+            ledger=ledger[::-1],
+        )
+
+    _add_reading(app, edge, guarded, errors)
+    return app
+
+
+def _add_reading(app: FastAPI, edge: Edge, guarded: list[Any], errors: dict[int | str, dict[str, Any]]) -> None:
+    @app.get("/v1/nights", dependencies=guarded, responses=errors, tags=["operation"])
+    async def nights() -> list[Night]:
+        """What came of the nights. Newest first."""
+        return list(edge.nights)[::-1]
+
+    @app.get("/v1/alarms", dependencies=guarded, responses=errors, tags=["operation"])
+    async def alarms() -> list[Alarm]:
+        """Newest first."""
+        return list(edge.alarms)[::-1]
+
+    @app.get("/v1/reports", dependencies=guarded, responses=errors, tags=["operation"])
+    async def reports() -> list[Report]:
+        """Day by day: lists, clicks, drift. Newest first."""
+        return list(edge.reports)[::-1]
+
+
+async def _logged(edge: Edge, impression: Impression) -> bool:
+    entry = Entry(IMPRESSIONS, impression.user, impression.model_dump_json().encode())
+    try:
+        await asyncio.wait_for(asyncio.to_thread(edge.append, [entry]), PATIENCE)
+    except (LogUnavailable, TimeoutError):
+        return False
+    return True
+
+
+async def _append(edge: Edge, entry: Entry) -> Accepted:
+    ((partition, offset),) = await asyncio.to_thread(edge.append, [entry])
+    return Accepted(partition=partition, offset=offset)
+
+
+def _reason(source: str, because: str) -> str:
+    return f"Because you bought {because}." if because and source != "repeat" else REASONS[source]
+
+
+DESCRIPTION = "\n".join(
+    [
+        "What to show a shopper: computed by night, looked up by day.",
+        "",
+        "| source | in words |",
+        "|---|---|",
+        *(f"| `{code}` | {words} |" for code, words in REASONS.items()),
+    ]
+)
+ERRORS = {
+    400: "The body is no text at all.",
+    401: "The API key is missing or wrong.",
+    413: "The body is too long.",
+    422: "A field is missing, unknown or out of range; says which and with what value.",
+    503: "Nothing has been published yet, or the log is away; try again.",
+}

@@ -1,0 +1,222 @@
+"""What is shown by day: a row of the table, less what has happened since the table was made."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from pydantic import ValidationError
+
+from recsys import config, table
+from recsys.policy import Policy, Rules, allowed, compose
+from recsys.schema import CATALOGUE, ERASURES, EVENTS, SOURCES, Erasure, Event, Product
+from recsys.schema import Path as Way
+from recsys.table import Table, TableCorrupt
+from shared.eventlog.port import EventLog, Place, Reader, Record
+
+TODAY = 20  # of a shopper's items today that a list is made from
+LINEAR, POPULAR = SOURCES.index("linear"), SOURCES.index("popular")
+EMPTY: frozenset[int] = frozenset()
+
+
+class NoTable(Exception):
+    """Nothing has been published yet."""
+
+
+class Shown(NamedTuple):
+    """A list, and how it came about."""
+
+    items: list[str]
+    sources: list[str]
+    because: list[str]  # an item bought before that it goes with; "" if none
+    version: str
+    path: Way
+    explored: bool
+    permuted: int  # m: the first m stand in random order
+
+
+class Since:
+    """What happened after a version's input ended; made anew with each version."""
+
+    def __init__(self, made: Table, log: EventLog) -> None:
+        self.table = made
+        offsets = made.manifest.offsets
+        start = {Place(EVENTS.name, n): offsets.get(EVENTS.name, {}).get(n, 0) for n in range(EVENTS.partitions)}
+        start |= {Place(topic.name, n): 0 for topic in (ERASURES, CATALOGUE) for n in range(topic.partitions)}
+        self._reader: Reader = log.reader(start)
+        self.bought: dict[str, set[int]] = {}
+        self.today: dict[str, list[int]] = {}  # latest last
+        self.erased: dict[str, int] = {}
+        self.out: set[int] = set()
+        self.seen = made.manifest.cut  # the time up to which the log has been read
+        extras = made.extras
+        self.rules = Rules(extras.category, extras.family, extras.small, extras.new)
+
+    def follow(self, timeout: float = 0.0) -> bool:
+        """Take in what is new; whether there was any."""
+        records = self._reader.poll(5_000, timeout)
+        for record in records:
+            self.seen = max(self.seen, record.at)
+            try:
+                self._take(record)
+            except ValidationError:  # the night writes the dead letter
+                continue
+        return bool(records)
+
+    def _take(self, record: Record) -> None:
+        if record.topic == ERASURES.name:
+            gone = Erasure.model_validate_json(record.value)
+            self.erased[gone.user] = max(gone.at, self.erased.get(gone.user, 0))
+            self.bought.pop(gone.user, None)
+            self.today.pop(gone.user, None)
+        elif record.topic == CATALOGUE.name:
+            product = Product.model_validate_json(record.value)
+            if (number := self.table.number.get(product.item)) is not None:
+                (self.out.discard if product.in_stock else self.out.add)(number)
+        else:
+            event = Event.model_validate_json(record.value)
+            number = self.table.number.get(event.item)
+            if number is None or event.kind == "cancel" or event.at <= self.erased.get(event.user, -1):
+                return
+            if event.kind == "purchase":
+                self.bought.setdefault(event.user, set()).add(number)
+            items = self.today.setdefault(event.user, [])
+            items.append(number)
+            del items[:-TODAY]
+
+    def close(self) -> None:
+        self._reader.close()
+
+
+class Shelf:
+    """Follows the log and the pointer. A request holds one version from beginning to end."""
+
+    def __init__(self, log: EventLog, tables: Path) -> None:
+        self._log, self._tables = log, tables
+        self._since: Since | None = None
+        self.trouble = ""  # why the version that the pointer names is not the one shown
+
+    @property
+    def version(self) -> str:
+        return self._since.table.version if self._since else ""
+
+    @property
+    def seen(self) -> int:
+        """The time of the latest record followed."""
+        return self._since.seen if self._since else 0
+
+    @property
+    def manifest(self) -> table.Manifest | None:
+        return self._since.table.manifest if self._since else None
+
+    def follow(self, timeout: float = 0.0) -> None:
+        """Catch up with the log, and with the pointer; raises LogUnavailable."""
+        self.switch()
+        if self._since is not None:
+            while self._since.follow(timeout):
+                timeout = 0.0
+
+    def switch(self) -> None:
+        """To the version that the pointer names, once it has proved itself and caught up; else the old one stays."""
+        wanted = table.current(self._tables)
+        if wanted is None or wanted == self.version:
+            return
+        try:
+            since = Since(Table.open(self._tables / wanted), self._log)
+        except TableCorrupt as error:
+            self.trouble = str(error)
+            return
+        while since.follow():
+            pass
+        old, self._since, self.trouble = self._since, since, ""
+        if old is not None:
+            old.close()
+
+    def close(self) -> None:
+        if self._since is not None:
+            self._since.close()
+
+    def recommend(self, user: str, k: int, *, now: int, context: str = "") -> Shown:
+        """The list of a shopper (pseudonym), at most `k`.
+
+        Raises:
+            NoTable: nothing has been published.
+        """
+        since = self._since
+        if since is None:
+            raise NoTable("no table has been published yet: python -m recsys night")
+        made = since.table
+        forbidden = since.bought.get(user, EMPTY) | since.out
+        erased = since.erased.get(user, -1) >= made.manifest.cut
+        row = -1 if erased else made.row(user)
+        expired = now - made.manifest.cut > config.EXPIRED
+        if expired:
+            return self._popular(since, k, forbidden, context, "expired")
+        if row >= 0:
+            return self._stored(since, row, k, forbidden)
+        if today := since.today.get(user):
+            return self._today(since, today, k, forbidden)
+        return self._popular(since, k, forbidden, context, "popular")
+
+    def popular(self, k: int) -> list[str]:
+        """What a stranger is shown."""
+        assert self._since is not None
+        return self._popular(self._since, k, self._since.out, "", "popular").items
+
+    def _stored(self, since: Since, row: int, k: int, forbidden: "set[int] | frozenset[int]") -> Shown:
+        made = since.table
+        stored, origins = made.items(row), made.sources(row)
+        places = [place for place in allowed(stored, forbidden) if stored[place] >= 0]
+        # What is left of the shuffled ones stands first, each on each place with the same chance; behind them the rest.
+        m = sum(place < config.PERMUTED for place in places) if made.explored(row) else 0
+        items, sources = [stored[place] for place in places[:k]], [origins[place] for place in places[:k]]
+        return _shown(since, items, sources, "table", history=made.history(row), permuted=m, k=k, forbidden=forbidden)
+
+    def _today(self, since: Since, today: list[int], k: int, forbidden: "set[int] | frozenset[int]") -> Shown:
+        """Item-to-item rows of what somebody without a row did today, merged: the nearest of the latest first."""
+        worth: dict[int, float] = {}
+        for age, item in enumerate(reversed(today)):
+            for rank, near in enumerate(since.table.neighbours[item].tolist()):
+                if near >= 0:
+                    worth[near] = worth.get(near, 0.0) + 1 / (1 + age) / (1 + rank)
+        order = sorted(worth, key=lambda item: (-worth[item], item))
+        order = [order[place] for place in allowed(order, forbidden)]
+        items = [order[place] for place in compose(order, since.rules, Policy(), most=k)]
+        return _shown(
+            since, items, [LINEAR] * len(items), "today", history=today[::-1], permuted=0, k=k, forbidden=forbidden
+        )
+
+    def _popular(self, since: Since, k: int, forbidden: "set[int] | frozenset[int]", context: str, path: Way) -> Shown:
+        popular = since.table.extras.popular
+        items = [item for item in popular.get(context, popular[""]) if item not in forbidden][:k]
+        return _shown(since, items, [POPULAR] * len(items), path, history=[], permuted=0, k=k, forbidden=forbidden)
+
+
+def _shown(
+    since: Since,
+    items: list[int],
+    sources: list[int],
+    path: Way,
+    *,
+    history: list[int],
+    permuted: int,
+    k: int,
+    forbidden: "set[int] | frozenset[int]",
+) -> Shown:
+    """Filled up from popularity, never short of what the shop has; with names."""
+    made = since.table
+    if len(items) < k:
+        there = set(items) | forbidden
+        more = [item for item in made.extras.popular[""] if item not in there][: k - len(items)]
+        items, sources = items + more, sources + [POPULAR] * len(more)
+    names: list[str] = made.extras.items
+    near: Mapping[int, set[int]] = {item: set(made.neighbours[item].tolist()) for item in history}
+    because = [next((names[old] for old in history if item in near[old]), "") for item in items]
+    return Shown(
+        items=[names[item] for item in items],
+        sources=[SOURCES[source] for source in sources],
+        because=because,
+        version=made.version,
+        path=path,
+        explored=permuted > 0,
+        permuted=permuted,
+    )

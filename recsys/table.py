@@ -1,0 +1,256 @@
+"""One version of the table: an immutable folder, mapped and not loaded; and the pointer to the one in force."""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from recsys import config
+from recsys.schema import Floats, Ints, Noun, TopK
+
+SAMPLES = 20  # lists that whoever opens the table must find as they were written
+HISTORY = 5  # of a user's purchases, the latest: what a reason can name
+MAIN = "main"
+
+
+class TableCorrupt(Exception):
+    """The folder is not what a night has written."""
+
+
+class Busy(Exception):
+    """Another night, or a rollback, holds the tables."""
+
+
+class Manifest(Noun):
+    """What a version is made of. No time of day: the same input makes the same bytes."""
+
+    date: str
+    cut: int
+    recipe: str  # version; empty: the plain one
+    recipe_digest: str
+    offsets: dict[str, dict[int, int]]
+    tables: dict[str, str]  # experiment arm -> folder
+    files: dict[str, str]  # path -> sha256
+    samples: dict[str, list[str]]  # user -> the first ten items
+
+    @property
+    def version(self) -> str:
+        """The date and the content."""
+        text = json.dumps(self.model_dump(), sort_keys=True)
+        return f"{self.date}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+class Extras(NamedTuple):
+    """What a list is made of when the table has no row: small enough to be read into memory."""
+
+    items: list[str]  # ids, by number
+    popular: dict[str, list[int]]  # by category, and "" for all
+    category: list[int]
+    family: list[int]
+    small: list[bool]
+    new: list[bool]
+
+
+def hash_of(user: str) -> int:
+    """64 bits of a user's id."""
+    return int.from_bytes(hashlib.blake2b(user.encode(), digest_size=8).digest(), "little")
+
+
+class Table:
+    """A version, opened. Arrays are mapped: workers share them, and a switch reads nothing."""
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self.folder, self.manifest, self.version = folder, manifest, folder.name
+        main = folder / manifest.tables[MAIN]
+        self._hashes = _mapped(main / "hashes.npy")
+        self._names = _mapped(main / "names.npy")
+        self._items = _mapped(main / "items.npy")
+        self._sources = _mapped(main / "sources.npy")
+        self._explored = _mapped(main / "explored.npy")
+        self._history = _mapped(main / "history.npy")
+        self.scores = _mapped(main / "scores.npy")
+        self.neighbours = _mapped(main / "neighbours.npy")
+        self.extras = Extras(**json.loads((main / "extras.json").read_text()))
+        self.number = {item: number for number, item in enumerate(self.extras.items)}
+
+    @classmethod
+    def open(cls, folder: Path, *, verify: bool = True) -> Self:
+        """Open and self-test; `verify` reads every byte, too.
+
+        Raises:
+            TableCorrupt: a file is missing or altered, or a sample list is another one.
+        """
+        try:
+            manifest = Manifest.model_validate_json((folder / "manifest.json").read_bytes())
+            if verify and (found := _digests(folder)) != manifest.files:
+                wrong = sorted(set(found.items()) ^ set(manifest.files.items()))[0][0]
+                raise TableCorrupt(f"{folder.name}/{wrong} is not what was written")
+            table = cls(folder, manifest)
+            for user, items in manifest.samples.items():
+                row = table.row(user)
+                found_items = [] if row < 0 else [table.extras.items[i] for i in table.items(row)[: len(items)]]
+                if found_items != items:
+                    raise TableCorrupt(f"{folder.name}: the sample list of {user} is {found_items}, was {items}")
+        except (OSError, ValueError, KeyError, TypeError, IndexError, ValidationError) as error:
+            raise TableCorrupt(f"cannot open {folder}: {error}") from error
+        return table
+
+    def __len__(self) -> int:
+        return len(self._hashes)
+
+    def row(self, user: str) -> int:
+        """The user's row, or -1. Two users may share a hash, so the stored id is compared."""
+        wanted, name = hash_of(user), user.encode()
+        row = int(self._hashes.searchsorted(np.uint64(wanted)))
+        while row < len(self._hashes) and self._hashes[row] == wanted:
+            if self._names[row] == name:
+                return row
+            row += 1
+        return -1
+
+    def items(self, row: int) -> list[int]:
+        """Numbers of the stored items, best first."""
+        found: list[int] = self._items[row].tolist()
+        return found
+
+    def sources(self, row: int) -> list[int]:
+        """Where each came from, into SOURCES."""
+        found: list[int] = self._sources[row].tolist()
+        return found
+
+    def explored(self, row: int) -> bool:
+        return bool(self._explored[row])
+
+    def history(self, row: int) -> list[int]:
+        """The latest purchases, newest first."""
+        return [item for item in self._history[row].tolist() if item >= 0]
+
+    def stored(self) -> NDArray[np.int8]:
+        """(n,) the source of everything stored."""
+        return np.asarray(self._sources[self._items >= 0])
+
+    def first_ten(self) -> tuple[list[str], NDArray[np.int32]]:
+        """All users, and their first ten items by number: what tomorrow's gate compares with."""
+        return [name.decode() for name in self._names.tolist()], np.asarray(self._items[:, :10])
+
+
+def _mapped(path: Path) -> NDArray[Any]:
+    # A memmap's own indexing costs a microsecond; a plain view of it does not.
+    mapped: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False).view(np.ndarray)
+    return mapped
+
+
+def write(
+    folder: Path,
+    manifest: Manifest,
+    *,
+    users: Sequence[str],
+    top: TopK,
+    history: Ints,
+    scores: Floats,
+    neighbours: NDArray[np.int32],
+    extras: Extras,
+) -> Manifest:
+    """Write a version into an empty folder, durably; gives the manifest with hashes and samples."""
+    main = folder / MAIN
+    main.mkdir(parents=True)
+    hashes = np.array([hash_of(user) for user in users], dtype=np.uint64)
+    order = np.lexsort((np.array(users, dtype=str), hashes))
+    names = np.array([user.encode() for user in users], dtype=np.bytes_)
+    arrays = {
+        "hashes": hashes[order],
+        "names": names[order],
+        "items": top.items[order],
+        "sources": top.sources[order],
+        "explored": top.explored[order],
+        "history": history[order].astype(np.int32),
+        "scores": scores[order],
+        "neighbours": neighbours,
+    }
+    for name, array in arrays.items():
+        np.save(main / f"{name}.npy", np.ascontiguousarray(array), allow_pickle=False)
+    (main / "extras.json").write_text(json.dumps(extras._asdict()))
+    chosen = order[np.linspace(0, len(order) - 1, min(SAMPLES, len(order))).astype(int)] if len(order) else order
+    samples = {users[n]: [extras.items[i] for i in top.items[n][:10].tolist()] for n in chosen.tolist()}
+    manifest = manifest.model_copy(update={"files": _digests(folder), "samples": samples, "tables": {MAIN: MAIN}})
+    (folder / "manifest.json").write_text(manifest.model_dump_json(indent=1))
+    for path in (*main.iterdir(), folder / "manifest.json", main, folder):
+        fsync(path)
+    return manifest
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name != "manifest.json":
+            with path.open("rb") as file:
+                found[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
+
+
+def fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# --- the pointer ----------------------------------------------------------------------------------
+
+
+@contextmanager
+def sole(tables: Path) -> Iterator[None]:
+    """Only who holds this switches anything. A dead process holds nothing: the kernel lets go.
+
+    Raises:
+        Busy: somebody else does.
+    """
+    tables.mkdir(parents=True, exist_ok=True)
+    with (tables / "LOCK").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise Busy("another night or rollback is at work; try again when it is over") from error
+        yield
+
+
+def current(tables: Path) -> str | None:
+    """The version in force."""
+    try:
+        return (tables / "CURRENT").read_text().strip() or None
+    except FileNotFoundError:
+        return None
+
+
+def point(tables: Path, version: str) -> None:
+    """Make a version the one in force: readers see the old one or the new one, never neither, whatever dies."""
+    # [5.2] One rename is the whole release, and the same rename backwards is the rollback: no row is written twice,
+    # and a request that has begun on the old folder ends on it.
+    temporary = tables / ".CURRENT"
+    temporary.write_text(version)
+    fsync(temporary)
+    os.replace(temporary, tables / "CURRENT")
+    fsync(tables)
+
+
+def versions(tables: Path) -> list[str]:
+    """All that are kept, oldest first."""
+    return sorted(path.parent.name for path in tables.glob("*/manifest.json"))
+
+
+def prune(tables: Path, keep: int = config.VERSIONS) -> None:
+    """Remove all but the newest, and never the one in force. Who has an old one mapped keeps it until it lets go."""
+    now = current(tables)
+    for version in versions(tables)[:-keep]:
+        if version != now:
+            shutil.rmtree(tables / version)

@@ -1,0 +1,235 @@
+"""Lake -> interactions -> sources -> ranker -> gate -> registry. What comes of it is a recipe; a night cooks it."""
+
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+from zlib import crc32
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from recsys import config, dataset, evaluate
+from recsys.evaluate import Truth
+from recsys.features import DEFINITION, Facts
+from recsys.model import OBJECTIVES, Labelled, Model, fit, lists, single
+from recsys.policy import Policy, Rules, compose
+from recsys.recipe import Recipe
+from recsys.schema import SOURCES, Candidates, Floats, Interactions, Ints, Ranked
+from recsys.sources import Parameters, Sources
+from recsys.sources import fit as fit_sources
+from shared import drift
+from shared.drift import Array
+from shared.lake import Lake
+from shared.registry import Registry, Version
+
+LEARNT = 1_500  # users a period: more make a fit longer and hardly better
+BLENDS = 60  # weights tried for the hand blend
+CAPS = (2, 3, 4, 6)  # of a category in a page
+CAP_COST = 0.98  # of the nDCG must be left
+QUIET_DAYS, REFERENCE_DAYS = 28, 56
+BLOCK = 800  # purchases of a day that drift is measured on
+
+
+class NotEnough(Exception):
+    """The lake does not hold enough to learn from; says what is missing."""
+
+
+class Candidate(NamedTuple):
+    """A registered version with what the gate says of it."""
+
+    version: Version
+    refused: str  # why it may not be released; empty if it may
+
+
+class Period(NamedTuple):
+    """What was known at a cut, and what was bought in the horizon after it."""
+
+    known: Interactions
+    sources: Sources
+    facts: Facts
+    truth: Truth
+    users: Ints  # judged: who bought something and was known
+    pairs: Candidates
+    matrix: Floats
+
+    @property
+    def bought(self) -> NDArray[np.bool_]:
+        return np.isin(self.pairs.users * self.truth.count + self.pairs.items, self.truth.keys)
+
+    def lists(self, model: Model, policy: Policy | None = None) -> Ints:
+        """(users, AT) as served; without a policy as ranked."""
+        ranked = model.rank(self.pairs, self.matrix)
+        return shown(ranked, self.users, Rules.of(self.known), policy)
+
+    def ndcg(self, model: Model, policy: Policy | None = None) -> Array:
+        return evaluate.ndcg(self.truth.hits(self.lists(model, policy)), self.truth.sizes)
+
+
+def shown(ranked: Ranked, users: Ints, rules: Rules, policy: Policy | None) -> Ints:
+    """(users, AT) items, -1 where a list is short."""
+    out = np.full((users.size, evaluate.AT), -1)
+    by_user = lists(ranked)
+    for row, user in enumerate(users.tolist()):
+        items = by_user.get(user, (np.empty(0, np.int64),))[0]
+        if policy is not None:
+            items = items[compose(items.tolist(), rules, policy, most=evaluate.AT)]
+        out[row, : min(items.size, evaluate.AT)] = items[: evaluate.AT]
+    return out
+
+
+def period(lake: Lake, recipe: Recipe, *, cut: int, horizon: int, seed: int, most: int = 0) -> Period:
+    """Candidates as of a cut, for the users who then bought; `most`: a random part of them.
+
+    Raises:
+        NotEnough: nobody known bought anything in that time.
+    """
+    known = dataset.interactions(lake, cut=cut)
+    after = dataset.bought_after(lake, known, until=cut + horizon * config.DAY).filter(pl.col("user") >= 0)
+    if most:
+        buyers = np.random.default_rng(seed).permutation(after["user"].unique().sort().to_numpy())[:most]
+        after = after.filter(pl.col("user").is_in(buyers))
+    if after.height < 20 or known.bought.height < 200:
+        days = f"{dataset.day_of(cut)} and {horizon} days"
+        raise NotEnough(f"{known.bought.height} purchases before, {after.height} after, by known shoppers: {days}")
+    sources = fit_sources(known, recipe.parameters, seed=seed)
+    facts = Facts.of(known)
+    truth = Truth(after["user"].to_numpy(), after["item"].to_numpy(), count=len(known.items))
+    pairs, matrix = recipe.candidates(facts, sources, truth.users)
+    return Period(known, sources, facts, truth, truth.users, pairs, matrix)
+
+
+def learn(fitting: Period, choosing: Period, parameters: Parameters, *, seed: int) -> tuple[Recipe, dict[str, float]]:
+    """A ranker from one period; objective, number of trees, hand blend and policy from the next."""
+    early = Labelled(fitting.pairs, fitting.matrix, fitting.bought)
+    late = Labelled(choosing.pairs, choosing.matrix, choosing.bought)
+    weights = blend(choosing, seed=seed)
+    boosters = [fit(early, late, objective=objective, seed=seed) for objective in OBJECTIVES]
+    scores = [float(choosing.ndcg(Model(weights, booster)).mean()) for booster in boosters]
+    model = Model(weights, boosters[int(np.argmax(scores))])
+    free = max(scores)
+    cap = next((cap for cap in CAPS if _capped(choosing, model, cap) >= CAP_COST * free), CAPS[-1])
+    chosen = {f"chosen_{name}": score for name, score in zip(OBJECTIVES, scores, strict=True)}
+    return Recipe(parameters, model, Policy(per_category=cap)), chosen
+
+
+def _capped(choosing: Period, model: Model, cap: int) -> float:
+    return float(choosing.ndcg(model, Policy(per_category=cap)).mean())
+
+
+def blend(choosing: Period, *, seed: int) -> Floats:
+    """The best of BLENDS random weights of the sources, and of each alone: what a hand would come to."""
+    rng = np.random.default_rng(seed)
+    tried = [*np.eye(len(SOURCES)), *rng.dirichlet(np.ones(len(SOURCES)), BLENDS)]
+    scores = [float(choosing.ndcg(Model(weights.astype(np.float32))).mean()) for weights in tried]
+    return np.asarray(tried[int(np.argmax(scores))], dtype=np.float32)
+
+
+def verdict(judging: Period, recipe: Recipe, *, seed: int) -> dict[str, float]:
+    """The recipe as served, each source alone and the hand blend, on a period that nothing was chosen on."""
+    served = judging.ndcg(recipe.model, recipe.policy)
+    alone = {name: judging.ndcg(single(name)) for name in SOURCES}
+    best = max(alone, key=lambda name: float(alone[name].mean()))
+    blended = judging.ndcg(Model(recipe.model.weights))
+    pool = np.bincount(np.searchsorted(judging.users, judging.pairs.users), judging.bought, judging.users.size)
+    ours = judging.lists(recipe.model, recipe.policy)
+    return {
+        **evaluate.judge(judging.truth, ours),
+        **evaluate.breadth(ours, judging.known),
+        **{f"ndcg_{name}": float(value.mean()) for name, value in alone.items()},
+        "ndcg_blend": float(blended.mean()),
+        "ndcg_free": float(judging.ndcg(recipe.model).mean()),
+        "best_single": float(alone[best].mean()),
+        "lift": float(served.mean() / max(1e-9, alone[best].mean()) - 1),
+        "lift_low": evaluate.lower_bound(served, alone[best], seed=seed),
+        "pool_recall": float((pool / judging.truth.sizes).mean()),
+    }
+
+
+def train(
+    lake: Lake,
+    registry: Registry,
+    *,
+    as_of: int,
+    seed: int,
+    champion: Path | None,
+    horizon: int = config.HORIZON,
+    parameters: Parameters | None = None,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Candidate:
+    """Learn from all that was known at `as_of`, register the result, and let the gate judge it.
+
+    Three periods of `horizon` days, one after the other: learn, choose, judge. `champion`: the folder of what is
+    to be beaten, on the same period. `progress` is told of every period.
+
+    Raises:
+        NotEnough: too short a history. ModelCorrupt: the champion cannot be read.
+    """
+    plain, step = Recipe(parameters or Parameters()), horizon * config.DAY
+    periods = []
+    for back in (3, 2, 1):
+        periods.append(period(lake, plain, cut=as_of - back * step, horizon=horizon, seed=seed, most=LEARNT))
+        progress(1)
+    fitting, choosing, judging = periods
+    recipe, chosen = learn(fitting, choosing, plain.parameters, seed=seed)
+    figures = verdict(judging, recipe, seed=seed) | chosen
+    before: dict[str, float] | None = None
+    if champion is not None:
+        old = Recipe.load(champion)
+        before = evaluate.judge(judging.truth, judging.lists(old.model, old.policy))
+        figures |= {f"champion_{name}": value for name, value in before.items()}
+    refused = evaluate.gate(figures, before)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "recipe"
+        usual, limits = normal(lake, as_of=as_of)
+        recipe.save(folder, matrix=judging.matrix, reference=usual, limits=limits)
+        (folder / "figures.json").write_text(json.dumps(figures, indent=1))
+        version = registry.register(
+            folder,
+            params=recipe.describe() | {"seed": seed, "horizon": horizon},
+            figures=figures,
+            tags={
+                "data": dataset.version(judging.known),
+                "definition": DEFINITION,
+                "as_of": str(as_of),
+                "gate": refused or "passed",
+            },
+        )
+    return Candidate(version, refused)
+
+
+def watched(rows: pl.DataFrame, products: pl.DataFrame) -> pl.DataFrame:
+    """What drift of a day's purchases is measured on: at most BLOCK of them, spread evenly; and the weekday."""
+    rows = rows.filter(pl.col("kind") == "purchase").sort("at", "user", "item")
+    rows = rows[np.linspace(0, rows.height - 1, min(BLOCK, rows.height)).astype(int)]
+    about = products.unique("item", keep="last", maintain_order=True).select("item", "category", "small")
+    joined = rows.join(about, on="item", how="left", maintain_order="left")
+    # A category's number is made of its name: the same in every night, whatever else there is.
+    numbers = {name: float(crc32(name.encode())) for name in joined["category"].unique().drop_nulls()}
+    return joined.select(
+        category=pl.col("category").replace_strict(numbers, default=None, return_dtype=pl.Float64),
+        price=pl.col("cents").cast(pl.Float64),
+        small=pl.col("small").fill_null(False).cast(pl.Float64),
+        hour=pl.col("at") % config.DAY // config.HOUR,
+        weekday=(pl.col("at") // config.DAY + 3) % 7,
+    )
+
+
+def normal(lake: Lake, *, as_of: int) -> tuple[pl.DataFrame, dict[str, float]]:
+    """Purchases of eight weeks before the last four, and limits that those four suggest; each beside its weekday."""
+    rows = dataset.events(lake, cut=as_of)
+    catalogue = dataset.read(lake, "catalogue", None).filter(pl.col("at") < as_of).sort("at", "offset")
+    quiet_from = as_of - QUIET_DAYS * config.DAY
+    earlier = rows.filter(pl.col("at").is_between(quiet_from - REFERENCE_DAYS * config.DAY, quiet_from, closed="left"))
+    days = [watched(part, catalogue) for _, part in earlier.group_by(pl.col("at") // config.DAY, maintain_order=True)]
+    usual = pl.concat(days) if days else watched(rows.head(0), catalogue)
+    by_weekday = {day: drift.Reference.of(part.drop("weekday")) for (day,), part in usual.group_by("weekday")}
+    distances = []
+    for _, part in rows.filter(pl.col("at") >= quiet_from).group_by(pl.col("at") // config.DAY, maintain_order=True):
+        today = watched(part, catalogue)
+        if today.height and today["weekday"][0] in by_weekday:
+            distances.append(by_weekday[today["weekday"][0]].distances(today.drop("weekday")))
+    # Too short a history does not know what is normal, so nothing is called drift.
+    return usual, drift.thresholds(distances) if len(distances) >= 14 else {}

@@ -1,0 +1,201 @@
+"""Nights: published whole, identical when run again, refused by the gate, taken back; whatever step dies."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from recsys import config, dataset, table
+from recsys.batch import Nights, entry
+from recsys.config import DAY
+from recsys.recipe import Recipe
+from recsys.schema import ALARMS, DEAD, EVENTS, NIGHTS, SOURCES, in_force
+from recsys.sources import fit
+from recsys.table import Busy, Table
+from recsys.topk import drawn
+from shared.champion import digest_of
+from shared.eventlog.port import Entry
+from tests.recsys.shop import MIDNIGHT, TODAY, Shop, Trained, copied
+
+STEPS = ("freeze", "ingest", "sources", "rank", "table", "gate", "publish", "end")
+
+
+class Died(Exception):
+    """Stands for the end of a process."""
+
+
+def dying(at: str) -> Callable[[str], None]:
+    def reached(step: str) -> None:
+        if step == at:
+            raise Died(step)
+
+    return reached
+
+
+def test_a_night_publishes_a_list_for_everybody_known(shop: Shop) -> None:
+    night = shop.night()
+    assert night.version == table.current(shop.tables)
+    made = Table.open(shop.tables / night.version)
+    assert len(made) == night.figures["users"] > 250
+    for user in made.manifest.samples:
+        items = [item for item in made.items(made.row(user)) if item >= 0]
+        assert len(items) == len(set(items)) == config.STORED
+    assert in_force(shop.ledger(), "table").version == night.version  # type: ignore[union-attr]
+    assert night.recipe == in_force(shop.ledger(), "recipe").version  # type: ignore[union-attr]
+    assert set(night.seconds) == set(STEPS[:-1])
+
+
+def test_a_rerun_publishes_the_same_and_says_so_once(shop: Shop, shop_world: Trained) -> None:
+    first = shop.night()
+    shop.send(shop_world.live[0])  # later events wait for tomorrow
+    assert shop.night().version == first.version
+    assert [line.version for line in shop.ledger() if line.subject == "table"] == [first.version]
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_night_that_dies_leaves_the_old_table_and_the_rerun_ends_as_if_nothing_had_been(
+    shop: Shop, shop_world: Trained, tmp_path: Path, step: str
+) -> None:
+    before = shop.night().version
+    shop.send(shop_world.live[0])
+    shop.clock.observe(TODAY + DAY + 2 * config.HOUR)
+    with pytest.raises(Died):
+        shop.nights(dying(step)).run("2026-03-13")
+    assert step == "end" or table.current(shop.tables) == before
+    if step != "freeze":
+        shop.send(shop_world.live[1])  # what comes meanwhile is tomorrow's, though the rerun sees it
+    rerun = shop.night("2026-03-13")
+    other = copied(shop_world, tmp_path / "other")
+    other.night()
+    other.send(shop_world.live[0])
+    other.clock.observe(TODAY + DAY + 2 * config.HOUR)
+    undisturbed = other.night("2026-03-13")
+    assert rerun.version == undisturbed.version
+    assert digest_of(shop.tables / rerun.version) == digest_of(other.tables / undisturbed.version)
+    published = [line.version for line in shop.ledger() if line.subject == "table"]
+    assert published == [before, rerun.version]
+    other.close()
+
+
+def test_a_night_without_input_leaves_yesterday_s_table(shop: Shop) -> None:
+    before = shop.night().version
+    shop.clock.observe(TODAY + DAY + 2 * config.HOUR)
+    night = shop.night("2026-03-13")
+    assert "0 events since yesterday" in night.refused
+    assert table.current(shop.tables) == before
+    assert [alarm.kind for alarm in shop.alarms(ALARMS)] == ["gate"]
+    assert shop.said(NIGHTS)[-1]["version"] == ""
+
+
+def test_after_a_refusal_the_next_attempt_takes_the_input_there_is_by_then(shop: Shop, shop_world: Trained) -> None:
+    shop.night()
+    shop.clock.observe(TODAY + DAY + 2 * config.HOUR)
+    assert shop.night("2026-03-13").refused
+    shop.send(shop_world.live[0])
+    shop.clock.observe(TODAY + DAY + 3 * config.HOUR)
+    assert shop.night("2026-03-13").version
+
+
+def test_two_nights_at_once_are_one(shop: Shop) -> None:
+    with table.sole(shop.tables), pytest.raises(Busy):
+        shop.night()
+
+
+def test_a_published_table_that_is_not_in_the_ledger_gets_its_line(shop: Shop) -> None:
+    class Cut(Nights):
+        def _log_release(self, *_: object, **__: object) -> None:
+            raise Died("between the pointer and the ledger")
+
+    cut = Cut(shop.log, shop.lake, clock=shop.clock, var=shop.var, seed=1, fetch=lambda *_: Path())
+    with pytest.raises(Died):
+        cut.run(MIDNIGHT)
+    now = table.current(shop.tables)
+    assert now is not None
+    assert in_force(shop.ledger(), "table") is None
+    shop.night()
+    assert [line.version for line in shop.ledger() if line.subject == "table"] == [now]
+
+
+def two_nights(shop: Shop, world: Trained) -> tuple[str, str]:
+    first = shop.night().version
+    shop.send(world.live[0])
+    shop.clock.observe(TODAY + DAY + 2 * config.HOUR)
+    return first, shop.night("2026-03-13").version
+
+
+def test_a_rollback_goes_to_the_table_before_and_says_who_and_why(shop: Shop, shop_world: Trained) -> None:
+    first, second = two_nights(shop, shop_world)
+    assert shop.nights().roll_back(who="ann", why="odd lists") == first
+    assert table.current(shop.tables) == first
+    line = shop.ledger()[-1]
+    assert (line.subject, line.action, line.version, line.who, line.why) == (
+        "table",
+        "rollback",
+        first,
+        "ann",
+        "odd lists",
+    )
+    with pytest.raises(LookupError, match="before this one"):
+        shop.nights().roll_back(who="ann", why="further")
+    assert shop.nights().roll_back(who="ann", why="forward", version=second) == second
+
+
+def test_a_rollback_pins_the_recipe_of_the_table(shop: Shop, shop_world: Trained) -> None:
+    shop.night()
+    other = shop_world.release.model_copy(update={"version": "2", "why": "a second one"})
+    shop.log.append([entry(other)])
+    shop.send(shop_world.live[0])
+    shop.clock.observe(TODAY + DAY + 2 * config.HOUR)
+    assert shop.night("2026-03-13").recipe == "2"
+    shop.nights().roll_back(who="ann", why="worse")
+    shop.send(shop_world.live[1])
+    shop.clock.observe(TODAY + 2 * DAY + 2 * config.HOUR)
+    assert shop.night("2026-03-14").recipe == shop_world.release.version
+
+
+def test_a_recipe_that_cannot_be_had_leaves_the_plain_blend(shop: Shop) -> None:
+    gone = shop.ledger()[-1].model_copy(update={"version": "9", "digest": "0" * 64})
+    shop.log.append([entry(gone)])
+    assert shop.night().version
+    assert [alarm.kind for alarm in shop.alarms(ALARMS)] == ["recipe"]
+
+
+def test_what_cannot_be_read_becomes_a_dead_letter_and_the_night_goes_on(shop: Shop) -> None:
+    shop.log.append([Entry(EVENTS, "x", b"{"), Entry(EVENTS, "x", b'{"kind": "dance"}')])
+    assert shop.night().version
+    assert len(shop.letters(DEAD)) == 2
+
+
+def test_a_twentieth_is_shuffled_and_nobody_else(shop: Shop) -> None:
+    made = Table.open(shop.tables / shop.night().version)
+    users, _ = made.first_ten()
+    for user in users:
+        assert made.explored(made.row(user)) == (drawn(user, MIDNIGHT) is not None)
+    share = np.mean([drawn(f"u{n}", MIDNIGHT) is not None for n in range(20_000)])
+    assert abs(share - config.EXPLORED) < 0.006
+
+
+def test_every_slot_is_equally_likely_in_a_shuffle() -> None:
+    places = np.zeros((5, 5))
+    for number in range(200_000):
+        if (draw := drawn(f"u{number}", "2026-01-01")) is not None:
+            places[np.arange(5), draw.permutation(5)] += 1
+    expected = places.sum() / 25
+    assert ((places - expected) ** 2 / expected).sum() < 40, "chi-squared with 16 degrees of freedom"
+
+
+def test_what_is_stored_was_not_bought_unless_it_is_bought_again_and_again(shop: Shop) -> None:
+    made = Table.open(shop.tables / shop.night().version)
+    world = dataset.interactions(shop.lake, cut=TODAY + 2 * config.HOUR)
+    again = fit(world, Recipe().parameters, seed=1).again
+    bought = world.bought.filter(~pl.col("item").is_in(np.flatnonzero(again)))
+    pairs = set(zip(bought["user"], bought["item"], strict=True))
+    popular, seen = SOURCES.index("popular"), 0
+    for number, user in enumerate(world.users):
+        row = made.row(user)
+        for item, source in zip(made.items(row), made.sources(row), strict=True):
+            seen += 1
+            assert source == popular or (number, item) not in pairs
+    assert seen > 10_000

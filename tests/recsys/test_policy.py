@@ -1,0 +1,57 @@
+"""What a list owes: to the shopper, to variety, to small sellers and to newcomers."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recsys.policy import PAGE, Policy, Rules, allowed, compose
+
+
+def rules(count: int, **changes: list[int] | list[bool]) -> Rules:
+    plain = {"category": list(range(count)), "family": [-1] * count, "small": [False] * count, "new": [False] * count}
+    return Rules(**(plain | changes))  # type: ignore[arg-type]
+
+
+def test_one_variant_of_a_family_is_enough() -> None:
+    assert compose([0, 1, 2], rules(3, family=[7, 7, -1]), Policy()) == [0, 2]
+
+
+def test_a_category_fills_no_page() -> None:
+    items = list(range(30))
+    category = [0] * 15 + [1] * 15
+    order = compose(items, rules(30, category=category), Policy(per_category=5, small_sellers=0, newcomers=0))
+    assert [category[place] for place in order[:PAGE]] == [0] * 5 + [1] * 5
+    assert sorted(order) == items, "later pages have them"
+
+
+def test_a_page_is_filled_when_there_is_nothing_else() -> None:
+    items = list(range(12))
+    assert len(compose(items, rules(12, category=[0] * 12), Policy(per_category=3))) == 12
+
+
+def test_small_sellers_and_newcomers_have_a_seat_at_the_end_of_the_first_page() -> None:
+    small, new = [place == 15 for place in range(20)], [place == 18 for place in range(20)]
+    order = compose(list(range(20)), rules(20, small=small, new=new), Policy())
+    assert {15, 18} <= set(order[:PAGE])
+    assert order[:8] == list(range(8)), "the best ones stay where they are"
+
+
+def test_who_is_there_already_needs_no_seat() -> None:
+    order = compose(list(range(20)), rules(20, small=[True] * 20, new=[True] * 20), Policy())
+    assert order == list(range(20))
+
+
+def test_the_filter_keeps_the_order() -> None:
+    assert allowed([5, 3, 9, 1], {3, 1}) == [0, 2]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 4), st.integers(-1, 3), st.booleans(), st.booleans()), max_size=60),
+    st.integers(1, 6),
+)
+def test_a_composed_list_is_a_permutation_of_what_families_leave(
+    items: list[tuple[int, int, bool, bool]], cap: int
+) -> None:
+    known = Rules(*([list(column) for column in zip(*items, strict=True)] if items else [[], [], [], []]))
+    order = compose(list(range(len(items))), known, Policy(per_category=cap))
+    families = {items[place][1] for place in order if items[place][1] >= 0}
+    assert len(order) == len(set(order)) == sum(f < 0 for _, f, _, _ in items) + len(families)

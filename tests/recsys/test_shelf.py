@@ -1,0 +1,133 @@
+"""A list by day: the row, less what has happened since; strangers, latecomers and the forgotten; stale tables."""
+
+import pytest
+
+from recsys import config
+from recsys.config import DAY, HOUR
+from recsys.schema import CATALOGUE, ERASURES, Erasure, Product
+from recsys.shelf import NoTable
+from recsys.table import Table
+from recsys.topk import drawn
+from shared.eventlog.port import Entry
+from tests.recsys.shop import MIDNIGHT, TODAY, Shop, Trained, event
+
+NOW = TODAY + 3 * HOUR
+
+
+def plain_user(shop: Shop, version: str, *, shuffled: bool = False) -> str:
+    users, _ = Table.open(shop.tables / version).first_ten()
+    return next(user for user in users if (drawn(user, MIDNIGHT) is not None) == shuffled)
+
+
+def out(shop: Shop, item: str, *, there: bool = False) -> None:
+    product = Product(item=item, at=NOW, in_stock=there)
+    shop.log.append([Entry(CATALOGUE, item, product.model_dump_json().encode())])
+
+
+def test_without_a_table_it_says_so(shop: Shop) -> None:
+    with pytest.raises(NoTable, match="recsys night"):
+        shop.shelf().recommend("ann", 5, now=NOW)
+
+
+def test_what_was_bought_or_sold_out_since_is_left_out_and_the_rest_moves_up(shop: Shop) -> None:
+    user = plain_user(shop, shop.night().version)
+    shelf = shop.shelf()
+    before = shelf.recommend(user, 20, now=NOW)
+    assert (before.path, before.explored, before.permuted) == ("table", False, 0)
+    shop.happens(event(user=user, item=before.items[0], at=NOW))
+    out(shop, before.items[2])
+    shelf.follow()
+    after = shelf.recommend(user, 20, now=NOW)
+    assert after.items[:17] == [before.items[1], *before.items[3:19]][:17]
+    out(shop, before.items[2], there=True)
+    shelf.follow()
+    assert before.items[2] in shelf.recommend(user, 20, now=NOW).items
+
+
+def test_a_shuffled_list_says_how_many_of_its_twenty_are_left(shop: Shop) -> None:
+    user = plain_user(shop, shop.night().version, shuffled=True)
+    shelf = shop.shelf()
+    made = shelf.recommend(user, config.SERVED, now=NOW)
+    assert (made.explored, made.permuted) == (True, config.PERMUTED)
+    out(shop, made.items[3])
+    out(shop, made.items[30])
+    shelf.follow()
+    assert shelf.recommend(user, config.SERVED, now=NOW).permuted == config.PERMUTED - 1
+
+
+def test_no_list_is_short(shop: Shop) -> None:
+    shop.night()
+    shelf = shop.shelf()
+    users, _ = Table.open(shop.tables / shelf.version).first_ten()
+    for user in users[:20]:
+        made = shelf.recommend(user, config.SERVED, now=NOW)
+        assert len(made.items) == len(set(made.items)) == config.SERVED
+
+
+def test_a_stranger_gets_popularity_and_with_a_context_its_category_s(shop: Shop, shop_world: Trained) -> None:
+    shop.night()
+    shelf = shop.shelf()
+    assert shelf.recommend("stranger", 10, now=NOW).path == "popular"
+    category = int(shop_world.truth.category[0])
+    made = shelf.recommend("stranger", 3, now=NOW, context=f"c{category:02}")
+    inside = [shop_world.truth.category[int(item[1:])] == category for item in made.items]
+    assert inside[0]
+    assert shelf.recommend("stranger", 3, now=NOW, context="no such") == shelf.recommend("stranger", 3, now=NOW)
+
+
+def test_who_came_today_gets_what_goes_with_it(shop: Shop) -> None:
+    shop.night()
+    shelf = shop.shelf()
+    item = shelf.recommend("stranger", 1, now=NOW).items[0]
+    shop.happens(event("click", user="stranger", item=item, at=NOW))
+    shelf.follow()
+    made = shelf.recommend("stranger", 5, now=NOW)
+    assert made.path == "today"
+    assert made.because[0] == item
+
+
+def test_the_forgotten_have_no_row_whatever_version_is_shown(shop: Shop) -> None:
+    user = plain_user(shop, shop.night().version)
+    shop.log.append([Entry(ERASURES, user, Erasure(user=user, at=NOW).model_dump_json().encode())])
+    shelf = shop.shelf()
+    assert shelf.recommend(user, 5, now=NOW).path == "popular"
+    shop.happens(event("click", user=user, item=shelf.recommend(user, 1, now=NOW).items[0], at=NOW + HOUR))
+    shelf.follow()
+    assert shelf.recommend(user, 5, now=NOW + HOUR).path == "today", "what comes after counts"
+
+
+def test_an_expired_table_is_popularity(shop: Shop) -> None:
+    user = plain_user(shop, shop.night().version)
+    shelf = shop.shelf()
+    assert shelf.recommend(user, 5, now=TODAY + 2 * HOUR + config.EXPIRED).path == "table"
+    assert shelf.recommend(user, 5, now=TODAY + 2 * HOUR + config.EXPIRED + 1).path == "expired"
+
+
+def test_a_new_version_is_shown_once_it_has_proved_itself(shop: Shop, shop_world: Trained) -> None:
+    first = shop.night().version
+    shelf = shop.shelf()
+    shop.send(shop_world.live[0])
+    shop.clock.observe(TODAY + DAY + 2 * HOUR)
+    second = shop.night("2026-03-13").version
+    whole = (shop.tables / second / "main" / "items.npy").read_bytes()
+    (shop.tables / second / "main" / "items.npy").write_bytes(whole[:-4] + b"\0\0\0\1")
+    shelf.follow()
+    assert (shelf.version, second in shelf.trouble) == (first, True)
+    (shop.tables / second / "main" / "items.npy").write_bytes(whole)
+    shelf.follow()
+    assert (shelf.version, shelf.trouble) == (second, "")
+
+
+def test_after_a_rollback_what_was_bought_since_the_older_table_is_left_out(shop: Shop, shop_world: Trained) -> None:
+    user = plain_user(shop, shop.night().version)
+    shelf = shop.shelf()
+    item = shelf.recommend(user, 1, now=NOW).items[0]
+    shop.happens(event(user=user, item=item, at=NOW))
+    shop.send(shop_world.live[0])
+    shop.clock.observe(TODAY + DAY + 2 * HOUR)
+    assert shop.night("2026-03-13").version
+    shop.nights().roll_back(who="ann", why="test")
+    fresh = shop.shelf()
+    for one in (shelf, fresh):
+        one.follow()
+        assert item not in one.recommend(user, 50, now=TODAY + DAY).items
