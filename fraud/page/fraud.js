@@ -12,8 +12,8 @@ let told = null, state = null, series = null;
 
 const ACTS = ["History", "Training", "Live", "Attack", "Retrain", "Bad release", "Books"];
 
-function story({scenes}) {
-  byId("story").hidden = !scenes.length;
+function story({scenes, demo}) {
+  byId("story").hidden = !scenes.length && !demo;
   if (!scenes.length) return;
   const last = scenes.at(-1), acts = Math.max(ACTS.length, last.number);
   byId("acts").replaceChildren(...Array.from({length: acts}, (_, place) => {
