@@ -32,6 +32,11 @@ replay-fraud: .venv/.fraud  ## the same stages on your own payments: FILE=paymen
 	  { echo "Which payments? make replay-fraud FILE=path; the columns are in README.md." >&2; exit 2; }
 	@$(PY) -m fraud $(PARTS) replay "$(FILE)" $(STORY)
 
+replay-recsys: .venv/.recsys  ## the same nights on your own shop: FILE=events.parquet or .csv
+	@test -n "$(FILE)" || \
+	  { echo "Which events? make replay-recsys FILE=path; the columns are in README.md." >&2; exit 2; }
+	@$(PY) -m recsys $(PARTS) replay "$(FILE)" $(STORY)
+
 soak-fraud: .venv/.dev  ## payments for MINUTES= while processes die and come back; LOG=kafka: a broker of its own, too
 	@$(PY) -m tests.soak $(PARTS) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))
 
@@ -99,7 +104,7 @@ help:  ## this list
 	@awk -F ':.*## ' '/^# ---/ { print "" } /^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 	@printf '\n  demos and replays take LOG=, DAYS= and SEED=, a soak MINUTES=; a demo with HEADLESS=1 ends by itself\n\n'
 
-.PHONY: demo-fraud demo-recsys replay-fraud soak-fraud up status down test test-fraud test-recsys bench-fraud lint checklist exercise record docs lock clean help
+.PHONY: demo-fraud demo-recsys replay-fraud replay-recsys soak-fraud up status down test test-fraud test-recsys bench-fraud lint checklist exercise record docs lock clean help
 
 # --- the environment ---
 

@@ -200,6 +200,24 @@ def demo(
 
 
 @app.command()
+def replay(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="CSV or Parquet; columns: README.md.")],
+    days: Annotated[int, typer.Option(help="Last days of the file that get a night each; 0: 24.")] = 0,
+    seed: int = 7,
+) -> None:
+    """Deeds that nobody here did, through the very same nights."""
+    from recsys import replay as story
+    from recsys.history import Refused
+
+    parts: Parts = context.obj
+    try:
+        story.run(parts.settings, file, days=days, seed=seed)
+    except (Refused, story.TooShort) as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+@app.command()
 def ingest(
     context: typer.Context,
     file: Annotated[

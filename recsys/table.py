@@ -45,8 +45,11 @@ class Manifest(Noun):
     @property
     def version(self) -> str:
         """The date and the content."""
-        text = json.dumps(self.model_dump(), sort_keys=True)
-        return f"{self.date}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+        return f"{self.date}-{hashlib.sha256(self.text().encode()).hexdigest()[:8]}"
+
+    def text(self) -> str:
+        """As it is written: sorted, since no log promises an order of its partitions."""
+        return json.dumps(self.model_dump(), sort_keys=True, indent=1)
 
 
 class Extras(NamedTuple):
@@ -182,7 +185,7 @@ def write(
     chosen = order[np.linspace(0, len(order) - 1, min(SAMPLES, len(order))).astype(int)] if len(order) else order
     samples = {users[n]: [extras.items[i] for i in top.items[n][:10].tolist()] for n in chosen.tolist()}
     manifest = manifest.model_copy(update={"files": _digests(folder), "samples": samples, "tables": {MAIN: MAIN}})
-    (folder / "manifest.json").write_text(manifest.model_dump_json(indent=1))
+    (folder / "manifest.json").write_text(manifest.text())
     for path in (*main.iterdir(), folder / "manifest.json", main, folder):
         fsync(path)
     return manifest
