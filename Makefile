@@ -80,7 +80,7 @@ exercise: .venv/.dev  ## what a design change still lacks: NAME=step-up; the bri
 	@test -n "$(filter $(NAME),$(EXERCISES))" || \
 	  { echo "Which exercise? make exercise NAME=...; there are: $(EXERCISES)" >&2; exit 2; }
 	@if $(PY) -m pytest -q --no-header -rN --tb=short tests/exercises/$(subst -,_,$(NAME)).py; then \
-	  echo "The brief of $(NAME) holds. Next: make lint test-fraud, then compare: git diff, tests/exercises/$(NAME).patch"; \
+	  echo "The brief of $(NAME) holds. Next: make lint, the tests of its service, and tests/exercises/$(NAME).patch"; \
 	else \
 	  echo "Above, in words, what $(NAME) still lacks. The brief and hints: grep -l $(NAME) */EXERCISES.md"; exit 1; \
 	fi
