@@ -125,6 +125,7 @@ def serve(
         pseudonym_key=settings.key("pseudonym_key"),
         deciders=alive,
         models=parts.models,
+        registry=settings.registry_page,
         stopping=lambda: server.should_exit,  # or it would wait for everybody who watches
         visitor=settings.once("visitor") if demo and host == "127.0.0.1" else "",
     )

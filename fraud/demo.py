@@ -218,15 +218,17 @@ def release_bad_model(settings: Settings, live: Live) -> None:
     samples = np.array([sample["features"] for sample in json.loads((folder / "golden.json").read_text())])
     with tempfile.TemporaryDirectory() as temporary:
         bad.save(Path(temporary) / "model", matrix=samples, reference=normal, limits=limits)
-        version = registry.register(
-            Path(temporary) / "model", params={}, figures=champion.figures, tags={"gate": "skipped"}
-        )
+        judged = {"declined": champion.figures["declined"]}  # nothing else is known of what no gate has seen
+        version = registry.register(Path(temporary) / "model", params={}, figures=judged, tags={"gate": "skipped"})
     live.command(Command(kind="promote", version=version.version, force=True, who="operator", why=HOT_FIX))
 
 
 def next_steps(settings: Settings, live: Live, *, headless: bool) -> list[tuple[str, str]]:
     """Commands that work as they stand."""
-    steps = [(f"ls {settings.var}/reports", "evidently's pages of the drift")]
+    steps = [
+        (f"ls {settings.var}/reports", "evidently's pages of the drift"),
+        (settings.registry_page, "MLflow: every version with its figures and plots"),
+    ]
     if headless:
         return [*steps, ("make demo-fraud", "the same, and the service stays up to be tried")]
     curl = f'curl -s -H "X-API-Key: $(cat {settings.var}/api_key.secret)" {live.url}'

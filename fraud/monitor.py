@@ -188,14 +188,24 @@ class Monitor:
             said = f"{missed} frauds in a week's approved payments, {promised:.0f} were promised"
             self._raise("quality", at, said, retrain=report.day + LEARNABLE - config.MATURITY // config.DAY)
 
-    def _raise(self, kind: str, at: int, message: str, *, retrain: int | None = None, action: str = "") -> None:
+    def _raise(
+        self,
+        kind: str,
+        at: int,
+        message: str,
+        *,
+        retrain: int | None = None,
+        action: str = "",
+        refused: Version | None = None,
+    ) -> None:
         self._alarmed.add(kind)
         if retrain is not None:
             self._retrain_on = min(retrain, self._retrain_on or retrain)
             action = f"{action}; retrain on {date_of(self._retrain_on)}".removeprefix("; ")
-        alarm = Alarm.model_validate(
-            {"kind": kind, "at": at, "message": message, "action": action, "retrain_on": retrain and self._retrain_on}
-        )
+        given = {"kind": kind, "at": at, "message": message, "action": action}
+        given |= {"retrain_on": retrain and self._retrain_on}
+        given |= {} if refused is None else {"version": refused.version, "figures": refused.figures}
+        alarm = Alarm.model_validate(given)
         logger.warning("%s: %s; %s", kind, message, action)
         self._out.append(entry(alarm))
 
@@ -254,7 +264,7 @@ class Monitor:
             return self._raise("gate", as_of, f"not retrained: {error}", action=stays, retrain=again)
         if candidate.refused:
             said = f"version {candidate.version.version} refused: {candidate.refused}"
-            return self._raise("gate", as_of, said, action=stays, retrain=again)
+            return self._raise("gate", as_of, said, action=stays, retrain=again, refused=candidate.version)
         self._release(promotion(candidate.version, at=as_of, who=who, why=why))
 
     def _roll_back(self, *, who: str, why: str, kind: str) -> None:

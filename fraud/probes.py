@@ -7,6 +7,7 @@ been answered. They run in a process of their own, so that they measure the serv
 import http.client
 import json
 import multiprocessing
+import signal
 import threading
 from multiprocessing.sharedctypes import Synchronized
 from typing import Any, NamedTuple
@@ -44,6 +45,7 @@ class Probes:
 def _send_all(
     port: int, api_key: str, rate: float, now: "Synchronized[int]", name: str, stopping: Any, results: Any
 ) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the demo, and this ends with it
     headers = {"X-API-Key": api_key, "Content-Type": "application/json"}
     latencies: list[float] = []
     paths: dict[str, int] = {}

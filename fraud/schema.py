@@ -180,6 +180,8 @@ class Alarm(Noun):
     message: str
     action: str
     retrain_on: int | None = None  # event day, since the epoch
+    version: str | None = None  # that the gate refused: the challenger
+    figures: dict[str, float] = {}  # its own, and as `champion_…` the champion's on the same payments
 
 
 class Report(Noun):
@@ -223,6 +225,13 @@ def standing(ledger: Sequence[Release]) -> list[Release]:
         else:
             stack.pop()
     return stack
+
+
+def challenger(alarms: Sequence[Alarm], ledger: Sequence[Release]) -> Alarm | None:
+    """Of the version that the gate refused last, if it is newer than all that were released; both oldest first."""
+    newest = max((int(release.version) for release in ledger), default=0)
+    refused = [alarm for alarm in alarms if alarm.version is not None]
+    return refused[-1] if refused and int(refused[-1].version or 0) > newest else None
 
 
 class Scene(Noun):

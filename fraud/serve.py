@@ -17,7 +17,19 @@ from fraud.history import Refused
 from fraud.ingest import DECIDERS, check_time
 from fraud.page import Identity, add_watching
 from fraud.policy import REASONS
-from fraud.schema import COMMANDS, EVENTS, Alarm, Command, Decision, Label, Noun, Release, Report, Transaction
+from fraud.schema import (
+    COMMANDS,
+    EVENTS,
+    Alarm,
+    Command,
+    Decision,
+    Label,
+    Noun,
+    Release,
+    Report,
+    Transaction,
+    challenger,
+)
 from shared.api import create_app, problem
 from shared.auth import require_key
 from shared.clock import Clock, perf_counter
@@ -44,9 +56,10 @@ class Accepted(Noun):
 
 
 class ModelNow(Noun):
-    """Who decides, and the ledger behind it, newest first."""
+    """Who decides, whom the gate refused, and the ledger behind it, newest first."""
 
     champion: Release | None
+    challenger: Alarm | None
     ledger: list[Release]
 
 
@@ -59,12 +72,14 @@ def make_app(
     pseudonym_key: bytes,
     deciders: Callable[[], bool],
     models: Path,
+    registry: str = "",
     stopping: Callable[[], bool] = lambda: False,
     visitor: str = "",
 ) -> FastAPI:
     """The service. `deciders` says whether the worker that it supervises runs, `stopping` that streams have to end.
 
-    `models` is where workers keep the files of versions; `visitor` the token that lets one browser into a demo.
+    `models` is where workers keep the files of versions; `registry` where a person sees MLflow, or the command that
+    shows it; `visitor` the token that lets one browser into a demo.
     """
     metrics = CollectorRegistry()
     edge = Edge(log, store, clock=clock, metrics=metrics)
@@ -159,9 +174,10 @@ def make_app(
 
     @app.get("/v1/model", dependencies=guarded, responses=errors, tags=["model"])
     async def model() -> ModelNow:
-        """The champion and the ledger of releases."""
-        ledger = list(edge.releases)[::-1]
-        return ModelNow(champion=ledger[0] if ledger else None, ledger=ledger)
+        """The champion, the challenger that the gate refused, and the ledger of releases."""
+        ledger = list(edge.releases)
+        champion = ledger[-1] if ledger else None
+        return ModelNow(champion=champion, challenger=challenger(list(edge.alarms), ledger), ledger=ledger[::-1])
 
     @app.get("/v1/alarms", dependencies=guarded, responses=errors, tags=["model"])
     async def alarms() -> list[Alarm]:
@@ -178,6 +194,7 @@ def make_app(
         edge,
         clock=clock,
         models=models,
+        registry=registry,
         api_key=api_key,
         guarded=guarded,
         deciders=deciders,

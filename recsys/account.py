@@ -44,6 +44,8 @@ def money(days: Sequence[Day]) -> Money:
     """The same shoppers with the same luck, under each way of recommending."""
     earned = {arm: sum(day.earned[arm] for day in days) for arm in ARMS}
     added = {}
+    # [1.1] Most of what a list shows would have been bought anyway, so what it is worth is its day less the same day
+    # without it; the sum of what was bought from lists would praise whoever shows bestsellers.
     for arm in ARMS:
         if arm != "none":
             by_day: Array = np.array([day.earned[arm] - day.earned["none"] for day in days])

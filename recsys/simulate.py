@@ -68,6 +68,9 @@ class Life(NamedTuple):
 class Chances(NamedTuple):
     """A day's luck, the same whatever is shown."""
 
+    # [2.2] Public sets say what was bought, never what had been shown, or what would have been bought without it. Here
+    # the same day can be lived with each list.
+
     users: Ints  # (visitors,) who come
     at: Ints  # (visitors,) seconds
     size: Ints  # (visitors,) items they look for

@@ -22,8 +22,8 @@ ALIKE = 50  # neighbours by content that an item keeps
 class Parameters(NamedTuple):
     """Of the sources; chosen on validation, kept in the recipe."""
 
-    # [3.2] Linear item-item explains itself ("because you bought X") and is within a few percent of ALS; ALS sees
-    # what no two baskets share. Deep two-tower models were not better on these data, and nobody can read them.
+    # [3.2] Linear item-item explains itself ("because you bought X"); ALS sees what no two baskets share, and its
+    # factors cannot be read. So both find, and the reason that is shown comes from the one that can be read.
     factors: int = 64
     regularization: float = 15.0
     alpha: float = 15.0

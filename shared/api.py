@@ -9,6 +9,7 @@ import prometheus_client
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
+from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -56,11 +57,12 @@ def create_app(
     lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]],
     metrics: prometheus_client.CollectorRegistry,
 ) -> FastAPI:
-    """An app with `/health/live`, `/health/ready` and `/metrics`.
+    """An app with `/docs`, `/health/live`, `/health/ready` and `/metrics`.
 
     `ready` says why the service is not ready; empty if it is.
     """
-    app = FastAPI(title=title, description=description, lifespan=lifespan)
+    # Swagger UI at /docs from the installed package: a reader on a train, or a bank's network, has no CDN.
+    app = FastAPIOffline(redoc_url=None, title=title, description=description, lifespan=lifespan)
     app.add_middleware(BodyLimit, limit=body_limit)
 
     @app.exception_handler(RequestValidationError)

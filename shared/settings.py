@@ -65,6 +65,15 @@ class Settings(BaseSettings):
         moved, prefix = self.under(self.var / run), run.replace("/", "-")
         return moved.model_copy(update={"log": apart(moved.log, prefix), "store": apart(moved.store, prefix)})
 
+    @property
+    def registry_page(self) -> str:
+        """Where a person sees the registry: its server's address, or the command that shows it. Without passwords."""
+        if self.mlflow.startswith("http"):
+            scheme, _, rest = self.mlflow.partition("://")
+            return f"{scheme}://{rest.rpartition('@')[2]}"
+        shown = self.mlflow if self.mlflow.startswith("sqlite:") else "$MLSD_MLFLOW"
+        return f".venv/bin/mlflow ui --backend-store-uri {shown}"
+
     def pin(self, name: str, secret: str) -> None:
         """Put a known secret where `key` would make one: for runs that have to be repeatable."""
         self.var.mkdir(parents=True, exist_ok=True)

@@ -13,11 +13,14 @@ from fraud.edge import Edge
 from fraud.explanation import Explainer, Explanation, NotAvailable
 from fraud.features import DEFINITION, NAMES
 from fraud.policy import REASONS
-from fraud.schema import STORY, Alarm, Decision, Noun, Release, Report, Scene, Wish, standing
-from fraud.watch import Money, Now, Row, Series, taken_back
+from fraud.savings import Money, taken_back
+from fraud.schema import STORY, Alarm, Decision, Noun, Release, Report, Scene, Wish, challenger, standing
+from fraud.timeline import Series
+from fraud.watch import Now, Row
 from shared.clock import Clock, monotonic
 from shared.eventlog.port import Entry
 from shared.page import add_page, event
+from shared.page.document import add_document
 
 FOLDER = Path(__file__).parent
 EVERY = 0.5  # seconds between two events of a stream
@@ -47,6 +50,7 @@ class Told(Noun):
     """What was said and done, newest first; it changes seldom."""
 
     champion: Release | None
+    challenger: Alarm | None  # whom the gate refused
     back_to: str | None  # the version that a rollback would go to
     ledger: list[Release]
     alarms: list[Alarm]
@@ -54,6 +58,7 @@ class Told(Noun):
     limits: dict[str, float]  # of drift, for the champion
     scenes: list[Scene]  # of a demo, oldest first
     demo: bool  # whether wishes are heard
+    registry: str  # MLflow's address, or the command that shows it
 
 
 class Watched(Noun):
@@ -77,9 +82,11 @@ class Defined(Noun):
 class Page:
     """What the routes share."""
 
-    def __init__(self, edge: Edge, *, clock: Clock, models: Path, deciders: Callable[[], bool], demo: bool) -> None:
+    def __init__(
+        self, edge: Edge, *, clock: Clock, models: Path, registry: str, deciders: Callable[[], bool], demo: bool
+    ) -> None:
         self.edge, self.explainer = edge, Explainer(models)
-        self._clock, self._deciders, self._demo = clock, deciders, demo
+        self._clock, self._registry, self._deciders, self._demo = clock, registry, deciders, demo
         self.streams = 0
 
     @property
@@ -103,6 +110,7 @@ class Page:
         champion, before = (ledger[-1] if ledger else None), standing(ledger)[:-1]
         return Told(
             champion=champion,
+            challenger=challenger(list(edge.alarms), ledger),
             back_to=before[-1].version if before else None,
             ledger=ledger[::-1],
             alarms=list(edge.alarms)[::-1],
@@ -110,6 +118,7 @@ class Page:
             limits=self.explainer.limits(champion),
             scenes=list(edge.scenes),
             demo=self._demo,
+            registry=self._registry,
         )
 
     def watched(self) -> Watched:
@@ -160,6 +169,7 @@ def add_watching(
     *,
     clock: Clock,
     models: Path,
+    registry: str,
     api_key: bytes,
     guarded: Sequence[Any],
     deciders: Callable[[], bool],
@@ -167,8 +177,9 @@ def add_watching(
     visitor: str,
 ) -> None:
     """The page, and what it asks for. With a `visitor`'s token it is a demo's, and hears wishes."""
-    page = Page(edge, clock=clock, models=models, deciders=deciders, demo=bool(visitor))
+    page = Page(edge, clock=clock, models=models, registry=registry, deciders=deciders, demo=bool(visitor))
     add_page(app, FOLDER, api_key=api_key, visitor=visitor)
+    add_document(app, FOLDER.parent / "DESIGN.md")
     router = APIRouter(prefix="/v1", dependencies=guarded, responses={401: {"description": "No key, or a wrong one."}})
 
     @router.get("/watch", tags=["watching"])

@@ -15,7 +15,7 @@ function line(name, button, words, ...more) {
     el("div", {}, el("p", {class: "small quiet"}, words), came));
 }
 
-export function build(place, told) {
+export function build(told) {
   const version = el("input", {id: "version", inputmode: "numeric", pattern: "[0-9]{1,9}", size: "4", maxlength: "9", required: true});
   const force = el("input", {id: "force", type: "checkbox"});
   const asked = (name, command, question) => async () => {
@@ -33,17 +33,17 @@ export function build(place, told) {
     line("promote", button("Promote", promote), "Make a version of the registry the champion.",
       el("label", {for: "version"}, "version"), version, el("label", {class: "check"}, force, "past the gate")),
   ];
+  byId("operator").replaceChildren(...rows);
   if (told.demo) {
     const wish = (name, wanted, question) => async () => {
       if (!question || await sure(question)) start(name, () => ask("/v1/wishes", {wish: wanted}));
     };
-    rows.push(
+    byId("wishes").replaceChildren(
       line("attack", button("Start the attack", wish("attack", "attack")),
-        "Demo: new fraudsters pay slowly, at home, in sums like anybody's. From the next virtual day on."),
+        "New fraudsters, from the next virtual day on: slowly, at home, in sums like anybody's."),
       line("bad", button("Release a bad model", wish("bad", "bad release", "Release a model past the gate that declines far too much?")),
-        "Demo: the champion's trees, calibrated for a world full of fraud. A guardrail should take it back."));
+        "Trees calibrated for a world full of fraud. A guardrail should take it back."));
   }
-  place.replaceChildren(...rows);
 }
 
 const button = (text, click) => el("button", {type: "button", class: "act", click}, text);
@@ -76,17 +76,17 @@ export function update(told) {
     attack.button.textContent = "The attack has begun";
   }
   if (!pending) return;
-  const [released, alarmed, moved] = newest(told).map((each, place) => each !== pending.before[place]);
-  const [release, alarm, scene] = [told.ledger[0], told.alarms[0], told.scenes.at(-1)];
+  const [released, alarmed] = newest(told).map((each, place) => each !== pending.before[place]);
+  const [release, alarm] = [told.ledger[0], told.alarms[0]];
   if (pending.name === "attack") {
-    if (moved) finish(`${scene.title}.`);
+    if (begun) finish("It has begun.");
   } else if (released) finish(`Done: ${release.action === "promote" ? "promoted" : "rolled back to"} version ${release.version}, ${release.why}.`);
   else if (alarmed && pending.name !== "bad") finish(`${alarm.message}; ${alarm.action}.`);
   if (pending && Date.now() - pending.since > 1000 * PATIENCE) finish("Nobody has answered yet: does `python -m fraud monitor` run?");
 }
 
-/** The newest release, alarm and scene, as text: lists forget their oldest, so their lengths say nothing. */
-const newest = (told) => [told.ledger[0], told.alarms[0], told.scenes.at(-1)].map((each) => JSON.stringify(each));
+/** The newest release and alarm, as text: lists forget their oldest, so their lengths say nothing. */
+const newest = (told) => [told.ledger[0], told.alarms[0]].map((each) => JSON.stringify(each));
 
 function finish(words) {
   const {button: pressed, came} = lines[pending.name];

@@ -1,6 +1,6 @@
 // One payment: what the model saw, what each feature added, what each action would have cost.
 
-import {byId, decimal, el, euroCents, momentOf, percent} from "/page/dom.js";
+import {byId, decimal, el, euroCents, momentOf, percent, table} from "/page/dom.js";
 import {ask} from "/page/live.js";
 import {MARKS, feature, risk, value, verdict} from "/page/words.js";
 
@@ -60,15 +60,14 @@ function costs(decision) {
     return part;
   }
   const taken = decision.costs[decision.action];
-  part.append(el("table", {},
-    el("thead", {}, el("tr", {}, el("th", {scope: "col"}, "Action"), el("th", {scope: "col", class: "number"}, "Expected"),
-      el("th", {scope: "col", class: "number"}, "Against it"))),
-    el("tbody", {}, Object.entries(decision.costs).map(([action, cost]) => {
-      const chosen = action === decision.action, more = cost - taken;
-      return el("tr", {class: chosen ? "chosen" : null}, el("td", {}, verdict(action, action)),
-        el("td", {class: "number"}, euroCents(cost)),
-        el("td", {class: "number"}, chosen ? "taken" : `${euroCents(Math.abs(more))} ${more < 0 ? "less" : "more"}`));
-    }))), el("p", {class: "small quiet"}, "Expected EUR by the probability: a missed fraud, a lost customer, an " +
+  const chosen = ({action}) => action === decision.action;
+  const against = (row) => chosen(row) ? "taken"
+    : `${euroCents(Math.abs(row.cost - taken))} ${row.cost < taken ? "less" : "more"}`;
+  part.append(table("What each action would cost", [
+    {name: "Action", of: (row) => row.action, show: (row) => verdict(row.action, row.action)},
+    {name: "Expected", number: true, of: (row) => row.cost, show: (row) => euroCents(row.cost)},
+    {name: "Against it", number: true, of: (row) => row.cost, show: against},
+  ], Object.entries(decision.costs).map(([action, cost]) => ({action, cost})), {chosen}).element, el("p", {class: "small quiet"}, "Expected EUR by the probability: a missed fraud, a lost customer, an " +
       "analyst's time with what its scarcity adds."));
   return part;
 }
@@ -81,12 +80,11 @@ function windows(decision) {
   }
   const of = (name) => decision.features[names.indexOf(name)];
   const spans = names.filter((name) => name.startsWith("card_payments_")).map((name) => name.slice(14));
-  part.append(el("table", {},
-    el("thead", {}, el("tr", {}, el("th", {scope: "col"}, "Within"), el("th", {scope: "col", class: "number"}, "Payments"),
-      el("th", {scope: "col", class: "number"}, "Sum"))),
-    el("tbody", {}, spans.map((span) => el("tr", {}, el("td", {}, feature(`x_${span}`).split(", ")[1]),
-      el("td", {class: "number"}, String(of(`card_payments_${span}`))),
-      el("td", {class: "number"}, euroCents(of(`card_amount_${span}`))))))));
+  part.append(table("The card before this payment", [
+    {name: "Within", of: (row) => row.place, show: (row) => feature(`x_${row.span}`).split(", ")[1]},
+    {name: "Payments", number: true, of: (row) => of(`card_payments_${row.span}`)},
+    {name: "Sum", number: true, of: (row) => of(`card_amount_${row.span}`), show: (row) => euroCents(of(`card_amount_${row.span}`))},
+  ], spans.map((span, place) => ({span, place}))).element);
   return part;
 }
 

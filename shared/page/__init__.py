@@ -51,7 +51,7 @@ def add_page(app: FastAPI, folder: Path, *, api_key: bytes, visitor: str = "") -
     @app.get("/", include_in_schema=False)
     async def index(request: Request, token: str = "") -> Response:
         if not token:
-            return _answer(request, files["index.html"])
+            return answer(request, files["index.html"])
         response = RedirectResponse("/", 303, {"Referrer-Policy": "no-referrer", "Cache-Control": "no-store"})
         known = next((known for known in tokens if secrets.compare_digest(known.encode(), token.encode())), None)
         if known is not None:
@@ -63,7 +63,11 @@ def add_page(app: FastAPI, folder: Path, *, api_key: bytes, visitor: str = "") -
     async def file(request: Request, name: str) -> Response:
         if name not in files:  # a look-up: no name reaches the file system
             raise HTTPException(404, f"the page has no file {name!r}")
-        return _answer(request, files[name])
+        return answer(request, files[name])
+
+    @app.get("/favicon.ico", include_in_schema=False)
+    async def icon(request: Request) -> Response:  # what a browser asks for beside JSON or text
+        return answer(request, files["icon.svg"])
 
     @app.get("/session", include_in_schema=False)
     async def asked(request: Request) -> dict[str, bool]:
@@ -87,13 +91,16 @@ def _read(folder: Path) -> dict[str, File]:
     files = {}
     for path in folder.rglob("*"):
         if path.suffix in TYPES:
-            content = path.read_bytes()
-            tag = {"ETag": f'"{sha256(content).hexdigest()[:16]}"', "Content-Type": TYPES[path.suffix]}
-            files[path.relative_to(folder).as_posix()] = File(content, HEADERS | tag)
+            files[path.relative_to(folder).as_posix()] = tagged(path.read_bytes(), TYPES[path.suffix])
     return files
 
 
-def _answer(request: Request, file: File) -> Response:
+def tagged(content: bytes, media_type: str) -> File:
+    return File(content, HEADERS | {"ETag": f'"{sha256(content).hexdigest()[:16]}"', "Content-Type": media_type})
+
+
+def answer(request: Request, file: File) -> Response:
+    """The file, or word that the browser has it."""
     if request.headers.get("if-none-match") == file.headers["ETag"]:
         return Response(status_code=304, headers=file.headers)
     return Response(file.content, headers=file.headers)

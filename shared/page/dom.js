@@ -12,6 +12,9 @@ export function el(name, attributes = {}, ...children) {
   return made;
 }
 
+/** A number, and the API call that gives it; by keyboard the section's own link leads there. */
+export const from = (path, ...words) => el("a", {class: "figure", href: path, tabindex: "-1", target: "_blank"}, ...words);
+
 export const byId = (id) => document.getElementById(id);
 
 /** Set text only when it has changed, so that a screen reader is not told the same again. */
@@ -52,7 +55,7 @@ export function ago(seconds) {
 }
 
 /** A table whose columns sort: columns are {name, of(row) -> value, show(row) -> text or element, number, wrap}. */
-export function table(caption, columns, rows) {
+export function table(caption, columns, rows, {chosen = () => false} = {}) {
   const body = el("tbody");
   const heads = columns.map((column) => el("th", {scope: "col", class: column.number ? "number" : null},
     el("button", {type: "button", click: () => sort(column)}, column.name)));
@@ -73,7 +76,7 @@ export function table(caption, columns, rows) {
       const [x, y] = [order.of(a), order.of(b)];
       return (x < y ? -1 : x > y ? 1 : 0) * (down ? -1 : 1);
     });
-    body.replaceChildren(...sorted.map((row) => el("tr", {}, columns.map((column) =>
+    body.replaceChildren(...sorted.map((row) => el("tr", {class: chosen(row) ? "chosen" : null}, columns.map((column) =>
       el("td", {class: column.number ? "number" : column.wrap ? "wrap" : null}, column.show ? column.show(row) : String(column.of(row)))))));
   }
 

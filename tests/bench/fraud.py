@@ -48,9 +48,10 @@ def main() -> None:
             run.figure("bench.event_p99_us", round(float(p99), 1), unit="us")
             act.outcome = f"{rate:,.0f} events a second, p50 {p50:.0f} us, p99 {p99:.0f} us"
         with stage.act("One row through the trees") as act:
-            ours, booster, sklearn = one_row()
+            ours, booster, sklearn, contributions = one_row()
             run.figure("bench.row_us", round(1e6 * ours, 1), unit="us")
             run.figure("bench.row_vs_sklearn", round(sklearn / ours, 1), unit="ratio", target=">= 60")
+            run.figure("bench.contributions_vs_row", round(contributions / ours, 1), unit="ratio")
             run.figure("bench.row_vs_booster", round(booster / ours, 1), unit="ratio", target=">= 4")
             act.outcome = f"{1e6 * ours:.1f} us; the booster on numpy {1e6 * booster:.0f}, sklearn {1e6 * sklearn:.0f}"
         with stage.act("Memory of a card") as act:
@@ -91,8 +92,10 @@ def records(world: Trained) -> list[Record]:
     return made
 
 
-def one_row() -> tuple[float, float, float]:
-    """Seconds of one prediction through 100 trees x 31 leaves: ours, the booster on a numpy row, sklearn's wrapper."""
+def one_row() -> tuple[float, float, float, float]:
+    """Seconds of one prediction through 100 trees x 31 leaves: ours, the booster on a numpy row, sklearn's wrapper; and
+    of the contributions to one.
+    """
     matrix, frauds = learnable(20_000, seed=1)
     peer = lgb.LGBMClassifier(n_estimators=100, num_leaves=31, n_jobs=1, verbosity=-1).fit(matrix, frauds)
     ours = Model(peer.booster_, slope=1.0, intercept=0.0)
@@ -101,9 +104,10 @@ def one_row() -> tuple[float, float, float]:
         lambda: ours.score(as_list),
         lambda: peer.booster_.predict(row, num_threads=1),
         lambda: peer.predict_proba(row),
+        lambda: ours.contributions(as_list),
     ]
-    mine, booster, sklearn = (median(per_call(call) for _ in range(REPEATS)) for call in calls)
-    return mine, booster, sklearn
+    mine, booster, sklearn, contributions = (median(per_call(call) for _ in range(REPEATS)) for call in calls)
+    return mine, booster, sklearn, contributions
 
 
 def per_call(call: Callable[[], object], *, calls: int = 300) -> float:

@@ -1,8 +1,12 @@
 """The two commands that tell the whole story, as a user types them; shortened, and on the real file."""
 
+import os
 import re
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -20,8 +24,30 @@ def run(*arguments: object) -> str:
     return done.stdout
 
 
-def test_the_demo_lives_through_attack_and_bad_release_and_serves_every_request(tmp_path: Path) -> None:
-    said = run("--var", tmp_path, "demo", "--days", 21, "--headless")
+@pytest.fixture
+def demo(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """The demo as a person starts it: the service stays up until Ctrl-C."""
+    command = [sys.executable, "-m", "fraud", "--var", str(tmp_path), "demo", "--days", "21"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    ) as process:
+        yield process
+        with suppress(ProcessLookupError):  # whatever became of the test, nothing of it goes on
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_the_demo_lives_through_attack_and_bad_release_and_serves_every_request(
+    demo: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    assert demo.stdout is not None
+    said = ""
+    while "ends the service" not in said:
+        line = demo.stdout.readline()
+        assert line, said
+        said += line
+    os.killpg(demo.pid, signal.SIGINT)  # as a terminal does: to all of its processes
+    assert demo.stdout.read() == ""
+    assert demo.wait(60) == 130
     for act in ("History", "Training", "Live", "Attack", "Retrain", "A bad release", "The rest"):
         assert re.search(rf"\d  {act}", said)
     assert "rollback" in said

@@ -18,7 +18,7 @@ from shared.checklist import ROOT
 from shared.eventlog.port import Entry
 from shared.settings import Settings
 from tests.fraud.bank import TODAY, Bank, Trained, days, open_registry
-from tests.fraud.test_serve import PAYMENT, edge, eventually, working
+from tests.fraud.test_serve import PAYMENT, REGISTRY, edge, eventually, working
 
 pytestmark = [
     pytest.mark.e2e,
@@ -70,6 +70,7 @@ def tab(chromium: Browser) -> Iterator[Page]:
         "ERR_INTERNET_DISCONNECTED",
         "ERR_INCOMPLETE_CHUNKED_ENCODING",
         "status of 401",
+        "ERR_CONNECTION_REFUSED",  # the service ends before the browser, whose page asks for it again
     )  # asked for by the test
     assert [text for text in said if not any(word in text for word in expected)] == []
     assert asked <= {"127.0.0.1"}
@@ -100,6 +101,10 @@ def visit(tab: Page, service: Service) -> None:
 
 def press(tab: Page, name: str) -> None:
     tab.get_by_role("button", name=name, exact=True).click()
+
+
+def press_link(tab: Page, name: str) -> None:
+    tab.get_by_role("link", name=name, exact=True).click()
 
 
 def lived(service: Service, world: Trained, *, last: int = 4) -> None:
@@ -183,6 +188,8 @@ def test_it_shows_what_the_api_says(tab: Page, service: Service, world: Trained)
     expect(first).to_contain_text(f"€ {row['cents'] / 100:,.2f}")
     expect(first).to_contain_text({"approve": "Approved", "review": "Review", "decline": "Declined"}[row["action"]])
     assert tab.locator("#charts canvas").count() == 4
+    for link in tab.locator("a.figure").all():  # a number's own call
+        assert service.client.get(str(link.get_attribute("href"))).status_code == 200
     keep(tab, "normal")
     for scheme, size, name in (("dark", DESK, "normal-dark"), ("dark", PHONE, "phone-dark"), ("light", PHONE, "phone")):
         tab.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
@@ -191,6 +198,53 @@ def test_it_shows_what_the_api_says(tab: Page, service: Service, world: Trained)
         assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth"), "scrolls sideways"
         assert serious(tab) == [], name
         keep(tab, name)
+
+
+def test_the_payments_are_sorted_and_held_until_they_are_let_go(tab: Page, service: Service, world: Trained) -> None:
+    visit(tab, service)
+    lived(service, world, last=2)
+    settled(tab, service)
+
+    def amounts() -> list[float]:
+        return [
+            float(cell.replace("€", "").replace(",", ""))
+            for cell in tab.locator("#rows td:nth-child(2)").all_inner_texts()
+        ]
+
+    newest = amounts()
+    press(tab, "Amount")
+    expect(tab.locator("#hold")).to_have_attribute("aria-pressed", "true")
+    expect(tab.locator("th[data-sort=cents]")).to_have_attribute("aria-sort", "descending")
+    largest = amounts()
+    assert largest == sorted(largest, reverse=True)
+    press(tab, "Amount")
+    assert amounts() == sorted(amounts())
+    assert service.client.post("/v1/decisions", json=PAYMENT | {"id": "while-held"}).status_code == 200
+    tab.wait_for_timeout(1_500)
+    assert amounts() == sorted(amounts())
+    press(tab, "Hold")
+    assert amounts() == [float(str(PAYMENT["cents"])) / 100, *newest][: len(newest)]
+
+
+def test_its_links_work_without_a_network(tab: Page, service: Service) -> None:
+    visit(tab, service)
+    press_link(tab, "Design")
+    expect(tab.get_by_role("heading", level=1)).to_contain_text("fraud detection")
+    keep(tab, "design")
+    assert serious(tab) == []
+    tab.get_by_role("link", name="Worker.step", exact=True).click()
+    expect(tab.locator(":target")).to_contain_text("def step")
+    tab.goto(f"{service.url}/docs")
+    expect(tab.get_by_text("/v1/decisions", exact=True).first).to_be_visible(timeout=30_000)
+    keep(tab, "api")
+    visit(tab, service)
+    press_link(tab, "MLflow")
+    expect(tab.locator("#mlflow-command")).to_have_text(REGISTRY)
+    assert serious(tab) == []
+    keep(tab, "mlflow")
+    press(tab, "Close")
+    press_link(tab, "Metrics")
+    expect(tab.locator("body")).to_contain_text("fraud_request_seconds")
 
 
 def test_a_payment_is_explained_by_keyboard_with_the_numbers_of_the_api(
@@ -314,9 +368,14 @@ def test_each_button_does_what_it_says(tab: Page, service: Service, world: Train
         bank.clock.observe(TODAY + 120)
         press(tab, "Retrain now")
         expect(tab.locator("#operator")).to_contain_text("the champion goes on.", timeout=60_000)  # no newer labels
+        challenger = service.get("/v1/model")["challenger"]
+        expect(tab.locator("#model")).to_contain_text(f"version {challenger['version']}")
+        own, theirs = (challenger["figures"][f"{whose}average_precision"] for whose in ("", "champion_"))
+        expect(tab.locator("#model")).to_contain_text(f"{own:.3f}, champion {theirs:.3f}")
+        keep(tab, "challenger")
         assert commands()[2:] == [("rollback", None, False), ("retrain", None, False)]
     press(tab, "Start the attack")
-    expect(tab.locator("#operator")).to_contain_text("Heard")
+    expect(tab.locator("#wishes")).to_contain_text("Heard")
     press(tab, "Release a bad model")
     press(tab, "Yes")
     eventually(lambda: wishes(bank) == ["attack", "bad release"])
@@ -352,6 +411,7 @@ def test_a_log_that_is_away_is_said_and_comes_back_by_itself(tab: Page, bank: Ba
         expect(tab.locator("#standing")).to_contain_text("1 request of the last minute got no decision")
         foreign.execute("ALTER TABLE records RENAME TO gone")
         expect(tab.locator("#notices")).to_contain_text("is away", timeout=15_000)
+        expect(tab.locator("#model")).to_contain_text("not known while the log is away")
         keep(tab, "log-away")
         foreign.execute("ALTER TABLE gone RENAME TO records")
         expect(tab.locator("#notices")).to_be_empty(timeout=15_000)

@@ -198,6 +198,8 @@ def test_a_retraining_that_is_no_better_leaves_the_champion(room: Room) -> None:
     (alarm,) = room.alarms
     assert (alarm.kind, alarm.action) == ("gate", "the champion goes on")
     assert alarm.message.startswith("version 2 refused: ")
+    assert alarm.version == "2"
+    assert {"cost_per_1000", "champion_cost_per_1000"} <= alarm.figures.keys()
     assert len(room.releases) == 1
 
 

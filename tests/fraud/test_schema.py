@@ -9,7 +9,7 @@ from fraud import config, dataset
 from fraud.config import DAY
 from fraud.history import Refused
 from fraud.ingest import accept, dead_letter
-from fraud.schema import EVENT, DeadLetter, Event, Label, Tick, Transaction, message
+from fraud.schema import EVENT, Alarm, DeadLetter, Event, Label, Release, Tick, Transaction, challenger, message
 from shared.eventlog.port import Record
 from tests.worlds import START, bank, brief, label, payment, troubled
 
@@ -166,3 +166,17 @@ def test_columns_of_the_lake_are_those_of_the_events() -> None:
     assert set(bank(seed=2, days=1, cards=60).columns) == columns | {"partition"}
     assert message().meta.root_names()
     assert pl.DataFrame(schema=dict.fromkeys(columns, pl.String)).select(message()).is_empty()
+
+
+def test_the_challenger_is_who_the_gate_refused_last_unless_a_newer_one_was_released() -> None:
+    said = {"kind": "gate", "at": 1, "message": "refused", "action": ""}
+    alarms = [Alarm.model_validate(said | {"version": version}) for version in ("2", "10", None)]
+    known = {"artifact": "", "digest": "", "at": 9, "who": "me", "why": "", "figures": {}}
+    ledger = [
+        Release.model_validate(known | {"action": action, "version": version})
+        for action, version in (("promote", "1"), ("promote", "9"), ("rollback", "1"), ("promote", "11"))
+    ]
+    assert challenger(alarms, ledger[:3]) == challenger(alarms, []) == alarms[1]
+    assert challenger(alarms[:1], ledger[:3]) is None
+    assert challenger(alarms, ledger) is None
+    assert challenger([], []) is None

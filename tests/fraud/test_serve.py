@@ -24,6 +24,7 @@ from tests.fraud.bank import KEY, TODAY, Bank, Trained, open_registry
 from tests.servers import RedisServer
 
 CARD = "4111111111111111"
+REGISTRY = ".venv/bin/mlflow ui"
 PAYMENT = {
     "card": CARD,
     "id": "tx-1",
@@ -75,6 +76,7 @@ def edge(bank: Bank, *, key: str = "secret", url: str = "", visitor: str = "") -
         pseudonym_key=KEY,
         deciders=lambda: True,
         models=bank.var / "models",
+        registry=REGISTRY,
         stopping=lambda: server.should_exit,
         visitor=visitor,
     )
@@ -282,7 +284,8 @@ def test_a_test_payment_gets_no_verdict(client: httpx.Client, bank: Bank) -> Non
 def test_commands_are_carried_out_and_seen_in_ledger_and_alarms(
     client: httpx.Client, bank: Bank, world: Trained
 ) -> None:
-    assert client.get("/v1/model").json()["champion"]["version"] == "1"
+    first = client.get("/v1/model").json()
+    assert (first["champion"]["version"], first["challenger"]) == ("1", None)
     registry = open_registry(bank.var)
     for odds, gate in ((0.1, "passed"), (0.2, "costs too much")):
         folder = bank.var / "models" / bank.variant(world.release, version="", log_odds=odds).digest

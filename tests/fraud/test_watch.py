@@ -6,8 +6,10 @@ import pytest
 
 from fraud.config import DAY, MINUTE
 from fraud.policy import realised
+from fraud.savings import gained, taken_back
 from fraud.schema import Release
-from fraud.watch import MOST, RECENT, Watch, gained, taken_back
+from fraud.timeline import MOST
+from fraud.watch import RECENT, Watch
 from tests.fraud.bank import TODAY
 
 NOBODY: frozenset[str] = frozenset()

@@ -1,6 +1,7 @@
 """Every answer that is not the one asked for is a problem+json that says what was wrong."""
 
 import asyncio
+import re
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -111,6 +112,14 @@ def test_a_metric_that_waits_holds_up_nobody(service: Service) -> None:
             return (await scrape).text
 
     assert "lag 1.0" in asyncio.run(ask()).splitlines()
+
+
+def test_the_description_needs_no_network(service: Service) -> None:
+    page = ask(service.app, "GET", "/docs")
+    assert "swagger" in page.text
+    assert "://" not in page.text
+    for address in re.findall(r'(?:src|href)="([^"]+)"', page.text):
+        assert ask(service.app, "GET", address).status_code == 200, address
 
 
 def test_what_a_service_starts_it_stops(service: Service) -> None:

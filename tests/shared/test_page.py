@@ -1,6 +1,7 @@
 """The shell of the pages: what a browser may have, and how it comes in."""
 
 import json
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from hashlib import sha256
@@ -15,6 +16,7 @@ from shared.api import create_app
 from shared.auth import require_key
 from shared.checklist import ROOT, tracked
 from shared.page import add_page
+from shared.page.document import add_document
 from tests.asgi import ask
 
 KEY = b"sesame"
@@ -32,6 +34,7 @@ def app(tmp_path: Path) -> FastAPI:
         title="t", description="t", body_limit=1_000, ready=str, lifespan=nothing, metrics=CollectorRegistry()
     )
     (tmp_path / "index.html").write_text("<title>t</title>")
+    (tmp_path / "icon.svg").write_text("<svg/>")
     (tmp_path / "secret.py").write_text("KEY = 1")
     add_page(app, tmp_path, api_key=KEY, visitor="once")
 
@@ -100,6 +103,43 @@ def test_a_token_opens_once_and_leaves_no_trace_in_the_address(app: FastAPI) -> 
     assert ask(app, "GET", "/session", headers=session(answer)).json() == {"open": True}
     assert "set-cookie" not in ask(app, "GET", "/?token=once").headers
     assert "set-cookie" not in ask(app, "GET", "/?token=wrong").headers
+
+
+@pytest.fixture
+def documented(app: FastAPI) -> FastAPI:
+    add_document(app, ROOT / "fraud" / "DESIGN.md")
+    return app
+
+
+def test_a_document_is_a_page_whose_links_lead_to_the_definition(documented: FastAPI) -> None:
+    page = ask(documented, "GET", "/design")
+    assert page.headers["content-type"].startswith("text/html")
+    assert "default-src 'self'" in page.headers["content-security-policy"]
+    assert "<h3>4.3 Scalability and fault tolerance</h3>" in page.text
+    assert "&lt;!--" not in page.text
+    links = re.findall(r'href="(/source/[^"#]+)#?([^"]*)"', page.text)
+    assert len(links) > 30
+    for address, symbol in links:
+        source = ask(documented, "GET", address)
+        assert source.status_code == 200, address
+        assert not symbol or f'<span id="{symbol}">' in source.text, f"{address} shows no {symbol}"
+
+
+@pytest.mark.parametrize("name", ["fraud/edge.pyc", "README.md", "../page/shared/STYLE.md", ".git/config", "%2e%2e/x"])
+def test_a_file_that_the_document_does_not_name_is_not_given(documented: FastAPI, name: str) -> None:
+    assert ask(documented, "GET", f"/source/{name}").status_code == 404
+
+
+def test_source_is_shown_as_text(tmp_path: Path, app: FastAPI, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shared.page.document.ROOT", tmp_path)
+    (tmp_path / "code.py").write_text("class A:\n    def b(self) -> None:\n        '<script>'\n\nC = 1\n    def d()\n")
+    (tmp_path / "D.md").write_text("<script>alert()</script> [code](code.py#A.b) [out](../elsewhere.py)")
+    add_document(app, tmp_path / "D.md")
+    page, source = (ask(app, "GET", path).text for path in ("/design", "/source/code.py"))
+    assert "<script>" not in page + source
+    assert 'href="/source/code.py#A.b"' in page
+    assert 'href="../elsewhere.py"' in page
+    assert re.findall(r'<span id="([^"]+)">', source) == ["A", "A.b", "C"]
 
 
 @pytest.mark.parametrize("path", [path for path in tracked() if path.name == "VENDORED.json"], ids=str)

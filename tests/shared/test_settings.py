@@ -129,6 +129,18 @@ def test_secrets_are_not_shown() -> None:
 
 
 @pytest.mark.parametrize(
+    ("mlflow", "shown"),
+    [
+        ("http://me:sesame@mlflow:5000", "http://mlflow:5000"),
+        ("postgresql://me:sesame@db/mlflow", ".venv/bin/mlflow ui --backend-store-uri $MLSD_MLFLOW"),
+        ("", ".venv/bin/mlflow ui --backend-store-uri sqlite:///var/mlflow.db"),
+    ],
+)
+def test_where_the_registry_is_seen_is_said_without_a_password(mlflow: str, shown: str) -> None:
+    assert Settings(mlflow=mlflow).registry_page == shown
+
+
+@pytest.mark.parametrize(
     ("log", "afresh"),
     [
         ("kafka://broker:9092", "kafka://broker:9092/demo-1"),
