@@ -130,6 +130,8 @@ class Ranked(NamedTuple):
 class TopK(NamedTuple):
     """What is stored of each user."""
 
+    # [1.1] Asked is an ordered list of things worth showing next, not a rating of each: so what is stored is an order,
+    # and what it is judged by is what people go on to buy.
     items: NDArray[np.int32]  # (users, STORED)
     sources: NDArray[np.int8]  # (users, STORED)
     explored: NDArray[np.bool_]  # (users,)
