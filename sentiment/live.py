@@ -17,7 +17,8 @@ from sentiment.hours import Manifest
 from sentiment.ingest import GROUP
 from sentiment.schema import (
     ALARMS,
-    MENTIONS,
+    MINUTE,
+    MINUTES,
     OPINIONS,
     POSTS,
     RELEASES,
@@ -32,6 +33,7 @@ from sentiment.schema import (
     Release,
     Report,
     Scene,
+    Seal,
     Tick,
 )
 from sentiment.serve import audited
@@ -70,6 +72,7 @@ class Live:
         self._due: list[tuple[int, Opinion]] = []  # audits that people will have given by then
         self._rng = np.random.default_rng(seed)
         self._reader = self.log.reader(beginning([OPINIONS, ALARMS, RELEASES, REPORTS]))
+        self._minutes, self._seals = self.log.reader(beginning([MINUTES])), [0] * MINUTES.partitions
         self._stack = ExitStack()
         self._children: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -134,7 +137,7 @@ class Live:
             self.sent += rows.height
         self.tick(end)
         self._settle(WORKERS, POSTS)
-        self._settle(WORKERS, MENTIONS)
+        self._wait(lambda: self._counted() >= end, "mentions are not counted; see serve.log")
         self.busy += perf_counter() - began
         self.follow()
         self._audit()
@@ -201,6 +204,13 @@ class Live:
             return all(p in done and done[p].offset >= end for p, end in ends.items() if end)
 
         self._wait(passed, f"{group} does not come to the end of {topic.name}; see the .log files")
+
+    def _counted(self) -> int:
+        """Event time up to which every partition of mentions has been counted, as its seals say."""
+        for record in self._minutes.poll(10_000, 0.0):
+            if isinstance(message := MINUTE.validate_json(record.value), Seal):
+                self._seals[message.partition] = max(self._seals[message.partition], message.at)
+        return min(self._seals)
 
     def _wait(self, done: Callable[[], bool], why: str) -> None:
         until, nap = monotonic() + PATIENCE, 0.001

@@ -112,7 +112,8 @@ class Linear:
             about = json.loads((folder / "linear.json").read_text())
             if about["definition"] != DEFINITION:
                 raise ModelCorrupt(f"model of normaliser {about['definition']}, this code has {DEFINITION}")
-            with np.load(folder / "linear.npz", allow_pickle=False) as arrays:
+            # Opened here: of a damaged file numpy would leave its own open.
+            with (folder / "linear.npz").open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 idfs = [arrays["words"], arrays["characters"]]
                 return cls(about["vocabularies"], idfs, arrays["weights"], arrays["bias"])
         except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:

@@ -184,10 +184,18 @@ class Crowd:
         return manifest
 
     def unread(self) -> int:
-        left = 0
-        for topic in (POSTS, MENTIONS):
-            done = self.log.committed(WORKERS, topic)
-            left += sum(end - (done[p].offset if p in done else 0) for p, end in self.log.ends(topic).items())
+        """Posts not yet read; when there are none, whether mentions are. In Kafka a step's end takes an offset, too."""
+        done = self.log.committed(WORKERS, POSTS)
+        posts = sum(end - (done[p].offset if p in done else 0) for p, end in self.log.ends(POSTS).items())
+        if posts:
+            return posts
+        done = self.log.committed(WORKERS, MENTIONS)
+        start = {
+            place: done[place.partition].offset if place.partition in done else 0 for place in beginning([MENTIONS])
+        }
+        reader = self.log.reader(start)
+        left = len(reader.poll(1, 0.0 if self.url.startswith("sqlite") else 0.5))
+        reader.close()
         return left
 
     # --- out --------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from sentiment.account import mentioned, seam
 from sentiment.config import DAY, HOUR, LATENESS
 from sentiment.schema import ALL, MINUTES
 from shared.clock import monotonic, sleep
-from shared.eventlog.port import beginning
+from shared.eventlog.port import Fenced, LogUnavailable, beginning
 from tests.sentiment.crowd import TODAY, Crowd, Trained, as_post, post
 
 SINCE, UNTIL = TODAY, TODAY + 2 * DAY + HOUR
@@ -115,17 +115,25 @@ def test_readers_publishing_late_posts_and_deaths_at_once(any_crowd: Crowd, worl
 
     def score() -> None:
         nonlocal worker
-        if chance.random() < 0.1:  # dies without a word, and comes back under the same name
+        try:
+            worker.step(0.01)
+            dies = chance.random() < 0.1  # without a word, and comes back under the same name
+        except (Fenced, LogUnavailable):  # as the command does: afresh, with nothing remembered
+            dies = True
+        if dies:
             dead, worker = worker, crowd.worker()
             crowd.leave(dead)
-        worker.step(0.01)
 
     def publish() -> None:
         nonlocal batch
-        if chance.random() < 0.1:
+        try:
+            batch.step()
+            dies = chance.random() < 0.1
+        except (Fenced, LogUnavailable):
+            dies = True
+        if dies:
             dead, batch = batch, crowd.batch()
             crowd.leave(dead)
-        batch.step()
 
     timeline = crowd.timeline()
     reader = crowd.log.reader(beginning([MINUTES]))
