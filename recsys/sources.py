@@ -66,7 +66,7 @@ class Sources(NamedTuple):
         ]
         owned = self.bought[users].toarray() & ~self.again | self.closed
         for scores in found:
-            scores[owned] = -np.inf
+            np.putmask(scores, owned, -np.inf)
         return found
 
     def save(self, path: Path) -> None:
