@@ -96,22 +96,23 @@ class Labelled:
         self.pairs = Candidates(pairs.users[rows], pairs.items[rows], pairs.scores[rows])
         self.matrix, self.bought, self.groups = matrix[rows], bought[rows], groups[useful]
 
-    def data(self) -> lgb.Dataset:
+    def data(self, like: lgb.Dataset | None = None) -> lgb.Dataset:
+        """Binned, as `like` is if it is given."""
         labels = self.bought.astype(np.int32)
-        return lgb.Dataset(self.matrix, labels, group=self.groups, feature_name=list(NAMES), free_raw_data=False)
+        return lgb.Dataset(self.matrix, labels, group=self.groups, reference=like, feature_name=list(NAMES))
 
 
-def fit(train: Labelled, stop: Labelled, *, objective: str, seed: int, trees: int = TREES) -> lgb.Booster:
-    """Trees on one period; how many is told by the next one."""
-    parameters = PARAMETERS | {"objective": objective, "seed": seed, "metric": "ndcg", "eval_at": [20]}
-    if objective == "binary":
-        parameters |= {"metric": "binary_logloss"}
+def fit(train: Labelled, stop: Labelled, *, seed: int) -> list[lgb.Booster]:
+    """Trees on one period, by each of OBJECTIVES; how many is told by the next one."""
     data = train.data()
-    stopping: list[Callable[..., Any]] = [lgb.early_stopping(PATIENCE, verbose=False)]
-    later = lgb.Dataset(
-        stop.matrix, stop.bought.astype(np.int32), group=stop.groups, reference=data, feature_name=list(NAMES)
-    )
-    return lgb.train(parameters, data, trees, valid_sets=[later], callbacks=stopping)
+    later = stop.data(like=data)
+    boosters = []
+    for objective in OBJECTIVES:
+        metric = "ndcg" if objective == "lambdarank" else "binary_logloss"
+        parameters = PARAMETERS | {"objective": objective, "seed": seed, "metric": metric, "eval_at": [20]}
+        stopping: list[Callable[..., Any]] = [lgb.early_stopping(PATIENCE, verbose=False)]
+        boosters.append(lgb.train(parameters, data, TREES, valid_sets=[later], callbacks=stopping))
+    return boosters
 
 
 def lists(ranked: Ranked) -> dict[int, tuple[Ints, Ints]]:
