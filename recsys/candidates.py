@@ -20,10 +20,11 @@ def candidates(sources: Sources, users: Ints, *, pool: int) -> Candidates:
 
 
 def mark_best(scores: Floats, pool: int, chosen: NDArray[np.bool_]) -> None:
-    """Mark the `pool` best of each row that say anything: not minus infinity, and not the row's least."""
+    """Mark the `pool` best of each row, and what ties with the last of them, if they say anything.
+
+    That is: if they are not minus infinity, and not the row's least.
+    """
     pool = min(pool, scores.shape[1])
-    best = np.argpartition(scores, scores.shape[1] - pool, axis=1)[:, -pool:]
-    found = np.take_along_axis(scores, best, axis=1)
-    says = found > np.maximum(np.where(np.isfinite(scores), scores, np.inf).min(axis=1, keepdims=True), -1e30)
-    rows, places = np.nonzero(says)
-    chosen[rows, best[rows, places]] = True
+    last = np.partition(scores, scores.shape[1] - pool, axis=1)[:, -pool, None]
+    least = scores.min(axis=1, keepdims=True, where=np.isfinite(scores), initial=np.inf)
+    chosen |= (scores >= last) & (scores > least)

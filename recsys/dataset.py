@@ -9,10 +9,8 @@ import polars as pl
 from recsys import config
 from recsys.history import EVENT_COLUMNS, PRODUCT_COLUMNS
 from recsys.ingest import Offsets
-from recsys.schema import Interactions, Ints
+from recsys.schema import Interactions
 from shared.lake import Lake
-
-BULK = 12.0  # times the median quantity of a line: who buys so much, line after line, sells it on
 
 
 def day_of(at: int) -> date:
@@ -115,15 +113,6 @@ def number(names: pl.Series, known: pl.Series) -> pl.Series:
     table = pl.DataFrame({names.name: known}).with_row_index("number")
     found = names.to_frame().join(table, on=names.name, how="left", maintain_order="left")["number"]
     return found.cast(pl.Int64).fill_null(-1).alias(names.name)
-
-
-def wholesalers(bought: pl.DataFrame) -> Ints:
-    """Numbers of those whose median line is BULK times everybody's: they buy what others will want."""
-    if bought.is_empty():
-        return np.empty(0, dtype=np.int64)
-    lines = bought.group_by("user").agg(pl.col("quantity").median())
-    usual = float(bought["quantity"].median() or 1.0)  # type: ignore[arg-type]
-    return lines.filter(pl.col("quantity") > BULK * usual)["user"].sort().to_numpy()
 
 
 def bought_after(lake: Lake, known: Interactions, *, until: int) -> pl.DataFrame:

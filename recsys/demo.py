@@ -168,7 +168,7 @@ def words(seconds: dict[str, float]) -> str:
 
 def answers(live: Live) -> bool:
     try:
-        live._ask("GET", "/v1/nights")
+        live.ask("GET", "/v1/nights")
     except OSError:
         return False
     return True
@@ -195,7 +195,7 @@ def noticed(live: Live, since: int) -> bool:
 def killed(live: Live) -> str:
     """A night in a process of its own, killed half-way; the old table is served, and the rerun ends the night."""
     before = table.current(live.nights.tables)
-    live.clock.observe(live._moment(live.today))
+    live.clock.observe(live.night_of(live.today))
     date = simulate_date(live)
     ranked = live.settings.var / "nights" / date / "sources.npz"
     child = live.start("night", "--date", date)

@@ -73,7 +73,7 @@ class Live:
         """`today`: day of the shop that comes next. `nights` makes a Nights on log and clock."""
         self.settings, self.shop, self.today, self.port = settings, shop, today, port
         self.lives = {arm: life.copy() for arm in ARMS}
-        self.clock = VirtualClock(self._moment(today))
+        self.clock = VirtualClock(self.night_of(today))
         self.log = open_log(settings.log, clock=self.clock)
         self.log.create(TOPICS)
         self.nights = nights(self.log, self.clock)
@@ -105,7 +105,8 @@ class Live:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def _moment(self, day: int) -> int:
+    def night_of(self, day: int) -> int:
+        """When the night before a day of the shop begins, epoch seconds."""
         return self.shop.start + day * config.DAY + NIGHT
 
     # --- processes -----------------------------------------------------------------------------------
@@ -146,7 +147,7 @@ class Live:
         """Post a command, and wait until a release or an alarm answers it."""
         self.follow()
         before = len(self.releases) + len(self.alarms)
-        self._ask("POST", "/v1/commands", command.model_dump())
+        self.ask("POST", "/v1/commands", command.model_dump())
 
         def answered() -> bool:
             self.follow()
@@ -158,7 +159,7 @@ class Live:
 
     def night(self) -> Night:
         """Tonight's, and the report on the day before; the clock is held meanwhile."""
-        self.clock.observe(self._moment(self.today))
+        self.clock.observe(self.night_of(self.today))
         night = self.nights.run(date_of(self.clock.now()))
         self.judged(night.date)
         return night
@@ -177,7 +178,7 @@ class Live:
 
     def _served(self) -> bool:
         try:
-            answer: dict[str, Any] = self._ask("GET", "/v1/table")
+            answer: dict[str, Any] = self.ask("GET", "/v1/table")
         except (URLError, OSError):
             return False
         return bool(answer["version"] == self.shelf.version)
@@ -217,7 +218,7 @@ class Live:
         changed = simulate.products(self.shop, day, since=day - 1)
         columns = [name for name in PRODUCT_COLUMNS if name in changed.columns]
         rows = changed.select(columns).to_dicts()
-        self.clock.observe(self._moment(day) + config.HOUR)
+        self.clock.observe(self.night_of(day) + config.HOUR)
         self.log.append([Entry(CATALOGUE, row["item"], json.dumps(row).encode()) for row in rows])
         self.shelf.follow()
 
@@ -263,7 +264,7 @@ class Live:
     def _visit(self, user: int) -> dict[str, Any] | None:
         began = perf_counter()
         try:
-            answer: dict[str, Any] = self._ask("GET", f"/v1/recommendations/u{user:06}?k={K}")
+            answer: dict[str, Any] = self.ask("GET", f"/v1/recommendations/u{user:06}?k={K}")
         except (URLError, OSError) as error:
             self.failures.append(str(error))
             return None
@@ -301,7 +302,8 @@ class Live:
             self.log.append(self._held)
             self._held = []
 
-    def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+    def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        """The service's answer. Raises OSError: it is away, or refuses."""
         headers = {"X-API-Key": self.settings.key("api_key").decode(), "Content-Type": "application/json"}
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data, headers, method=method)

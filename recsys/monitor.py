@@ -26,6 +26,7 @@ from shared.lake import Lake, LakeCorrupt
 from shared.registry import Corrupt, Registry, Unavailable, UnknownVersion, Version
 
 TRAIN_ON = 0  # weekday whose night is followed by a new recipe: Monday
+FRESH = 4  # days after a training in which no weekly one is due: the other would learn from nearly the same
 FEWER = 0.75  # of the usual clicks a list
 CHANCE = 0.001  # that so few come all the same
 HOLD = 7  # days after an alarm in which its kind is not raised again: once is enough to act on
@@ -69,6 +70,7 @@ class Monitor:
         self._consumer = log.consumer("recsys-monitor", [NIGHTS, COMMANDS], "monitor")
         self._reports: list[Report] = []
         self._alarmed: dict[str, int] = {}  # kind -> day
+        self._trained = -FRESH  # day
         self._stale = ""  # version whose age has been said
         self._painters: list[BaseProcess] = []
         self._out: list[Entry] = []
@@ -141,8 +143,10 @@ class Monitor:
         self._reports.append(report)
         self._out.append(Entry(REPORTS, str(day), report.model_dump_json().encode()))
         self._alarm_on(report)
-        due = self._weekly and Date.fromisoformat(night.date).weekday() == TRAIN_ON
+        monday = Date.fromisoformat(night.date).weekday() == TRAIN_ON
+        due = self._weekly and monday and day - self._trained >= FRESH
         if due or (report.drifted and self._alarmed.get("drift") == day):
+            self._trained = day
             self._train(who="monitor", why="the week is over" if due else "the shop has changed")
 
     def _alarm_on(self, report: Report) -> None:

@@ -4,11 +4,14 @@ A night refits the sources and keeps the ranker: sources forget what they have n
 """
 
 import json
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, Self
 
 import numpy as np
 import polars as pl
+from threadpoolctl import threadpool_limits
 
 from recsys.candidates import BLOCK, candidates
 from recsys.features import NAMES, Facts
@@ -35,20 +38,25 @@ class Recipe(NamedTuple):
         return joined, np.concatenate(matrices) if matrices else np.empty((0, len(NAMES)), np.float32)
 
     def rank(self, facts: Facts, sources: Sources, users: Ints, *, most: int) -> Ranked:
-        """The best `most` of each user, block by block: no more than one block's features are in memory."""
-        found = []
-        for start in range(0, users.size, BLOCK):
-            pairs = candidates(sources, users[start : start + BLOCK], pool=self.parameters.pool)
+        """The best `most` of each user, block by block: no more than one block's features a core are in memory."""
+        nobody = np.empty(0, dtype=np.int64)
+        none = Ranked(nobody, nobody, np.empty(0, np.float32), nobody)
+
+        def best(block: Ints) -> Ranked:
+            pairs = candidates(sources, block, pool=self.parameters.pool)
             if not pairs.users.size:
-                continue
+                return none
             ranked = self.model.rank(pairs, facts.matrix(pairs))
             starts = np.flatnonzero(np.diff(ranked.users, prepend=-1))
             place = np.arange(ranked.users.size) - np.repeat(starts, np.diff(starts, append=ranked.users.size))
-            found.append([part[place < most] for part in ranked])
-        if not found:
-            none = np.empty(0, dtype=np.int64)
-            return Ranked(none, none, np.empty(0, np.float32), none)
-        return Ranked(*(np.concatenate(part) for part in zip(*found, strict=True)))
+            kept = place < most
+            return Ranked(ranked.users[kept], ranked.items[kept], ranked.scores[kept], ranked.sources[kept])
+
+        # Threads, since all of this leaves Python's lock to others; blocks keep their order, so no result changes.
+        blocks = [users[start : start + BLOCK] for start in range(0, users.size, BLOCK)]
+        with threadpool_limits(1, "blas"), ThreadPoolExecutor(os.cpu_count()) as pool:
+            found = list(pool.map(best, blocks))
+        return Ranked(*(np.concatenate(part) for part in zip(none, *found, strict=True)))
 
     def save(self, folder: Path, *, matrix: Floats, reference: pl.DataFrame, limits: dict[str, float]) -> None:
         """All parts; golden samples come evenly from `matrix`, (n, features).

@@ -66,7 +66,7 @@ class Sources(NamedTuple):
         ]
         owned = self.bought[users].toarray() & ~self.again | self.closed
         for scores in found:
-            scores[owned] = -np.inf
+            np.putmask(scores, owned, -np.inf)
         return found
 
     def save(self, path: Path) -> None:
@@ -137,7 +137,7 @@ def _als(taste: csr_matrix, parameters: Parameters, *, seed: int) -> tuple[Float
         alpha=parameters.alpha,
         iterations=parameters.iterations,
         random_state=seed,
-        num_threads=1,
+        num_threads=0,  # all cores
     )
     model.fit(taste, show_progress=False)
     return np.asarray(model.user_factors), np.asarray(model.item_factors)

@@ -26,7 +26,7 @@ from shared.lake import Lake
 from shared.registry import Registry, Version
 
 LEARNT = 1_500  # users a period: more make a fit longer and hardly better
-BLENDS = 60  # weights tried for the hand blend
+BLENDS = 30  # weights tried for the hand blend
 # [7.2] Who is shown more of the same buys more of the same, and the next night learns from it: so the tightest cap
 # is taken that the ranking can afford, not the one that ranks best, which would be none.
 CAPS = (2, 3, 4, 6)  # of a category in a page
@@ -61,13 +61,15 @@ class Period(NamedTuple):
     def bought(self) -> NDArray[np.bool_]:
         return np.isin(self.pairs.users * self.truth.count + self.pairs.items, self.truth.keys)
 
-    def lists(self, model: Model, policy: Policy | None = None) -> Ints:
+    def rank(self, model: Model) -> Ranked:
+        return model.rank(self.pairs, self.matrix)
+
+    def lists(self, ranked: Ranked, policy: Policy | None = None) -> Ints:
         """(users, AT) as served; without a policy as ranked."""
-        ranked = model.rank(self.pairs, self.matrix)
         return shown(ranked, self.users, Rules.of(self.known), policy)
 
-    def ndcg(self, model: Model, policy: Policy | None = None) -> Array:
-        return evaluate.ndcg(self.truth.hits(self.lists(model, policy)), self.truth.sizes)
+    def ndcg(self, ranked: Ranked, policy: Policy | None = None) -> Array:
+        return evaluate.ndcg(self.truth.hits(self.lists(ranked, policy)), self.truth.sizes)
 
 
 def shown(ranked: Ranked, users: Ints, rules: Rules, policy: Policy | None) -> Ints:
@@ -108,41 +110,43 @@ def learn(fitting: Period, choosing: Period, parameters: Parameters, *, seed: in
     early = Labelled(fitting.pairs, fitting.matrix, fitting.bought)
     late = Labelled(choosing.pairs, choosing.matrix, choosing.bought)
     weights = blend(choosing, seed=seed)
-    boosters = [fit(early, late, objective=objective, seed=seed) for objective in OBJECTIVES]
-    scores = [float(choosing.ndcg(Model(weights, booster)).mean()) for booster in boosters]
-    model = Model(weights, boosters[int(np.argmax(scores))])
-    free = max(scores)
-    cap = next((cap for cap in CAPS if _capped(choosing, model, cap) >= CAP_COST * free), CAPS[-1])
+    models = [Model(weights, booster) for booster in fit(early, late, seed=seed)]
+    rankings = [choosing.rank(model) for model in models]
+    scores = [float(choosing.ndcg(ranked).mean()) for ranked in rankings]
+    best = int(np.argmax(scores))
+    cap = next((cap for cap in CAPS if _capped(choosing, rankings[best], cap) >= CAP_COST * scores[best]), CAPS[-1])
     chosen = {f"chosen_{name}": score for name, score in zip(OBJECTIVES, scores, strict=True)}
-    return Recipe(parameters, model, Policy(per_category=cap)), chosen
+    return Recipe(parameters, models[best], Policy(per_category=cap)), chosen
 
 
-def _capped(choosing: Period, model: Model, cap: int) -> float:
-    return float(choosing.ndcg(model, Policy(per_category=cap)).mean())
+def _capped(choosing: Period, ranked: Ranked, cap: int) -> float:
+    return float(choosing.ndcg(ranked, Policy(per_category=cap)).mean())
 
 
 def blend(choosing: Period, *, seed: int) -> Floats:
     """The best of BLENDS random weights of the sources, and of each alone: what a hand would come to."""
     rng = np.random.default_rng(seed)
     tried = [*np.eye(len(SOURCES)), *rng.dirichlet(np.ones(len(SOURCES)), BLENDS)]
-    scores = [float(choosing.ndcg(Model(weights.astype(np.float32))).mean()) for weights in tried]
+    models = [Model(weights.astype(np.float32)) for weights in tried]
+    scores = [float(choosing.ndcg(choosing.rank(model)).mean()) for model in models]
     return np.asarray(tried[int(np.argmax(scores))], dtype=np.float32)
 
 
 def verdict(judging: Period, recipe: Recipe, *, seed: int) -> dict[str, float]:
     """The recipe as served, each source alone and the hand blend, on a period that nothing was chosen on."""
-    served = judging.ndcg(recipe.model, recipe.policy)
-    alone = {name: judging.ndcg(single(name)) for name in SOURCES}
+    ranked = judging.rank(recipe.model)
+    ours = judging.lists(ranked, recipe.policy)
+    served = evaluate.ndcg(judging.truth.hits(ours), judging.truth.sizes)
+    alone = {name: judging.ndcg(judging.rank(single(name))) for name in SOURCES}
     best = max(alone, key=lambda name: float(alone[name].mean()))
-    blended = judging.ndcg(Model(recipe.model.weights))
+    blended = judging.ndcg(judging.rank(Model(recipe.model.weights)))
     pool = np.bincount(np.searchsorted(judging.users, judging.pairs.users), judging.bought, judging.users.size)
-    ours = judging.lists(recipe.model, recipe.policy)
     return {
         **evaluate.judge(judging.truth, ours),
         **evaluate.breadth(ours, judging.known),
         **{f"ndcg_{name}": float(value.mean()) for name, value in alone.items()},
         "ndcg_blend": float(blended.mean()),
-        "ndcg_free": float(judging.ndcg(recipe.model).mean()),
+        "ndcg_free": float(judging.ndcg(ranked).mean()),
         "best_single": float(alone[best].mean()),
         "lift": float(served.mean() / max(1e-9, alone[best].mean()) - 1),
         "lift_low": evaluate.lower_bound(served, alone[best], seed=seed),
@@ -180,7 +184,7 @@ def train(
     before: dict[str, float] | None = None
     if champion is not None:
         old = Recipe.load(champion)
-        before = evaluate.judge(judging.truth, judging.lists(old.model, old.policy))
+        before = evaluate.judge(judging.truth, judging.lists(judging.rank(old.model), old.policy))
         figures |= {f"champion_{name}": value for name, value in before.items()}
     refused = evaluate.gate(figures, before)
     with tempfile.TemporaryDirectory() as temporary:

@@ -55,11 +55,6 @@ def test_numbers_are_places_in_sorted_names() -> None:
     assert dataset.number(names, known.head(0)).to_list() == [-1, -1, -1]
 
 
-def test_who_buys_in_bulk_is_flagged() -> None:
-    frame = pl.DataFrame({"user": [0, 0, 1, 1, 2], "quantity": [1, 2, 500, 900, 1]})
-    assert dataset.wholesalers(frame).tolist() == [1]
-
-
 def test_what_was_bought_after_the_cut_is_numbered_as_before_it(tmp_path: Path) -> None:
     lake = Lake(tmp_path / "lake")
     events = rows(event(item="b", at=TODAY), event(item="a", at=TODAY + 5), event(item="b", at=TODAY + 6))
