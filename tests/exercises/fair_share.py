@@ -203,13 +203,17 @@ def test_what_is_evaluated_is_what_is_stored(world: World) -> None:
 # --- at work -----------------------------------------------------------------------------------------
 
 
-def test_train_releases_it(shop_world: Trained) -> None:
-    (recipe,) = (shop_world.var / "recipes").glob("**/recipe.json")
+def test_train_releases_it(request: pytest.FixtureRequest) -> None:
+    on()  # first, as a shop takes some seconds to learn
+    world: Trained = request.getfixturevalue("shop_world")
+    (recipe,) = (world.var / "recipes").glob("**/recipe.json")
     policy = json.loads(recipe.read_text())["policy"]
     must(policy.get("fair") is True, "train: the recipe that it registers does not have the switch")
 
 
-def test_a_night_says_who_is_short(shop: Shop) -> None:
+def test_a_night_says_who_is_short(request: pytest.FixtureRequest) -> None:
+    on()
+    shop: Shop = request.getfixturevalue("shop")
     night = shop.night()
     for name in ("newcomers", "newcomers_short"):
         must(name in night.figures, f"batch: the night's figures have no {name}")
