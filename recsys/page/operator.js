@@ -21,7 +21,7 @@ export function build(told) {
   byId("operator").replaceChildren(
     line("night", button("Run tonight", asked("night", () => ({kind: "night"}))),
       "Tonight's night again, with what is known by now; published only if the gate lets it through."),
-    line("rollback", rollback, "To the table before, and its recipe stays in force. At once, by one switch; a night undoes it."),
+    line("rollback", rollback, "To the table before, whose recipe comes back with it. At once, by one switch; a night undoes it."),
     line("train", button("Train a recipe", asked("train", () => ({kind: "train"}))),
       "From the whole lake; in force from the next night on if its gate lets it through. Takes a minute."),
     line("promote", button("Promote", promote), "Put a recipe of the registry in force, from the next night on.",

@@ -19,6 +19,7 @@ function moment(given) {
   standing.now(state.now);
   standing.table(told, state);
   lists.sample(state.now);
+  shopper.update(state);
   operator.update(told);
 }
 
@@ -37,13 +38,11 @@ function hear(given) {
 }
 
 function all(given) {
-  const first = !told;
   ({state} = given);
-  if (first) operator.build(given.told);
+  if (!told) operator.build(given.told);
   hear(given.told);
   moment(given.state);
   lists.start(given);
-  if (first) shopper.start(given);
 }
 
 shell.begin({all, heard: {told: hear, rows: lists.add, state: moment}});

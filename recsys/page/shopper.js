@@ -7,15 +7,21 @@ import {PATHS, came, source, thing} from "/page/words.js";
 
 const at = (user, by) => `/v1/shoppers/${encodeURIComponent(user)}${by === "pseudonym" ? "?by=pseudonym" : ""}`;
 
-/** The picker; it answers at once where there is a table. */
-export function start({state}) {
-  byId("pick").addEventListener("submit", (event) => {
-    event.preventDefault();
-    show(byId("user").value.trim());
-  });
-  if (state.version) show(byId("user").value);
+let picked = false;
+
+/** The picker; it answers by itself as soon as there is a table. */
+export function update({version}) {
+  if (picked) return;
+  picked = Boolean(version);
+  if (picked) show(byId("user").value.trim());
   else say("shopper-said", "No table has been published yet, so there is no list to show.");
 }
+
+byId("pick").addEventListener("submit", (event) => {
+  event.preventDefault();
+  picked = true;
+  show(byId("user").value.trim());
+});
 
 async function show(user) {
   byId("shopper-api").href = at(user);
@@ -42,7 +48,7 @@ function sides({shown, popular, history}) {
     el("div", {},
       el("h3", {}, "Shown now"),
       table("Shown now", [
-        {name: "", number: true, of: place},
+        {name: "Place", number: true, of: place},
         {name: "Item", wrap: true, of: (row) => thing(row.item, row.title)},
         {name: "Reason given", wrap: true, of: (row) => row.reason},
         {name: "From", of: (row) => source(row.source)},

@@ -12,7 +12,7 @@ const judged = (told) => told.reports.find((report) => report.lists);
 export function sentence(told, state) {
   const {table, nights, alarms} = told, last = nights[0];
   if (state.trouble) return "The log cannot be read, so nothing new is known here; lists are shown as before.";
-  if (!state.version) return last?.refused ? `No table yet: the gate refused the first one, ${last.refused}.` : "No table has been published yet: shoppers get 503 until the first night is over.";
+  if (!state.version) return last?.refused ? `No table yet: the gate refused the first one, ${last.refused}.` : told.demo ? "No table has been published yet: shoppers get 503 until the first night is over." : "No table has been published yet, so shoppers get 503: press Run tonight below, or run python -m recsys night.";
   const since = table ? `since ${momentOf(table.at)}` : "";
   const from = table?.action === "rollback" ? `; ${table.who} rolled back to it: ${table.why}` : "";
   const shown = `Table ${state.version} is shown ${since}${table?.recipe ? `, by recipe ${table.recipe}` : ", by the plain blend"}${from}.`;
@@ -40,9 +40,14 @@ export function notices(state) {
 /** The one number: what the lists added, where a demo knows it; else clicks against the usual. */
 export function worth(told) {
   const sum = told.money, report = judged(told);
-  if (sum) {
+  if (sum || told.demo) {
     say("worth-name", "Margin added by the lists");
     say("worth-kind", ", net of returns");
+    if (!sum) {
+      say("worth", "–");
+      say("worth-band", "No day has been lived with lists yet.");
+      return say("worth-covers", "Each day of a demo is lived again by the same shoppers with the same luck and no list, so it can tell what the lists added.");
+    }
     say("worth", euros(sum.sum));
     say("worth-band", `95 % by days: ${euros(sum.low)} to ${euros(sum.high)}`);
     say("worth-covers", `Of ${plural(sum.days, "day")}, each lived again by the same shoppers with the same luck and no list: a demo can know that. ` +

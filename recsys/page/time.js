@@ -5,7 +5,8 @@ import {Charts} from "/page/chart.js";
 import {marks} from "/page/parts.js";
 import {KINDS} from "/page/words.js";
 
-let charts = null, money = null;
+const DAY = 86400;
+let charts = null;
 const HOT = ["drift", "clicks", "gate", "table"];
 
 /** The story's events, each a numbered line on the charts and a line of words below them; not each quiet night. */
@@ -18,10 +19,10 @@ function events(told) {
     ...told.ledger.filter((line) => line.subject === "table" && line.action === "rollback").map((line) => ({at: line.at, text: `rolled back to ${line.version}`})),
     ...told.ledger.filter((line) => line.subject === "table" && line.action === "publish").slice(-1).map((line) => ({at: line.at, text: "first table published"})),
   ].sort((a, b) => a.at - b.at);
-  return found.filter((mark) => told.series.at.length && mark.at >= told.series.at[0] - 86400);
+  return found.filter((mark) => told.series.at.length && mark.at >= told.series.at[0] - DAY);
 }
 
-function made() {
+function made(money) {
   const share = (value) => `${value.toFixed(0)} %`;
   const clicks = {title: "Clicks a list", unit: "by day, beside the same weekday's mean", show: decimal, low: 0, least: 0.5,
     lines: [{key: "clicks", name: "shown", colour: "accent"}, {key: "usual", name: "usual", colour: "quiet", dash: [6, 3]}]};
@@ -32,16 +33,12 @@ function made() {
     {title: "Drift of purchases", unit: "largest distance, % of its limit", show: share, low: 0, least: 120,
       lines: [{key: "drift", colour: "accent"}, {key: "limit", name: "limit", colour: "no", dash: [3, 3]}]},
     {title: "Left as it was", unit: "% of each first ten after the night", show: share, low: 0, least: 100, lines: [{key: "kept", colour: "accent"}]},
-  ], {href: "/v1/watch"});
+  ], {href: "/v1/watch", least: 7 * DAY});
 }
 
 export function paint(told) {
   const {series} = told, hundred = (values) => values.map((value) => value === null ? null : 100 * value);
-  if (!charts || money !== Boolean(told.money)) { // a demo knows of money from its first day on
-    money = Boolean(told.money);
-    byId("charts").replaceChildren();
-    charts = made();
-  }
+  charts ??= made(told.demo || told.money);
   const found = events(told);
   charts.update({...series, drift: hundred(series.drift), kept: hundred(series.kept), limit: series.at.map(() => 100)}, found);
   say("time-covers", series.at.length ? `One point a day, at the midnight that ends it, from ${dayOf(series.at[0] - 1)} to ${dayOf(series.at.at(-1) - 1)}.` : "No day has been judged yet: that takes a night, and the day before it.");
