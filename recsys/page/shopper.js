@@ -7,33 +7,28 @@ import {PATHS, came, source, thing} from "/page/words.js";
 
 const at = (user, by) => `/v1/shoppers/${encodeURIComponent(user)}${by === "pseudonym" ? "?by=pseudonym" : ""}`;
 
-let picked = false;
+let who = null, seen = ""; // whom, and of which table
 
-/** The picker; it answers by itself as soon as there is a table. */
+/** The picker answers by itself as soon as there is a table, and again when there is another. */
 export function update({version}) {
-  if (picked) return;
-  picked = Boolean(version);
-  if (picked) show(byId("user").value.trim());
-  else say("shopper-said", "No table has been published yet, so there is no list to show.");
+  if (version && version !== seen) show(who ?? byId("user").value.trim(), version);
+  else if (!version && !who) say("shopper-said", "No table has been published yet, so there is no list to show.");
 }
 
 byId("pick").addEventListener("submit", (event) => {
   event.preventDefault();
-  picked = true;
-  show(byId("user").value.trim());
+  say("shopper-said", "Asking …");
+  show(byId("user").value.trim(), seen);
 });
 
-async function show(user) {
+async function show(user, version) {
+  who = user;
+  seen = version;
   byId("shopper-api").href = at(user);
-  say("shopper-said", "Asking …");
-  try {
-    const given = await ask(at(user));
-    say("shopper-said", words(given));
-    byId("shopper-shown").replaceChildren(...sides(given));
-  } catch (error) {
-    say("shopper-said", error.message);
-    byId("shopper-shown").replaceChildren();
-  }
+  const given = await ask(at(user)).catch((error) => error);
+  if (who !== user) return; // another one was picked meanwhile
+  say("shopper-said", given instanceof Error ? given.message : words(given));
+  byId("shopper-shown").replaceChildren(...(given instanceof Error ? [] : sides(given)));
 }
 
 function words({user, path, explored, version, shown, popular}) {

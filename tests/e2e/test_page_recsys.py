@@ -72,7 +72,7 @@ def standing(tab: Page, words: str) -> None:
 def test_it_shows_what_the_api_says(tab: Page, service: Service) -> None:
     shop = service.shop
     version = shop.night().version
-    told = [
+    told: list[Scene | Books] = [
         Scene(number=3, title="Nights and days", at=TODAY),
         *(
             Books(day=TODAY // DAY + n, earned={"none": 10, "served": 30 + n, "popularity": 20, "oracle": 99})
@@ -193,7 +193,7 @@ def test_hostile_text_is_shown_and_not_run(tab: Page, service: Service, shop_wor
         [
             Entry(IMPRESSIONS, "u", forged.model_dump_json().encode()),
             Entry(STORY, "scene", scene.model_dump_json().encode()),
-            *map(entry, (alarm, night, release)),
+            *[entry(noun) for noun in (alarm, night, release)],
         ]
     )
     for place in ("#alarms", "#rows", "#history", "#act", "#standing"):

@@ -67,7 +67,7 @@ def test_a_shopper_is_looked_at_without_a_trace(shop: Shop) -> None:
 def test_a_demo_s_story_and_books_are_told_and_its_visitor_heard(shop: Shop) -> None:
     scene, day = Scene(number=1, title="Dawn", at=TODAY), TODAY // 86_400
     ways = {"served": 3.0, "none": 1.0, "popularity": 2.0, "oracle": 9.0}
-    told = [scene, Books(day=day, earned=ways)]
+    told: list[Scene | Books] = [scene, Books(day=day, earned=ways)]
     shop.log.append([Entry(STORY, noun.kind, noun.model_dump_json().encode()) for noun in told])
     with client(shop, visitor="once") as asking:
         until(lambda: asking.get("/v1/watch").json()["told"]["scenes"])
