@@ -49,9 +49,7 @@ class Wanted(Noun):
     """What may be asked of a list."""
 
     k: Annotated[int, Field(ge=1, le=config.SERVED)] = 10
-    context: Annotated[
-        str, Field(max_length=200, description="Category whose popular items a stranger is shown.")
-    ] = ""
+    context: Annotated[str, Field(max_length=200, description="Category whose popular items a stranger is shown.")] = ""
 
 
 class ListOut(Noun):
