@@ -28,13 +28,11 @@ from recsys.recipe import Recipe
 from recsys.schema import ALARMS, NIGHTS, RELEASES, SOURCES, Alarm, Interactions, Night, Ranked, Release, in_force
 from recsys.sources import Sources, fit
 from recsys.table import Manifest, Table
-from recsys.topk import arranged, latest, nearest
+from recsys.topk import DEEP, arranged, latest, nearest
 from shared.champion import Champion, NotSwapped
 from shared.clock import Clock, perf_counter
 from shared.eventlog.port import Entry, EventLog, beginning
 from shared.lake import Lake
-
-DEEP = 150  # ranked items a user that the policy may choose from
 
 logger = logging.getLogger(__name__)
 
