@@ -13,10 +13,11 @@ import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, Playwright, expect, sync_playwright
 
 from fraud.monitor import Monitor, entry
-from fraud.schema import COMMANDS, DECISIONS, STORY, Alarm, Scene
+from fraud.schema import COMMANDS, DECISIONS, STORY, Alarm
 from shared.checklist import ROOT
 from shared.eventlog.port import Entry
 from shared.settings import Settings
+from shared.story import Scene
 from tests.fraud.bank import TODAY, Bank, Trained, days, open_registry
 from tests.fraud.test_serve import PAYMENT, REGISTRY, edge, eventually, working
 
@@ -253,27 +254,27 @@ def test_a_payment_is_explained_by_keyboard_with_the_numbers_of_the_api(
     visit(tab, service)
     lived(service, world)
     settled(tab, service)
-    tab.click("#show-stopped")
+    tab.click("#show-some")
     identity = service.get("/v1/watch")["stopped"][-1]["identity"]
     button = tab.locator("#rows button").first
     button.focus()
     tab.keyboard.press("Enter")
-    tab.wait_for_selector("#payment .push", timeout=60_000)
+    tab.wait_for_selector("#detail .push", timeout=60_000)
     keep(tab, "payment")
     assert serious(tab) == []
     decision, why = (service.get(f"/v1/decisions/{identity}{more}") for more in ("", "/explanation"))
-    shown = tab.inner_text("#payment")
+    shown = tab.inner_text("#detail")
     for action, cost in decision["costs"].items():
         assert f"€ {cost:,.2f}" in shown, action
     for name, added in list(why["contributions"].items())[:3]:
         assert f"{added:+.2f}".replace("-", "−") in shown, name
     assert tab.evaluate("document.activeElement.closest('dialog') !== null")
     tab.keyboard.press("Escape")
-    expect(tab.locator("#payment")).not_to_be_visible()
+    expect(tab.locator("#detail")).not_to_be_visible()
     expect(button).to_be_focused()
     tab.set_viewport_size(PHONE)  # type: ignore[arg-type]
     button.click()
-    tab.wait_for_selector("#payment .push")
+    tab.wait_for_selector("#detail .push")
     keep(tab, "payment-phone")
 
 
@@ -296,7 +297,7 @@ def test_hostile_text_is_shown_and_not_run(tab: Page, service: Service, world: T
     expect(tab.locator("#history")).to_contain_text(HOSTILE)
     expect(tab.locator("#act")).to_contain_text(HOSTILE)
     tab.locator("#rows tr").first.click()
-    expect(tab.locator("#payment")).to_contain_text(HOSTILE)
+    expect(tab.locator("#detail")).to_contain_text(HOSTILE)
     assert tab.evaluate("window.hacked") is None
     assert tab.locator("img, main script").count() == 0
 
