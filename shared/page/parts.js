@@ -42,7 +42,7 @@ export function marks(found) {
 export function change(row, key, show, path) {
   const [value, before] = [row.figures[key], row.before?.figures[key]];
   if (value === undefined || value === null) return "–";
-  const moved = before === undefined || before === null ? null : value - before;
+  const moved = before === undefined || before === null ? null : value - before, size = show(Math.abs(moved));
   return el("span", {}, from(path, show(value)), moved === null ? null
-    : el("span", {class: "change"}, Math.abs(moved) < 1e-9 ? "same" : `${moved > 0 ? "+" : ""}${show(moved)}`));
+    : el("span", {class: "change"}, size === show(0) ? "same" : `${moved < 0 ? "−" : "+"}${size}`));
 }
