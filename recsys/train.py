@@ -16,7 +16,7 @@ from recsys.evaluate import Truth
 from recsys.features import DEFINITION, Facts
 from recsys.model import OBJECTIVES, Labelled, Model, fit, lists, single
 from recsys.policy import Policy, Rules, compose
-from recsys.recipe import Recipe
+from recsys.recipe import PLAIN, Recipe
 from recsys.schema import SOURCES, Candidates, Floats, Interactions, Ints, Ranked
 from recsys.sources import Parameters, Sources
 from recsys.sources import fit as fit_sources
@@ -126,9 +126,9 @@ def _capped(choosing: Period, ranked: Ranked, cap: int) -> float:
 
 
 def blend(choosing: Period, *, seed: int) -> Floats:
-    """The best of BLENDS random weights of the sources, and of each alone: what a hand would come to."""
+    """The best of BLENDS random weights of the sources, the plain ones, and each alone: what a hand would come to."""
     rng = np.random.default_rng(seed)
-    tried = [*np.eye(len(SOURCES)), *rng.dirichlet(np.ones(len(SOURCES)), BLENDS)]
+    tried = [PLAIN, *np.eye(len(SOURCES)), *rng.dirichlet(np.ones(len(SOURCES)), BLENDS)]
     models = [Model(weights.astype(np.float32)) for weights in tried]
     scores = [float(choosing.ndcg(choosing.rank(model)).mean()) for model in models]
     return np.asarray(tried[int(np.argmax(scores))], dtype=np.float32)
