@@ -19,7 +19,9 @@ def api(shop_world: Trained, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     shop = copied(shop_world, tmp_path_factory.mktemp("openapi") / "var")
     shop.night()
     shelf = Shelf(shop.log, shop.tables)
-    app = make_app(shop.log, shelf, clock=shop.clock, api_key=b"secret", pseudonym_key=KEY)
+    app = make_app(
+        shop.log, shelf, clock=shop.clock, api_key=b"secret", pseudonym_key=KEY, recipes=shop.var / "recipes"
+    )
     yield schemathesis.openapi.from_asgi("/openapi.json", app)
     shutdown_lifespans()
     shelf.close()
