@@ -7,7 +7,8 @@ import polars as pl
 import pytest
 
 from recsys.offpolicy import ClickModel, Slates, doubly_robust, ips, replay, slate_ips, slates_of, snips
-from tests.bench.offpolicy import coverage, night
+from recsys.otherwise import Otherwise
+from tests.bench.offpolicy import ITEMS, coverage, night
 
 WORTH = np.array([0.9, 0.5, 0.2])  # chance of a click if looked at
 LOOKED = np.array([1.0, 0.6, 0.3])  # by slot
@@ -120,6 +121,23 @@ def test_intervals_cover_the_truth_as_often_as_they_say(proof: bool) -> None:
     for name in ("ips", "snips", "robust"):
         assert 0.9 <= covered[name] / seeds <= (0.99 if proof else 1), covered
     assert covered["naive"] <= seeds / 2, covered
+
+
+def test_the_demo_s_books_hold_estimates_beside_the_truth() -> None:
+    made = night(2)
+    books = Otherwise(items=ITEMS)
+    assert books.estimates() == {}
+    for slates, wanted, shuffled in ((made.shuffled, made.wanted, True), (made.plain, made.wanted_plain, False)):
+        users = np.array([int(user) for user in slates.users])
+        for part in np.array_split(np.arange(users.size), 3):  # days
+            books.add(users[part], slates.items[part], slates.clicks[part], wanted[part], shuffled=shuffled)
+    books.expect(np.full(7, made.truth))
+    said = books.estimates()
+    assert said["item by item (IPS)"] == ips(made.shuffled, made.wanted)
+    assert said["naive, from lists as served"] == replay(made.plain, made.wanted_plain)
+    robust = said["with a click model (doubly robust)"]
+    assert robust.low < books.truth < robust.high
+    assert books.table()[1][-1][:2] == ["the truth", f"{made.truth:.2f}"]
 
 
 def test_whole_lists_say_nothing_of_twenty_shuffled_items() -> None:
