@@ -105,6 +105,7 @@ def run(settings: Settings, *, port: int, days: int, seed: int, headless: bool, 
 
         books = account.money(live.days)
         stage.table("Margin net of returns, EUR: the same shoppers, the same luck", *books.table())
+        stage.table("Had the same twenty stood in the order of their popularity", *live.otherwise.table())
         stage.table("Service", *account.service(live))
         seconds, (p50, p99) = perf_counter() - began, account.latency(live)
         lists = sum(day.lists for day in live.days)

@@ -32,10 +32,12 @@ def cooked(path: Path, folder: Path, *, cut: int, horizon: int) -> dict[str, obj
     """Everything that is made of a file as of the cut, by name."""
     past, lake = read_file(path), Lake(folder / "lake")
     write_history(lake, past.events, past.products, key=KEY)
-    ends = cut - 2 * horizon * DAY, cut - horizon * DAY
-    periods = [train.period(lake, Recipe(SMALL), cut=at, horizon=horizon, seed=1, most=200) for at in ends]
-    recipe, _ = train.learn(*periods, SMALL, seed=1)
-    recipe.save(folder / "recipe", matrix=periods[1].matrix, reference=pl.DataFrame(), limits={})
+    early, late = (
+        train.period(lake, Recipe(SMALL), cut=cut - back * horizon * DAY, horizon=horizon, seed=1, most=200)
+        for back in (2, 1)
+    )
+    recipe, _ = train.learn(early, late, SMALL, seed=1)
+    recipe.save(folder / "recipe", matrix=late.matrix, reference=pl.DataFrame(), limits={})
     known = dataset.interactions(lake, cut=cut)
     sources, facts = fit(known, SMALL, seed=1), Facts.of(known)
     users = np.arange(min(400, len(known.users)))
