@@ -45,11 +45,13 @@ BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 PATIENCE = 0.3  # seconds that a list waits to be logged; then it is shown unlogged
 
 
-class Wanted(Noun):
-    """What may be asked of a list."""
+class Asked(Noun):
+    """How many places, and where the list will stand."""
 
     k: Annotated[int, Field(ge=1, le=config.SERVED)] = 10
-    context: Annotated[str, Field(max_length=200, description="Category whose popular items a stranger is shown.")] = ""
+    context: Annotated[
+        str, Field(max_length=200, description="A category: whose popular items a stranger is shown.")
+    ] = ""
 
 
 class ListOut(Noun):
@@ -145,10 +147,10 @@ def make_app(
 
     # [4.1] Nothing is computed here that could have been computed by night: a look-up, a filter, and the log.
     @app.get("/v1/recommendations/{user_id}", dependencies=guarded, responses=errors, tags=["lists"])
-    async def recommend(user_id: User, wanted: Annotated[Wanted, Query()]) -> ListOut:
+    async def recommend(user_id: User, asked: Annotated[Asked, Query()]) -> ListOut:
         """What to show this shopper now, with reasons. The server logs it as shown."""
         began, user = perf_counter(), pseudonym(user_id, pseudonym_key)
-        made = shelf.recommend(user, wanted.k, now=clock.now(), context=wanted.context)
+        made = shelf.recommend(user, asked.k, now=clock.now(), context=asked.context)
         impression = Impression(
             list_id=secrets.token_hex(8),
             user=user,

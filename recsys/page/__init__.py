@@ -76,7 +76,7 @@ class Watched(Noun):
     reasons: dict[str, str]  # by source
 
 
-class Wanted(Noun):
+class Asked(Noun):
     """What may be asked about a shopper."""
 
     k: Annotated[int, Field(ge=1, le=config.SERVED)] = 10
@@ -243,9 +243,9 @@ def add_watching(
         return streams.answer(page.news())
 
     @router.get("/shoppers/{user_id}", tags=["shoppers"])
-    async def shopper(user_id: User, wanted: Annotated[Wanted, Query()]) -> Shopper:
+    async def shopper(user_id: User, asked: Annotated[Asked, Query()]) -> Shopper:
         """History, today's list, and popularity beside it. To look is not to show: nothing is logged."""
-        return page.shopper(user_id, by=wanted.by, k=wanted.k)
+        return page.shopper(user_id, by=asked.by, k=asked.k)
 
     if visitor:
 

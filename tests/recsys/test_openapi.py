@@ -11,7 +11,7 @@ from schemathesis.python.asgi import shutdown_lifespans
 
 from recsys.serve import make_app
 from recsys.shelf import Shelf
-from tests.openapi import tried, with_key, without_key, wrong_examples
+from tests.openapi import tried, valid_examples, with_key, without_key
 from tests.recsys.shop import KEY, Trained, copied
 
 
@@ -46,4 +46,4 @@ def test_without_the_key_nothing_is_said_and_nothing_breaks(api: Any) -> None:
 
 
 def test_the_examples_are_valid(api: Any) -> None:
-    assert wrong_examples(api.raw_schema, {"EventIn", "Command"}) == []
+    assert valid_examples(api) >= {"EventIn", "Command"}
