@@ -195,7 +195,7 @@ def write_table(folder: Path, users: list[str], top: TopK, names: list[str]) -> 
     manifest = Manifest(
         date="2026-03-26", cut=0, recipe="", recipe_digest="", offsets={}, tables={}, files={}, samples={}
     )
-    none = [0] * len(names)
+    none, no = [0] * len(names), [False] * len(names)
     table.write(
         folder,
         manifest,
@@ -204,7 +204,7 @@ def write_table(folder: Path, users: list[str], top: TopK, names: list[str]) -> 
         history=np.full((len(users), table.HISTORY), -1),
         scores=np.zeros((len(users), SHOWN), np.float32),
         neighbours=np.full((len(names), config.NEIGHBOURS), -1, np.int32),
-        extras=Extras(names, {"": list(range(len(names)))}, none, none, [False] * len(names), [False] * len(names)),
+        extras=Extras(names, {"": list(range(len(names)))}, none, none, no, no, names),
     )
 
 
