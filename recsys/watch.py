@@ -78,6 +78,7 @@ class Watch:
         self._open: OrderedDict[str, Seen] = OrderedDict()
         self._recent: deque[Seen] = deque(maxlen=RECENT)
         self._taken: OrderedDict[str, Seen] = OrderedDict()
+        self._early: OrderedDict[str, list[Event]] = OrderedDict()  # by lists that have not been seen yet
         self._said: OrderedDict[tuple[str, str], None] = OrderedDict()
         self._paths: Counter[str] = Counter()
         self._sources: Counter[str] = Counter()
@@ -111,6 +112,8 @@ class Watch:
                 self._recent.append(seen)
                 self._paths[impression.path] += 1
                 self._sources.update(impression.sources)
+                for event in self._early.pop(impression.list_id, ()):
+                    self._mark(seen, event)
             while len(self._open) > OPEN:
                 self._open.popitem(last=False)
             if impressions:
@@ -133,13 +136,20 @@ class Watch:
             self._deeds["alone"] += event.kind == "purchase"
             return
         self._deeds[event.kind] += 1
-        seen = self._open.get(event.list_id)
-        if seen is None or event.position is None or seen.impression.user != event.user:
+        if (seen := self._open.get(event.list_id)) is not None:
+            return self._mark(seen, event)
+        # A log gives no order across topics: a deed may come before its list.
+        self._early.setdefault(event.list_id, []).append(event)
+        while len(self._early) > OPEN:
+            self._early.popitem(last=False)
+
+    def _mark(self, seen: Seen, event: Event) -> None:
+        if event.position is None or seen.impression.user != event.user:
             return
         self._change += 1
         seen.change = self._change
         (seen.bought if event.kind == "purchase" else seen.clicked).add(event.position)
-        self._taken[event.list_id] = seen
+        self._taken[seen.impression.list_id] = seen
         while len(self._taken) > RECENT:
             self._taken.popitem(last=False)
 

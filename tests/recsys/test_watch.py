@@ -53,11 +53,22 @@ def test_nobody_enters_a_deed_on_another_s_list() -> None:
     assert watch.lists(taken=True) == []
 
 
+def test_a_deed_that_comes_before_its_list_is_entered_once_the_list_is_seen() -> None:
+    watch = Watch()
+    watch.heard([deed("click", 1), deed("purchase", 1)])
+    assert watch.lists(taken=True) == []
+    watch.saw([shown(1)])
+    assert [(row.clicked, row.bought) for row in watch.lists(taken=True)] == [((1,), (1,))]
+    assert (watch.now().clicks, watch.now().by_list) == (1, 1)
+
+
 def test_memory_is_bounded_and_counts_are_not() -> None:
     watch = Watch()
     watch.saw([shown(number) for number in range(OPEN + 500)])
     watch.heard([deed("click", number) for number in range(OPEN + 500)])
     assert (watch.now().lists, watch.now().clicks) == (OPEN + 500, OPEN + 500)
+    watch.heard([deed("click", number) for number in range(10 * OPEN, 12 * OPEN)])
+    assert len(watch._early) == OPEN
     assert len(watch.lists()) == len(watch.lists(taken=True)) == RECENT
     assert [row.number for row in watch.lists(most=2)] == [OPEN + 499, OPEN + 500]
 
