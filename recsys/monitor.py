@@ -194,8 +194,7 @@ class Monitor:
         who, why = command.who, command.why or "asked for"
         try:
             if command.kind == "night":
-                date = str(dataset.day_of(self._clock.now()))
-                self._in_turn(lambda: self._nights.run(date, who=who, why=why, afresh=True))
+                self._in_turn(lambda: self._nights.run(self._tonight(), who=who, why=why, afresh=True))
             elif command.kind == "train":
                 self._train(who=who, why=why)
             elif command.kind == "promote":
@@ -204,6 +203,12 @@ class Monitor:
                 self._in_turn(lambda: self._nights.roll_back(who=who, why=why, version=command.version))
         except (Busy, LookupError, TableCorrupt) as error:
             self._raise("command", f"{command.kind} not carried out: {error}", action="nothing changed")
+
+    def _tonight(self) -> str:
+        """Today's date, and never an earlier one than the table's: a command may have waited while a night went by."""
+        if (now := table.current(self._nights.tables)) is not None:
+            self._clock.observe(Table.open(self._nights.tables / now, verify=False).manifest.cut)
+        return str(dataset.day_of(self._clock.now()))
 
     def _in_turn(self, act: Callable[[], object]) -> None:
         """After whoever holds the tables; raises Busy when that takes too long."""

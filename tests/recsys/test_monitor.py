@@ -10,7 +10,8 @@ from recsys import config, table
 from recsys.batch import entry
 from recsys.config import DAY, HOUR
 from recsys.monitor import Monitor
-from recsys.schema import ALARMS, COMMANDS, DEAD, REPORTS, Command, Report, in_force
+from recsys.schema import ALARMS, COMMANDS, DEAD, NIGHTS, REPORTS, Command, Report, in_force
+from shared.clock import VirtualClock
 from shared.eventlog.port import Entry
 from shared.registry import Registry
 from tests.recsys.shop import TODAY, Shop, Trained, open_registry
@@ -108,6 +109,21 @@ def test_a_command_waits_for_the_night_that_is_at_work(
         assert wants(shop, monitor, Command(kind="night", who="ann")) == []
         timer.join()
         assert table.current(shop.tables) is not None
+
+
+def test_a_command_that_had_to_wait_runs_no_night_that_is_over(
+    monitor: Monitor, shop: Shop, shop_world: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop.night()
+    command = Command(kind="night", who="ann")
+    shop.log.append([Entry(COMMANDS, command.kind, command.model_dump_json().encode())])
+    shop.send(shop_world.live[0])
+    shop.clock.observe(TODAY + DAY + 2 * HOUR)
+    shop.night("2026-03-13")
+    monkeypatch.setattr(monitor, "_clock", VirtualClock(TODAY))  # it has seen nothing of all that
+    work(monitor)
+    assert str(table.current(shop.tables)).startswith("2026-03-13")
+    assert [night["date"] for night in shop.said(NIGHTS)] == ["2026-03-12", "2026-03-13", "2026-03-13"]
 
 
 def test_a_command_does_not_wait_for_ever(monitor: Monitor, shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
