@@ -12,6 +12,7 @@ from playwright.sync_api import Page, expect
 from recsys.batch import entry
 from recsys.config import DAY, HOUR
 from recsys.schema import COMMANDS, IMPRESSIONS, STORY, Alarm, Books, Impression, Night, Wish
+from shared.clock import sleep
 from shared.eventlog.port import Entry
 from shared.story import Scene
 from tests.e2e.browser import (
@@ -57,6 +58,7 @@ class Service(NamedTuple):
             for kind in ("click",) * (number % 3 == 0) + ("purchase",) * (number % 6 == 0):
                 answer = self.client.post("/v1/events", json=deed | {"kind": kind, "id": f"{kind}-{number}"})
                 assert answer.status_code == 202
+            sleep(0.05)  # at more speed the page is told of a sample
 
 
 @pytest.fixture
@@ -125,6 +127,7 @@ def test_a_shopper_is_picked_and_a_list_opened_by_keyboard(tab: Page, service: S
     expect(tab.locator("#shopper-said")).to_contain_text("from popularity")
     press(tab, "Taken up")
     expect(tab.locator("#rows tr")).to_have_count(3)
+    expect(tab.locator("#rows .bought")).to_have_count(2)
     button = tab.locator("#rows button").first
     button.focus()
     tab.keyboard.press("Enter")
