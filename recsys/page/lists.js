@@ -16,7 +16,7 @@ const rows = new Rows({
     const top = row.items.slice(0, 3).map((item, place) => thing(item, row.titles[place])).join(", ");
     return el("tr", {class: fresh ? "fresh" : null, click: () => open(row)},
       el("td", {}, el("button", {type: "button", "aria-haspopup": "dialog",
-        "aria-label": `List of ${momentOf(row.at)}, ${row.bought.length} bought, ${row.clicked.length} clicked: show it`}, came(row))),
+        "aria-label": `${came(row).textContent}, list of ${momentOf(row.at)}: show it`}, came(row))),
       el("td", {title: top}, top),
       el("td", {class: "quiet why"}, sources(row)),
       el("td", {class: "quiet by"}, row.user.slice(0, 8)),
