@@ -73,10 +73,9 @@ def tonight(shop: Shop, lake: Lake, day: int, *, explores: bool) -> Ints:
     known, recipe = dataset.interactions(lake, cut=cut), Recipe()
     sources, users = fit(known, recipe.parameters, seed=1), np.arange(len(known.users))
     ranked = recipe.rank(Facts.of(known), sources, users, most=DEEP)
+    made = shown(ranked, users, Rules.of(known), BARE)
     if explores:
-        made = arranged(known, recipe.policy, sources, ranked, date=str(dataset.day_of(cut)))[0].items
-    else:
-        made = shown(ranked, users, Rules.of(known), BARE)
+        made = arranged(known, recipe.policy, sources, ranked, date=str(dataset.day_of(cut)))[0].items.astype(np.int64)
     names = {str(name): number for number, name in enumerate(simulate.item_names(shop))}
     number = np.array([names[item] for item in known.items] + [-1])  # the last one for -1
     rows = dict(zip(known.users, number[made[:, :PAGE]], strict=True))
