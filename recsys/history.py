@@ -47,13 +47,15 @@ class Past(NamedTuple):
     set_aside: dict[str, int]  # rows that are no deed of a known shopper with a product, by reason
 
 
-def write_history(lake: Lake, events: pl.DataFrame, products: pl.DataFrame, *, key: bytes) -> None:
+def write_history(
+    lake: Lake, events: pl.DataFrame, products: pl.DataFrame, *, key: bytes, batch: str = "history"
+) -> None:
     """What never came through the log: each partition's rows get the offsets -n … -1; users become pseudonyms."""
     last = pl.len().over("partition").cast(pl.Int64)
     offset = pl.int_range(pl.len(), dtype=pl.Int64).over("partition") - last
-    lake.write("events", hidden(events, key=key).with_columns(offset=offset), batch="history")
+    lake.write("events", hidden(events, key=key).with_columns(offset=offset), batch=batch)
     placed = products.with_columns(partition=pl.lit(0, pl.Int64)).select("partition", *PRODUCT_COLUMNS)
-    lake.write("catalogue", placed.with_columns(offset=offset), batch="history")
+    lake.write("catalogue", placed.with_columns(offset=offset), batch=batch)
 
 
 def hidden(events: pl.DataFrame, *, key: bytes) -> pl.DataFrame:
