@@ -184,7 +184,7 @@ class Live:
 
     def command(self, command: Command) -> None:
         """Post a command, and wait until a release or an alarm answers it."""
-        self.follow()
+        self.judged()
         before = len(self.releases) + len(self.alarms)
         self.ask("POST", "/v1/commands", command.model_dump())
 
@@ -197,7 +197,7 @@ class Live:
     # --- a night and a day ------------------------------------------------------------------------------
 
     def night(self) -> Night:
-        """Tonight's, and the report on the day before; the clock is held meanwhile."""
+        """Tonight's; the clock is held until serve shows what was published."""
         self.clock.observe(self.night_of(self.today))
         made: list[Night] = []
 
@@ -207,20 +207,20 @@ class Live:
             return bool(made)
 
         self.wait(done, "another night does not end; see monitor.log")
-        self.judged(made[0].date)
+        self._unjudged = self.shop.start // config.DAY + self.today - 1
+        self.shelf.follow()
+        self.wait(self._served, "serve does not show the newest table; see serve.log")
         return made[0]
 
-    def judged(self, date: str) -> None:
-        """Wait until the monitor has judged the day before the night of `date`, and serve shows what was published."""
-        day = (self.shop.start + self.today * config.DAY) // config.DAY - 1
+    def judged(self) -> None:
+        """Wait until the monitor has judged what is due, and has learnt a recipe if it had to; shoppers do not wait."""
 
         def reported() -> bool:
             self.follow()
-            return any(report.day == day for report in self.reports)
+            return self._unjudged is None or any(report.day == self._unjudged for report in self.reports)
 
-        self.wait(reported, f"the day before {date} is not judged; see monitor.log")
-        self.shelf.follow()
-        self.wait(self._served, "serve does not show the newest table; see serve.log")
+        self.wait(reported, "yesterday is not judged; see monitor.log")
+        self._unjudged = None
 
     def _served(self) -> bool:
         try:
@@ -262,6 +262,7 @@ class Live:
             by_list=int((deeds.bought[:, 2] > 0).sum()),
             sources=dict(zip(places.tolist(), counts.tolist(), strict=True)),
         )
+        self.judged()
         self.days.append(done)
         self.tell(Books(day=shop.start // config.DAY + number, earned=earned))
         self.today += 1
