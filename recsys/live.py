@@ -101,6 +101,7 @@ class Live:
         self._users = np.array([pseudonym(str(name), self._key) for name in names])
         self._number = {str(item): number for number, item in enumerate(simulate.item_names(shop))}
         self._due = pl.DataFrame(schema=EVENT_COLUMNS)  # what comes back later
+        self._unjudged: int | None = None  # day that the monitor is to judge, since the epoch
         self._held: list[tuple[int, Entry]] = []  # what clients could not deliver, with its time
         self._reader = self.log.reader(beginning([ALARMS, RELEASES, REPORTS, NIGHTS, COMMANDS, STORY]))
         self._stack = ExitStack()

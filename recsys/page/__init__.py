@@ -28,7 +28,7 @@ from shared.privacy import pseudonym
 from shared.story import Scene
 
 FOLDER = Path(__file__).parent
-LINES = 6  # lists that an event tells of at most, and as many that something came of
+LINES = 18  # lists that an event tells of at most, and as many that something came of: all that the page has rows for
 ROWS = 24  # of each at the beginning
 NIGHTS = 60  # nights, and lines of the ledger, shown
 
