@@ -31,7 +31,7 @@ from shared.story import Scene
 
 START = 1_767_225_600  # 2026-01-01
 HISTORY = 84  # days: eight weeks say what is usual, four how much that varies
-SHOPPERS, ITEMS = 5_000, 2_000
+SHOPPERS, ITEMS = 4_500, 2_000
 MIN_DAYS = 14
 WHY = "a hot fix, no time for the gate"
 BESTSELLERS = [0.25, 0.0, 0.25, 0.0, 0.5]  # weights of SOURCES: little of anybody's own
