@@ -2,6 +2,7 @@
 
 import logging
 import multiprocessing
+import os
 from collections.abc import Callable
 from datetime import date as Date
 from multiprocessing.process import BaseProcess
@@ -186,6 +187,7 @@ class Monitor:
             target=drift.report, args=(same.drop("weekday"), today.drop("weekday"), path)
         )
         painter.start()
+        os.setpriority(os.PRIO_PROCESS, painter.pid or 0, 10)  # the night goes first
         self._painters.append(painter)
 
     # --- acting ------------------------------------------------------------------------------------

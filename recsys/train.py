@@ -26,7 +26,7 @@ from shared.drift import Array
 from shared.lake import Lake
 from shared.registry import Registry, Version
 
-LEARNT = 1_000  # users a period: more make a fit longer and hardly better
+LEARNT = 800  # users a period: more make a fit longer and hardly better
 BLENDS = 20  # weights tried for the hand blend
 # [7.2] Who is shown more of the same buys more of the same, and the next night learns from it: so the tightest cap
 # is taken that the ranking can afford, not the one that ranks best, which would be none.

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
 
@@ -46,11 +47,13 @@ class Lake:
         Raises:
             LakeCorrupt: naming the file that cannot be read.
         """
-        frames = [
-            _read(path)
+        wanted = [
+            path
             for path in sorted(self._files(table))
             if (since is None or since <= _date(path)) and (until is None or _date(path) < until)
         ]
+        with ThreadPoolExecutor() as pool:  # a file takes its time to be opened, not to be read
+            frames = list(pool.map(_read, wanted))
         if not frames:
             return pl.DataFrame(schema=dict.fromkeys((*PLACE, "at"), pl.Int64))
         rows = pl.concat(frames, how="diagonal_relaxed")
