@@ -193,7 +193,8 @@ def told(candidate: Candidate) -> str:
     return (
         f"recipe {candidate.version.version}: nDCG@20 {figures['ndcg']:.3f}, the best single source "
         f"{figures['best_single']:.3f}, a hand blend {figures['ndcg_blend']:.3f}; "
-        f"without policy {figures['ndcg_free']:.3f}; gate: {candidate.refused or 'passed'}"
+        f"without policy {figures['ndcg_free']:.3f}, and € {figures['euros_free']:.2f} of a shopper's purchases named "
+        f"instead of {figures['euros']:.2f}; gate: {candidate.refused or 'passed'}"
     )
 
 

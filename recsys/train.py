@@ -55,6 +55,7 @@ class Period(NamedTuple):
     facts: Facts
     truth: Truth
     users: Ints  # judged: who bought something and was known
+    after: pl.DataFrame  # what they bought: user, item, cents of one, quantity
     pairs: Candidates
     matrix: Floats
 
@@ -71,6 +72,12 @@ class Period(NamedTuple):
 
     def ndcg(self, ranked: Ranked, policy: Policy | None = None) -> Array:
         return evaluate.ndcg(self.truth.hits(self.lists(ranked, policy)), self.truth.sizes)
+
+    def euros(self, lists: Ints) -> float:
+        """What a judged user went on to pay for items of these lists, (users, AT); the mean."""
+        named = pl.DataFrame({"user": np.repeat(self.users, lists.shape[1]), "item": lists.ravel()})
+        hit = self.after.join(named.filter(pl.col("item") >= 0), on=["user", "item"], how="semi")
+        return float((hit["cents"] * hit["quantity"]).sum()) / 100 / self.users.size
 
 
 def shown(ranked: Ranked, users: Ints, rules: Rules, policy: Policy | None) -> Ints:
@@ -103,7 +110,7 @@ def period(lake: Lake, recipe: Recipe, *, cut: int, horizon: int, seed: int, mos
     facts = Facts.of(known)
     truth = Truth(after["user"].to_numpy(), after["item"].to_numpy(), count=len(known.items))
     pairs, matrix = recipe.candidates(facts, sources, truth.users)
-    return Period(known, sources, facts, truth, truth.users, pairs, matrix)
+    return Period(known, sources, facts, truth, truth.users, after, pairs, matrix)
 
 
 def learn(fitting: Period, choosing: Period, parameters: Parameters, *, seed: int) -> tuple[Recipe, dict[str, float]]:
@@ -152,6 +159,8 @@ def verdict(judging: Period, recipe: Recipe, *, seed: int) -> dict[str, float]:
         **{f"share_{name}": share for name, share in _shares(judging, ranked, ours).items()},
         "ndcg_blend": float(blended.mean()),
         "ndcg_free": float(judging.ndcg(ranked).mean()),
+        "euros": judging.euros(ours),
+        "euros_free": judging.euros(judging.lists(ranked)),
         "best_single": float(alone[best].mean()),
         "lift": float(served.mean() / max(1e-9, alone[best].mean()) - 1),
         "lift_low": evaluate.lower_bound(served, alone[best], seed=seed),

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 
 from recsys import evaluate, simulate, topk, train
@@ -96,3 +97,14 @@ def test_what_is_registered_says_what_it_was_learnt_from(shop_world: Trained) ->
     assert tags["as_of"] == str(TODAY)
     assert tags["gate"]
     assert {"ndcg", "ndcg_free", "lift_low", "recall_als", "share_content", "chosen_blend"} <= set(version.figures)
+
+
+def test_what_a_list_names_is_counted_in_euros(weeks: tuple[Period, Period, Period]) -> None:
+    week = weeks[2]
+    everything = np.tile(np.arange(len(week.known.items)), (week.users.size, 1))
+    known = week.after.filter(pl.col("item") >= 0)  # what was not there at the cut cannot be named
+    paid = (known["cents"] * known["quantity"]).sum() / 100 / week.users.size
+    assert week.euros(everything) == pytest.approx(paid)
+    assert week.euros(np.full((week.users.size, evaluate.AT), -1)) == 0
+    some = week.euros(week.lists(week.rank(Recipe().model)))
+    assert 0 < some < paid
