@@ -49,6 +49,22 @@ DATA_SETS = {
             file="handbook_features_check/features_2018-07-25_31.parquet",
             sha256="05cd3e4daa99458513ec8f7eff35fa322c2bcfa9df411365060f71c836e157f6",
         ),
+        DataSet(
+            name="tweeteval_train",
+            title="TweetEval sentiment: train, rebuilt from SemEval-2017 task 4A",
+            source="cbaziotis/datastories-semeval2017-task4 @ faeee5fd1c2cf38e32179a4676dff53ae01adfa8 (Subtask_A)",
+            licence="SemEval-2017 task 4: CC BY 3.0; Twitter's terms apply",
+            file="tweeteval_sentiment/train.parquet",
+            sha256="a9e544f61314128741a32d332ca04610a78c6300fee0c1a76be43a65b327f5c8",
+        ),
+        DataSet(
+            name="tweeteval_val",
+            title="TweetEval sentiment: validation",
+            source="cardiffnlp/tweeteval @ 4fbd22cd78421f05b1ecdb4fc5725bc7a7bd8f66 (datasets/sentiment)",
+            licence="SemEval-2017 task 4: CC BY 3.0; Twitter's terms apply",
+            file="tweeteval_sentiment/val.parquet",
+            sha256="e2b6091ab4b8fd4f954f69b6b436925bd74cd4729d46dd9bbb969d7f415e3a10",
+        ),
     )
 }
 

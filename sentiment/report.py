@@ -1,0 +1,101 @@
+"""A closed event day, judged: how far it has drifted, and how good the opinions are that people have audited."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from sentiment import config
+from sentiment.artifact import Artifact, drift_frame, reference
+from sentiment.config import CORRECTIONS_A_DAY, DAY, READERS
+from sentiment.dataset import day_of
+from sentiment.evaluate import best, macro_recall
+from sentiment.features import normalise
+from sentiment.schema import Confusion, Release, Report
+from sentiment.shares import confusion
+from sentiment.train import BLOCK
+from shared import drift
+from shared.lake import Lake
+
+WINDOW = 3  # days of audits that quality is measured on
+MEMORY = 14  # days of audits that a confusion is made of
+
+
+class Judge:
+    """Reads the lake. `fetch` gives the folder of a release's artifact."""
+
+    def __init__(self, lake: Lake, *, fetch: Callable[[str, str], Path]) -> None:
+        self._lake, self._fetch = lake, fetch
+
+    def judge(self, day: int, past: Sequence[Report], champion: Release | None) -> Report:
+        """Report on a day, given the days before it. Raises LakeCorrupt, naming the file that cannot be read."""
+        opinions = self._lake.read("opinions", since=day_of(day * DAY), until=day_of((day + 1) * DAY))
+        if opinions.height:
+            opinions = opinions.filter(pl.col("kind") == "opinion")
+        dropped = opinions.group_by("why_not").len().drop_nulls() if opinions.height else pl.DataFrame()
+        version = champion.version if champion else None
+        distances: dict[str, float] = {}
+        beyond: tuple[str, ...] = ()
+        if champion is not None and opinions.height:
+            distances, limits = self._distances(opinions, champion)
+            history = [report.drift for report in past if report.version == version and report.drift]
+            beyond = drift.drifted([*history, distances], limits) if distances else ()
+        recall, audits = self._quality(day, version)
+        return Report(
+            day=day,
+            posts=opinions.height,
+            dropped=dict(dropped.iter_rows()),
+            version=version,
+            drift=distances,
+            drifted=beyond,
+            audits=audits,
+            macro_recall=recall,
+            confusion=self._confusion(day, version),
+            corrections=self._corrections(day),
+        )
+
+    def _distances(self, opinions: pl.DataFrame, champion: Release) -> tuple[dict[str, float], dict[str, float]]:
+        """Of the day's posts that the champion scored, spread evenly over it, from what it was trained on."""
+        folder = self._fetch(champion.artifact, champion.digest)
+        artifact = Artifact.load(folder)
+        scored = opinions.filter((pl.col("model") == champion.version) & (pl.col("path") == artifact.path))
+        scored = scored.unique("text", keep="first")  # a flood of one text is no new language
+        rows = scored.sort("at", "id").gather_every(max(1, scored.height // BLOCK)).head(BLOCK)
+        normal, limits = reference(folder)
+        if rows.height < BLOCK // 3 or not limits:
+            return {}, {}
+        scores = [(row[0], row[1], row[2]) for row in rows["score"].to_list()]
+        frame = drift_frame([normalise(text) for text in rows["text"]], scores, artifact)
+        return drift.Reference.of(normal).distances(frame), limits
+
+    def _audited(self, since: int, until: int, version: str | None) -> pl.DataFrame:
+        """Labels that became known in these days, of posts that the version scored as it is served."""
+        rows = self._lake.read("audits", since=day_of(since * DAY), until=day_of(until * DAY))
+        if rows.is_empty() or version is None:
+            return rows.clear()
+        return rows.filter((pl.col("model") == version) & pl.col("score").is_not_null())
+
+    def _quality(self, day: int, version: str | None) -> tuple[float | None, int]:
+        rows = self._audited(day - WINDOW + 1, day + 1, version)
+        if rows.height < config.AUDITS_NEEDED:
+            return None, rows.height
+        said = best(np.array(rows["score"].to_list()))
+        return macro_recall(rows["label"].to_list(), said, (1 / rows["inclusion"]).to_list()), rows.height
+
+    def _confusion(self, day: int, version: str | None) -> Confusion | None:
+        """From what is known when the day is over: it corrects the next one."""
+        rows = self._audited(day - MEMORY + 1, day + 1, version)
+        if rows.is_empty():
+            return None
+        weights = (1 / rows["inclusion"]).to_list()
+        return confusion(np.array(rows["score"].to_list()), rows["label"].to_list(), weights, seed=day)
+
+    def _corrections(self, day: int) -> int:
+        """Posts on which so many readers agree; who sends too many a day is heard for none of them."""
+        rows = self._lake.read("corrections", since=day_of(day * DAY), until=day_of((day + 1) * DAY))
+        if rows.is_empty():
+            return 0
+        kept = rows.filter(pl.len().over("reader") <= CORRECTIONS_A_DAY)
+        agreed = kept.group_by("post", "label").agg(pl.col("reader").n_unique())
+        return agreed.filter(pl.col("reader") >= READERS)["post"].n_unique()
