@@ -121,7 +121,8 @@ def _seconds(raw: pl.DataFrame, column: str) -> pl.Expr:
         return pl.col(column).cast(pl.Int64)
     text = pl.col(column).str.replace(r"(Z|\+00:?00)$", "")
     formats = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M:%S%.f")
-    return pl.coalesce(text.str.to_datetime(form, time_unit="us", strict=False).dt.epoch("s") for form in formats)
+    times = [text.str.to_datetime(form, time_unit="us", strict=False).dt.epoch("s") for form in formats]
+    return pl.coalesce(pl.col(column).cast(pl.Int64, strict=False), *times)
 
 
 def _letter(path: Path, field: str, row: dict[str, object]) -> DeadLetter:
