@@ -232,6 +232,7 @@ def monitor(
 @app.command()
 def demo(
     context: typer.Context,
+    days: Annotated[int, typer.Option(help="Days of live posts.")] = 7,
     seed: int = 7,
     headless: Annotated[bool, typer.Option(help="End by itself.")] = False,
     linear: Annotated[bool, typer.Option("--linear", help="Without the transformer: faster, and less to see.")] = False,
@@ -243,7 +244,9 @@ def demo(
     from sentiment import demo as story
     from sentiment.finetune import DEMO
 
-    story.run(parts.settings, port=port, seed=seed, headless=headless, recipe=None if linear else DEMO)
+    if days < story.MIN_DAYS:
+        raise typer.BadParameter(f"--days {days}: the story needs {story.MIN_DAYS}")
+    story.run(parts.settings, port=port, days=days, seed=seed, headless=headless, recipe=None if linear else DEMO)
 
 
 @app.command()

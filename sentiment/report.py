@@ -13,7 +13,7 @@ from sentiment.dataset import day_of
 from sentiment.evaluate import best, macro_recall
 from sentiment.features import normalise
 from sentiment.schema import Confusion, Release, Report
-from sentiment.shares import confusion
+from sentiment.shares import confusion, shifted
 from sentiment.train import BLOCK
 from shared import drift
 from shared.lake import Lake
@@ -42,6 +42,8 @@ class Judge:
             history = [report.drift for report in past if report.version == version and report.drift]
             beyond = drift.drifted([*history, distances], limits) if distances else ()
         recall, audits = self._quality(day, version)
+        fresh = self._confusion(day - WINDOW + 1, day, version)
+        known = self._confusion(day - MEMORY + 1, day - WINDOW, version)
         return Report(
             day=day,
             posts=opinions.height,
@@ -51,7 +53,10 @@ class Judge:
             drifted=beyond,
             audits=audits,
             macro_recall=recall,
-            confusion=self._confusion(day, version),
+            confusion=self._confusion(day - MEMORY + 1, day, version),
+            # [5.3] The prior may shift, as PACC undoes it; that a label's posts read otherwise is what it cannot undo,
+            # and what only audits can tell.
+            shifted=shifted(known, fresh) if known and fresh else (),
             corrections=self._corrections(day),
         )
 
@@ -83,13 +88,13 @@ class Judge:
         said = best(np.array(rows["score"].to_list()))
         return macro_recall(rows["label"].to_list(), said, (1 / rows["inclusion"]).to_list()), rows.height
 
-    def _confusion(self, day: int, version: str | None) -> Confusion | None:
-        """From what is known when the day is over: it corrects the next one."""
-        rows = self._audited(day - MEMORY + 1, day + 1, version)
+    def _confusion(self, first: int, last: int, version: str | None) -> Confusion | None:
+        """From audits that became known on these days; what is known when a day is over corrects the next one."""
+        rows = self._audited(first, last + 1, version)
         if rows.is_empty():
             return None
         weights = (1 / rows["inclusion"]).to_list()
-        return confusion(np.array(rows["score"].to_list()), rows["label"].to_list(), weights, seed=day)
+        return confusion(np.array(rows["score"].to_list()), rows["label"].to_list(), weights, seed=last)
 
     def _corrections(self, day: int) -> int:
         """Posts on which so many readers agree; who sends too many a day is heard for none of them."""

@@ -25,8 +25,9 @@ FEWEST = 200  # labels to learn from
 FRESH = 3  # times that a retrain sees what is new, as history is so much longer
 BLOCK = 250  # posts that drift is measured on: about an evening of a small brand
 NORMAL, BLOCKS = 5, 4  # blocks of the newest posts: what is normal, and how far from it a normal block is
+PLACED = 4  # every so many of them tells where the labels lie
 # What a verdict is made of. Not the labels' probabilities: they move in a crisis, when nothing is wrong with the model.
-WATCHED = ("pieces_per_word", "unknown", "confidence")
+WATCHED = ("pieces_per_word", "unknown", "confidence", "distance")
 
 
 class Candidate(NamedTuple):
@@ -81,7 +82,9 @@ def train(
         artifact = Artifact(Linear.fit(texts, labels, seed=seed), transformer, Policy())
         figures, why = _judged(artifact, judged, champion)
         quiet = [normalise(text) for text in rows.sort("of")["text"][-BLOCK * (NORMAL + BLOCKS) :]]
-        frame = drift_frame(quiet, [artifact.score(text, artifact.path) for text in quiet], artifact)
+        scores = [artifact.score(text, artifact.path) for text in quiet]
+        artifact = artifact.placed(quiet[::PLACED], scores[::PLACED])
+        frame = drift_frame(quiet, scores, artifact)
         mixed = frame.sample(fraction=1.0, shuffle=True, seed=0)
         normal = mixed.head(BLOCK * NORMAL)
         artifact.save(folder, texts=quiet, reference=normal, limits=_limits(normal, mixed.tail(-normal.height)))
@@ -135,5 +138,5 @@ def _limits(normal: pl.DataFrame, rest: pl.DataFrame) -> dict[str, float]:
     firsts = range(0, rest.height - BLOCK + 1, BLOCK)
     if len(firsts) < 2:
         return {}  # too short a history does not know what is normal, so nothing is called drift
-    usual = drift.Reference.of(normal.select(WATCHED))
+    usual = drift.Reference.of(normal.select(name for name in WATCHED if name in normal.columns))
     return drift.thresholds([usual.distances(rest.slice(first, BLOCK)) for first in firsts])
