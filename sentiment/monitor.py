@@ -297,8 +297,9 @@ class Monitor:
                 champion=folder,
                 recipe=self._recipe,
                 since=self._drifted_since or 0,
+                unseen=int(self._registry.tags(champion.version).get("as_of", 0)) if champion else 0,
             )
-        except (NotEnough, NotExported, LakeCorrupt, ModelCorrupt, Corrupt, Unavailable) as error:
+        except (NotEnough, NotExported, LakeCorrupt, ModelCorrupt, Corrupt, Unavailable, UnknownVersion) as error:
             self._retrain_on = again
             return self._raise("gate", as_of, f"not retrained: {error}", action=stays)
         if candidate.refused:

@@ -19,6 +19,7 @@ from shared import drift
 from shared.lake import Lake
 
 WINDOW = 3  # days of audits that quality is measured on
+SHIFT = 2  # days of audits in which a label's posts may have begun to read otherwise
 MEMORY = 14  # days of audits that a confusion is made of
 
 
@@ -42,8 +43,7 @@ class Judge:
             history = [report.drift for report in past if report.version == version and report.drift]
             beyond = drift.drifted([*history, distances], limits) if distances else ()
         recall, audits = self._quality(day, version)
-        fresh = self._confusion(day - WINDOW + 1, day, version)
-        known = self._confusion(day - MEMORY + 1, day - WINDOW, version)
+        known, moved = self._corrected_by(day, version, past)
         return Report(
             day=day,
             posts=opinions.height,
@@ -53,10 +53,8 @@ class Judge:
             drifted=beyond,
             audits=audits,
             macro_recall=recall,
-            confusion=self._confusion(day - MEMORY + 1, day, version),
-            # [5.3] The prior may shift, as PACC undoes it; that a label's posts read otherwise is what it cannot undo,
-            # and what only audits can tell.
-            shifted=shifted(known, fresh) if known and fresh else (),
+            confusion=known,
+            shifted=moved,
             corrections=self._corrections(day),
         )
 
@@ -87,6 +85,19 @@ class Judge:
             return None, rows.height
         said = best(np.array(rows["score"].to_list()))
         return macro_recall(rows["label"].to_list(), said, (1 / rows["inclusion"]).to_list()), rows.height
+
+    def _corrected_by(
+        self, day: int, version: str | None, past: Sequence[Report]
+    ) -> tuple[Confusion | None, tuple[str, ...]]:
+        """What corrects the next day, and the labels whose posts have begun to read otherwise."""
+        # [5.3] The prior may shift, as PACC undoes it; that a label's posts read otherwise is what it cannot undo, and
+        # what only audits can tell. Those from before it say nothing about the posts of today.
+        turned = [report.day - SHIFT + 1 for report in past if report.version == version and report.shifted]
+        first = max([day - MEMORY + 1, *turned])
+        fresh = self._confusion(day - SHIFT + 1, day, version)
+        known = self._confusion(first, day - SHIFT, version)
+        moved = shifted(known, fresh) if known and fresh else ()
+        return fresh if moved else self._confusion(first, day, version), moved
 
     def _confusion(self, first: int, last: int, version: str | None) -> Confusion | None:
         """From audits that became known on these days; what is known when a day is over corrects the next one."""

@@ -22,7 +22,7 @@ from shared.lake import Lake
 from shared.registry import Registry, Version
 
 FEWEST = 200  # labels to learn from
-FRESH = 3  # times that a retrain sees what is new, as history is so much longer
+FRESH = 2  # times that a retrain sees what is new, as history is so much longer
 BLOCK = 250  # posts that drift is measured on: about an evening of a small brand
 NORMAL, BLOCKS = 5, 4  # blocks of the newest posts: what is normal, and how far from it a normal block is
 PLACED = 4  # every so many of them tells where the labels lie
@@ -46,13 +46,15 @@ def train(
     champion: Path | None,
     recipe: Recipe | None,
     since: int = 0,
+    unseen: int = 0,
     threads: int = 1,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Candidate:
     """Learn from the labels known at `as_of`, register the result, and let the gate judge it.
 
-    `champion`: the folder of what it has to beat, which it also starts from. `since`: the time of writing from
-    which posts are new to the champion. Without a `recipe` the linear model scores alone.
+    `champion`: the folder of what it has to beat, which it also starts from. `unseen`: the time of writing from
+    which it has learnt nothing; `since`: from which posts are new in kind, and judged on. Without a `recipe` the
+    linear model scores alone.
 
     Raises:
         NotEnough: too few labels. ModelCorrupt: the champion cannot be read.
@@ -67,7 +69,7 @@ def train(
         folder.mkdir()
         transformer = None
         if recipe is not None:
-            chosen = _chosen(learnt, since, recipe.posts, seed)
+            chosen = _chosen(learnt, unseen, recipe.posts, seed)
             finetune(
                 [texts[place] for place in chosen],
                 [labels[place] for place in chosen],
@@ -112,10 +114,10 @@ def _parted(rows: pl.DataFrame, since: int) -> tuple[pl.DataFrame, pl.DataFrame]
     return pl.concat([rows.filter(pl.col("of") < since), fresh.filter(half)]), fresh.filter(~half)
 
 
-def _chosen(learnt: pl.DataFrame, since: int, most: int, seed: int) -> list[int]:
-    """Rows for the transformer: all that is new, several times, and old ones so that nothing is forgotten."""
+def _chosen(learnt: pl.DataFrame, unseen: int, most: int, seed: int) -> list[int]:
+    """Rows for the transformer: all that its start has not seen, several times, and old ones: nothing is forgotten."""
     places = np.arange(learnt.height)
-    fresh = places[(learnt["of"] >= since).to_numpy()] if since else places[:0]
+    fresh = places[(learnt["of"] >= unseen).to_numpy()] if unseen else places[:0]
     old = np.random.default_rng(seed).permutation(np.setdiff1d(places, fresh))
     return [*np.tile(fresh, FRESH), *old][:most]
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sentiment.config import AUDITS_NEEDED, CORRECTIONS_A_DAY, DAY, LABELS, READERS
-from sentiment.report import MEMORY, Judge
+from sentiment.report import Judge
 from sentiment.schema import AUDITS, CORRECTIONS, Audit, Correction, Label, Report, Score
 from shared.eventlog.port import Entry
 from tests.sentiment.crowd import TODAY, Crowd, Trained, post
@@ -72,10 +72,16 @@ def test_a_brigade_moves_no_number_and_two_honest_readers_are_heard(crowd: Crowd
 
 def test_posts_of_a_label_that_read_otherwise_are_flagged_by_audits(crowd: Crowd, world: Trained, judge: Judge) -> None:
     usual: dict[Label, Score] = {"negative": BAD, "neutral": (0.2, 0.6, 0.2), "positive": GOOD}
-    for day in range(DAY_NUMBER, DAY_NUMBER + 3):
-        audited(crowd, day, usual, 30)
-    for day in range(DAY_NUMBER + 3, DAY_NUMBER + 6):
-        audited(crowd, day, usual | {"negative": (0.35, 0.3, 0.35)}, 30)
-    assert MEMORY > 6
-    assert judged(crowd, judge, world, DAY_NUMBER + 2).shifted == ()
-    assert judged(crowd, judge, world, DAY_NUMBER + 5).shifted == (LABELS[0],)
+    other = usual | {"negative": (0.35, 0.3, 0.35)}
+    for number in range(6):
+        audited(crowd, DAY_NUMBER + number, usual if number < 3 else other, 30)
+    crowd.ingest()
+    reports: list[Report] = []
+    for number in range(6):
+        reports.append(judge.judge(DAY_NUMBER + number, reports, world.release))
+    flagged = [report.shifted for report in reports]
+    assert flagged[:3] == [()] * 3
+    assert (LABELS[0],) in flagged[3:5]
+    last = reports[-1].confusion
+    assert last is not None
+    assert last.rows[0][0] == pytest.approx(0.35, abs=0.02), "what was audited before it is forgotten"
