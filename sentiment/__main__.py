@@ -17,6 +17,7 @@ import typer
 
 from sentiment import config
 from sentiment.schema import POSTS, TOPICS, Tick
+from shared import public_data
 from shared.champion import Champion
 from shared.clock import Clock, SystemClock, VirtualClock, sleep
 from shared.eventlog import open_log
@@ -252,9 +253,7 @@ def demo(
 @app.command()
 def replay(
     context: typer.Context,
-    file: Annotated[
-        Path, typer.Argument(exists=True, dir_okay=False, help="CSV or Parquet; the columns are in README.md.")
-    ],
+    file: Annotated[str, typer.Argument(help="CSV or Parquet, or a data set by name; columns: README.md.")],
     seed: int = 7,
     linear: Annotated[bool, typer.Option("--linear", help="Without the transformer.")] = False,
 ) -> None:
@@ -266,8 +265,9 @@ def replay(
 
     try:
         recipe = None if linear else DEMO
-        story.run(parts.settings, file, port=free_port(8000), world=parts.brands, seed=seed, recipe=recipe)
-    except Unusable as error:
+        path = public_data.find(file, parts.settings.data)
+        story.run(parts.settings, path, port=free_port(8000), world=parts.brands, seed=seed, recipe=recipe)
+    except (Unusable, public_data.DataMissing, public_data.DataCorrupt) as error:
         raise typer.BadParameter(str(error)) from error
 
 
