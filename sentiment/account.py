@@ -84,12 +84,12 @@ def difference(timeline: Timeline, log: EventLog) -> Difference:
     while records := reader.poll(10_000, 0.0):
         for record in records:
             message = MENTION.validate_json(record.value)
-            if isinstance(message, Mention) and message.at // HOUR in manifest.hours:
+            if isinstance(message, Mention) and message.brand != ALL and message.at // HOUR in manifest.hours:
                 streamed.setdefault((message.brand, message.post), message)
     reader.close()
     late = removed = rescored = batch = 0
     for hour, published in manifest.hours.items():
-        for row in timeline.hour(hour, published.version).iter_rows(named=True):
+        for row in timeline.hour(hour, published.version).filter(pl.col("brand") != ALL).iter_rows(named=True):
             said = streamed.get((row["brand"], row["post"]))
             late += said is not None and said.late
             removed += row["removed"] is not None

@@ -179,6 +179,8 @@ def books(
     for name, value, unit, target in figured:
         figures.figure(name, value, unit=unit, target=target)
     stage.table("Figures", ["", "value", "unit", "target"], [[n, v, u, t or ""] for n, v, u, t in figured])
+    for failure in live.failures:
+        stage.say(f"failed: {failure}")
     stage.say(f"\n{took:.0f} s; everything that was written: {settings.var}")
 
 

@@ -206,9 +206,9 @@ def export(network: Network, folder: Path, samples: Sequence[list[int]]) -> None
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """The quantiser tells the root logger of every tensor that it leaves as it is."""
+    """The quantiser tells the root logger of every tensor that it leaves as it is, and what it would like better."""
     root, before = logging.getLogger(), logging.getLogger().level
-    root.setLevel(logging.WARNING)
+    root.setLevel(logging.ERROR)
     try:
         yield
     finally:
