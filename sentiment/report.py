@@ -66,7 +66,7 @@ class Judge:
         scored = scored.unique("text", keep="first")  # a flood of one text is no new language
         rows = scored.sort("at", "id").gather_every(max(1, scored.height // BLOCK)).head(BLOCK)
         normal, limits = reference(folder)
-        if rows.height < BLOCK // 3 or not limits:
+        if rows.height < BLOCK or not limits:  # a smaller one would be further away for nothing
             return {}, {}
         scores = [(row[0], row[1], row[2]) for row in rows["score"].to_list()]
         frame = drift_frame([normalise(text) for text in rows["text"]], scores, artifact)

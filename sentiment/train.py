@@ -23,8 +23,9 @@ from shared.registry import Registry, Version
 
 FEWEST = 200  # labels to learn from
 FRESH = 2  # times that a retrain sees what is new, as history is so much longer
-BLOCK = 250  # posts that drift is measured on: about an evening of a small brand
-NORMAL, BLOCKS = 5, 4  # blocks of the newest posts: what is normal, and how far from it a normal block is
+BLOCK = 500  # posts that drift is measured on, of a day; of half as many, noise hides one word in six that is new
+NORMAL, REST = 1_250, 1_000  # of the newest: what is normal, and from what blocks are drawn that are normal, too
+DRAWS = 24
 PLACED = 4  # every so many of them tells where the labels lie
 # What a verdict is made of. Not the labels' probabilities: they move in a crisis, when nothing is wrong with the model.
 WATCHED = ("pieces_per_word", "unknown", "confidence", "distance")
@@ -83,12 +84,12 @@ def train(
             transformer = Transformer(folder)
         artifact = Artifact(Linear.fit(texts, labels, seed=seed), transformer, Policy())
         figures, why = _judged(artifact, judged, champion)
-        quiet = [normalise(text) for text in rows.sort("of")["text"][-BLOCK * (NORMAL + BLOCKS) :]]
+        quiet = [normalise(text) for text in rows.sort("of")["text"][-NORMAL - REST :]]
         scores = [artifact.score(text, artifact.path) for text in quiet]
         artifact = artifact.placed(quiet[::PLACED], scores[::PLACED])
         frame = drift_frame(quiet, scores, artifact)
         mixed = frame.sample(fraction=1.0, shuffle=True, seed=0)
-        normal = mixed.head(BLOCK * NORMAL)
+        normal = mixed.head(NORMAL)
         artifact.save(folder, texts=quiet, reference=normal, limits=_limits(normal, mixed.tail(-normal.height)))
         (folder / "figures.json").write_text(json.dumps(figures, indent=1))
         version = registry.register(
@@ -137,8 +138,8 @@ def _judged(artifact: Artifact, rows: pl.DataFrame, champion: Path | None) -> tu
 
 def _limits(normal: pl.DataFrame, rest: pl.DataFrame) -> dict[str, float]:
     """By column, the distance from what is normal that no block of the rest reaches."""
-    firsts = range(0, rest.height - BLOCK + 1, BLOCK)
-    if len(firsts) < 2:
+    if rest.height < BLOCK:
         return {}  # too short a history does not know what is normal, so nothing is called drift
     usual = drift.Reference.of(normal.select(name for name in WATCHED if name in normal.columns))
-    return drift.thresholds([usual.distances(rest.slice(first, BLOCK)) for first in firsts])
+    blocks = [rest.sample(BLOCK, with_replacement=True, seed=number) for number in range(DRAWS)]
+    return drift.thresholds([usual.distances(block) for block in blocks])

@@ -49,7 +49,7 @@ def test_a_score_hangs_on_no_neighbour(transformer: Transformer) -> None:
 
 
 def texts(**more: object) -> list[str]:
-    posts = simulate(seed=9, start=START, days=1, posts_a_day=400, grammar=LIVE, **more)  # type: ignore[arg-type]
+    posts = simulate(seed=9, start=START, days=1, posts_a_day=700, grammar=LIVE, **more)  # type: ignore[arg-type]
     return [normalise(text) for text in posts.filter(~pl.col("kind").is_in(["foreign", "spam"]))["text"].unique()]
 
 
