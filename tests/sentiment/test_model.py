@@ -125,7 +125,7 @@ def test_without_the_words_that_moved_it_an_opinion_falls_further_than_without_a
     """The deletion test: two words left out, the most moving ones or any."""
     artifact, rng = Artifact.load(folder), np.random.default_rng(1)
     posts = simulate(seed=9, start=START, days=1, posts_a_day=150, grammar=LIVE).filter(kind="plain")
-    moving, any_two = [], []
+    moving, any_two = list[float](), list[float]()
     for text in map(normalise, posts["text"]):
         scores = artifact.score(text, artifact.path)
         best, words = int(np.argmax(scores)), text.split()
