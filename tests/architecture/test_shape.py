@@ -14,10 +14,14 @@ SHAPE = {
     *("simulate.py", "ingest.py", "dataset.py", "features.py", "model.py", "policy.py", "evaluate.py", "train.py"),
     *("serve.py", "monitor.py", "demo.py", "paper.py", "page"),
 }
-PATTERN = {"recsys": {"batch.py"}, "fraud": {"stream.py"}, "sentiment": {"batch.py", "stream.py"}}
+PATTERN = {"recsys": {"batch.py"}, "fraud": {"stream.py"}, "sentiment": {"batch.py", "stream.py", "brands.toml"}}
 
 # Files of a later issue. What exists must leave this list, so it only shrinks.
-PENDING = {"fraud": {"paper.py"}, "recsys": {"paper.py"}}
+PENDING = {
+    "fraud": {"paper.py"},
+    "recsys": {"paper.py"},
+    "sentiment": {"DESIGN.md", "EXERCISES.md", "page", "results.json"},
+}
 
 EXISTING = [service for service in SERVICES if (ROOT / service).is_dir()]
 
