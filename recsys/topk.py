@@ -13,6 +13,7 @@ from recsys.schema import SOURCES, Floats, Interactions, Ints, Ranked, TopK
 from recsys.sources import Sources
 from recsys.table import Extras
 
+DEEP = 150  # ranked items a user that the policy may choose from
 SCORED = 10  # first scores of each row that tomorrow's gate compares
 
 
@@ -47,7 +48,8 @@ def arranged(
             shuffled = int((items[user, : config.PERMUTED] >= 0).sum())
             order = draw.permutation(shuffled)
             items[user, :shuffled], origins[user, :shuffled] = items[user, order], origins[user, order]
-    return TopK(items, origins, explored, filled), scores, Extras(known.items, popular, *rules)
+    extras = Extras(known.items, popular, *rules, titles=known.products["title"].to_list())
+    return TopK(items, origins, explored, filled), scores, extras
 
 
 def drawn(user: str, date: str) -> np.random.Generator | None:

@@ -4,20 +4,21 @@ import uPlot from "/page/uplot/uPlot.esm.js";
 import {dateOf, el, momentOf} from "/page/dom.js";
 
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
-const LEAST = 3600; // seconds that the axis of time covers
 const dark = matchMedia("(prefers-color-scheme: dark)");
 
 /**
  * A column of charts that share time and hover. Each chart: {title, unit, show(value), lines: [{key, name, colour,
- * band: [low key, high key]}], low}. `href` is the API call behind them. `update(data, marks)`: data.at and one array a
+ * band: [low key, high key]}], low}. `href` is the API call behind them, `least` the seconds that the axis of
+ * time covers at least. `update(data, marks)`: data.at and one array a
  * key; marks: [{at, text}].
  */
 export class Charts {
-  constructor(place, charts, {href, height = 112}) {
+  constructor(place, charts, {href, height = 112, least = 3600}) {
     this.data = {at: []};
     this.marks = [];
     this.height = height;
     this.href = href;
+    this.least = least;
     this.parts = charts.map((chart) => this.#make(place, chart));
     new ResizeObserver(() => this.#fit()).observe(place);
     dark.addEventListener("change", () => this.#rebuild());
@@ -65,7 +66,7 @@ export class Charts {
       padding: [8, 24, 4, 0],
       legend: {show: false},
       cursor: {sync: {key: "time", setSeries: false}, y: false, drag: {x: false, y: false}, points: {show: false}},
-      scales: {x: {time: true, range: (_, low, high) => low === null ? [0, LEAST] : [low, Math.max(high, low + LEAST)]}, y: {range: (_, low, high) => bounds(chart, low, high)}},
+      scales: {x: {time: true, range: (_, low, high) => low === null ? [0, this.least] : [low, Math.max(high, low + this.least)]}, y: {range: (_, low, high) => bounds(chart, low, high)}},
       tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), "UTC"),
       axes: [
         {...axis, size: 24, space: 72, values: (_, splits) => splits.map(tick)},

@@ -19,7 +19,7 @@ PATTERN = {"recsys": {"batch.py"}, "fraud": {"stream.py"}, "sentiment": {"batch.
 # Files of a later issue. What exists must leave this list, so it only shrinks.
 PENDING = {
     "fraud": {"paper.py"},
-    "recsys": {"page", "paper.py"},
+    "recsys": {"paper.py"},
     "sentiment": {"page"},
 }
 

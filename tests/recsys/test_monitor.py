@@ -1,6 +1,8 @@
 """Days judged, alarms with their action, commands carried out."""
 
+import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 import pytest
 
@@ -95,6 +97,25 @@ def test_a_night_and_a_rollback_by_command(monitor: Monitor, shop: Shop, shop_wo
     assert table.current(shop.tables) == first
     (said,) = wants(shop, monitor, Command(kind="rollback", who="ann"))
     assert "no table before this one" in said
+
+
+def test_a_command_waits_for_the_night_that_is_at_work(
+    monitor: Monitor, shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with table.sole(shop.tables):
+        timer = threading.Timer(0.5, lambda: monkeypatch.setattr(table, "sole", nullcontext))
+        timer.start()  # as if it had ended: a lock is of a file handle, and this one is held here
+        assert wants(shop, monitor, Command(kind="night", who="ann")) == []
+        timer.join()
+        assert table.current(shop.tables) is not None
+
+
+def test_a_command_does_not_wait_for_ever(monitor: Monitor, shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recsys.monitor.PATIENCE", 0.2)
+    with table.sole(shop.tables):
+        (said,) = wants(shop, monitor, Command(kind="night", who="ann"))
+    assert "another night or rollback is at work" in said
+    assert table.current(shop.tables) is None
 
 
 def test_what_the_gate_refused_is_promoted_by_force_only(
