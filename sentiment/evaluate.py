@@ -72,6 +72,8 @@ def gate(
 
     `linear`: the baseline that came with it, if it is more than that; `bias`: what the test of names says.
     """
+    # [5.1] A retrain is deployed by this and by nobody's look at samples: three bounds, on posts that neither version
+    # has learnt from, of the files as they will be served. A person can go past it, and the ledger says who.
     if bias:
         return bias
     ours = challenger["macro_recall"]

@@ -51,6 +51,8 @@ ABROAD, SPAMMY, SHARED = 0.04, 0.01, 0.03
 DELAYED, LOST = 0.03, 0.004  # come minutes, and hours, after they were written
 
 
+# [2.2] Platforms sell posts and forbid to pass them on, and no public set says what a crowd thought that day. Here the
+# truth of every post is known, so what a count, a share or an alarm got wrong can be counted; real tweets stand beside.
 class Crisis(NamedTuple):
     """A brand that many are angry about, from event time `at` on for `hours`."""
 

@@ -10,7 +10,7 @@ def fair(text: str) -> Score:
 
 
 def unfair(text: str) -> Score:
-    negative, neutral, positive = fair(text)
+    negative, neutral, positive = fair(text)[:3]
     bent = 0.3 * any(name in text for name in GROUPS["b"])
     return min(1.0, negative + bent), max(0.0, neutral - bent), positive
 

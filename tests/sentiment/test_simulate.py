@@ -54,7 +54,7 @@ def test_new_words_come_when_they_are_told_to() -> None:
     slang = posts.filter(kind="slang")
     assert slang["at"].min() >= START + DAY  # type: ignore[operator]
     assert 0.2 < slang.height / posts.filter(pl.col("at") >= START + DAY).height < 0.45
-    assert set(SLANG) == set(LABELS)
+    assert set(SLANG) == set(LIVE.phrases)
 
 
 def test_the_linear_model_reaches_what_the_budget_says() -> None:
