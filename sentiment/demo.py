@@ -41,8 +41,13 @@ BRAND, BOTS = "northair", "peach-mobile"
 HOT_FIX = "a hot fix, no time for the gate"
 
 
-def run(settings: Settings, *, port: int, seed: int, headless: bool, recipe: Recipe | None = DEMO) -> None:
-    """A week of live posts. Without a `recipe` the linear model scores alone: minutes faster, and less to see."""
+def run(
+    settings: Settings, *, port: int, seed: int, headless: bool, visitor: str, recipe: Recipe | None = DEMO
+) -> None:
+    """A week of live posts. Without a `recipe` the linear model scores alone: minutes faster, and less to see.
+
+    `visitor`: the token that opens the page once.
+    """
     began, stage = perf_counter(), Stage()
     figures = Run(config.SERVICE, command="make demo-sentiment", at=SystemClock().now(), var=settings.var)
     stamp = datetime.fromtimestamp(SystemClock().now(), UTC).strftime("%Y%m%d-%H%M%S")
@@ -50,6 +55,7 @@ def run(settings: Settings, *, port: int, seed: int, headless: bool, recipe: Rec
     settings.pin(
         "pseudonym_key", f"demo of seed {seed}"
     )  # audits are drawn with it, and figures hang on the seed alone
+    settings.pin("visitor", visitor)
     crowd = simulate(
         seed=seed + 1,
         start=TODAY,
@@ -70,7 +76,7 @@ def run(settings: Settings, *, port: int, seed: int, headless: bool, recipe: Rec
         with scene(
             stage, live, "Training: a linear model, MiniLM fine-tuned, int8, the test of names, the gate"
         ) as act:
-            live.start("serve", "--port", str(live.port))
+            live.start("serve", "--port", str(live.port), "--demo")
             live.start("batch")
             candidate = learn(settings, stage, as_of=TODAY, seed=seed, recipe=recipe)
             live.start("monitor", "--seed", str(seed), *([] if recipe else ["--linear"]))
@@ -116,7 +122,7 @@ def run(settings: Settings, *, port: int, seed: int, headless: bool, recipe: Rec
         books(stage, figures, settings, live, crowd, to_alarm=to_alarm, seconds=lambda: perf_counter() - began)
         stage.next_steps(next_steps(settings, live, headless=headless))
         if not headless:
-            live_on(live)
+            live_on(live, number=len(stage.acts) + 1)
 
 
 def books(
@@ -173,8 +179,9 @@ def scene(stage: Stage, live: Live, title: str, *, marks: str = "") -> Iterator[
     live.tell(begun.model_copy(update={"outcome": act.outcome}))
 
 
-def live_on(live: Live) -> None:
+def live_on(live: Live, *, number: int) -> None:
     """Until Ctrl-C the crowd goes on, slowly: there is something to watch and to try."""
+    live.tell(Scene(number=number, title="The crowd goes on until Ctrl-C: try the buttons", at=live.clock.now()))
     day = (live.clock.now() // DAY) + 1
     while True:
         later = simulate(seed=day, start=day * DAY, days=1, posts_a_day=POSTS, grammar=LIVE)
@@ -237,6 +244,7 @@ def next_steps(settings: Settings, live: Live, *, headless: bool) -> list[tuple[
     curl = f'curl -s -H "X-API-Key: $(cat {settings.var}/api_key.secret)" {live.url}'
     span = f"from={TODAY + CRISIS * DAY}&to={TODAY + SLANG * DAY}"
     return [
+        (live.url, "the page, in the browser that has opened it once"),
         (f"{curl}'/v1/brands/{BRAND}/timeline?{span}'", "the day of the crisis"),
         (f"{curl}/v1/alarms", "what was noticed, and what was done"),
         (f"{live.url}/docs", "the API, to try in a browser"),

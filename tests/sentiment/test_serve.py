@@ -25,7 +25,6 @@ def client(crowd: Crowd) -> Iterator[TestClient]:
     crowd.stream()
     crowd.publish()
     app = make_app(
-        crowd.log,
         lambda metrics: Edge(
             crowd.log, crowd.champion(), folder=crowd.var / "batch", clock=crowd.clock, metrics=metrics
         ),
@@ -34,6 +33,7 @@ def client(crowd: Crowd) -> Iterator[TestClient]:
         api_key=b"secret",
         pseudonym_key=KEY,
         workers=lambda: True,
+        models=crowd.var / "models",
     )
     with TestClient(app, headers=HEADERS) as client:
         until = monotonic() + 30
