@@ -2,9 +2,8 @@
 
 import json
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +14,17 @@ from fraud.account import latency, money, precision_recall, quality, service
 from fraud.artifact import Artifact, reference
 from fraud.history import as_events, write_history
 from fraud.live import Live
-from fraud.schema import Command, Scene
+from fraud.schema import Command
 from fraud.simulate import labels, simulate
 from fraud.train import Candidate, train
+from shared import story
 from shared.clock import SystemClock, perf_counter
-from shared.console import Act, Stage
+from shared.console import Stage
 from shared.lake import Lake
 from shared.registry import Registry
 from shared.results import Run
 from shared.settings import Settings
+from shared.story import Scene
 
 START = 1_767_225_600  # 2026-01-01
 HISTORY = (
@@ -61,14 +62,15 @@ def run(settings: Settings, *, port: int, days: int, seed: int, headless: bool, 
     world = bank()
 
     with Live(settings, world, stage, port=port, today=today, seed=seed) as live:
-        with scene(stage, live, "History: what the bank knows before it has a model") as act:
+        scene = partial(story.scene, stage, clock=live.clock, tell=live.tell)
+        with scene("History: what the bank knows before it has a model") as act:
             act.outcome = past(settings, world, live, until=today * config.DAY)
 
-        with scene(stage, live, "Training: features folded over the lake, LightGBM, calibration, prices, gate") as act:
+        with scene("Training: features folded over the lake, LightGBM, calibration, prices, gate") as act:
             candidate = learn(settings, stage, as_of=today * config.DAY, seed=seed)
             act.outcome = told(candidate)
 
-        with scene(stage, live, "Live: payments by topic, test payments by HTTP") as act:
+        with scene("Live: payments by topic, test payments by HTTP") as act:
             live.open(rate=RATE)
             live.command(Command(kind="promote", version=candidate.version.version, who="operator", why="the first"))
             live.obeys["bad release"] = lambda: release_bad_model(settings, live)
@@ -79,27 +81,25 @@ def run(settings: Settings, *, port: int, days: int, seed: int, headless: bool, 
             false_alarms = len(live.alarms)
             act.outcome = f"{attack - today} days, {false_alarms} false alarms, {live.throughput:,.0f} events a second"
 
-        with scene(
-            stage, live, "Attack: from now on some pay slowly, at home, in sums like anybody's", marks="attack"
-        ) as act:
+        with scene("Attack: from now on some pay slowly, at home, in sums like anybody's", marks="attack") as act:
             passed = live.days(range(attack, bad), until=lambda: len(live.alarms) > false_alarms) - attack + 1
             noticed = passed if len(live.alarms) > false_alarms else None
             act.outcome = "not noticed" if noticed is None else f"noticed on day {noticed} of it. {live.last_words()}"
 
-        with scene(stage, live, "Retrain: when the new pattern has labels; gate, promote") as act:
+        with scene("Retrain: when the new pattern has labels; gate, promote") as act:
             live.days(range(live.next_day, bad), until=lambda: retrained(live))
             if not retrained(live):  # a shortened demo ends before the labels are in
                 live.command(Command(kind="retrain", who="operator", why="asked for"))
             act.outcome = live.last_words()
             live.days(range(live.next_day, bad))
 
-        with scene(stage, live, "A bad release, and its rollback") as act:
+        with scene("A bad release, and its rollback") as act:
             release_bad_model(settings, live)
             hours = live.hours(bad, until=lambda: live.releases[-1].action == "rollback")
             back = live.releases[-1]
             act.outcome = f"{back.action} to version {back.version} after {hours} hours: {back.why}"
 
-        with scene(stage, live, "The rest of the days, and the books") as act:
+        with scene("The rest of the days, and the books") as act:
             live.days(range(live.next_day, end))
             answers = live.close_http()
             truth, known = money(live.decided(), Lake(settings.var / "lake"), end=end * config.DAY)
@@ -134,16 +134,6 @@ def run(settings: Settings, *, port: int, days: int, seed: int, headless: bool, 
         stage.next_steps(next_steps(settings, live, headless=headless))
         if not headless:
             live_on(live, world, end=end, number=len(stage.acts) + 1)
-
-
-@contextmanager
-def scene(stage: Stage, live: Live, title: str, *, marks: str = "") -> Iterator[Act]:
-    """An act on the console, and on the page; `marks` is what begins with it."""
-    with stage.act(title) as act:
-        begun = Scene(number=len(stage.acts), title=title, at=live.clock.now(), marks=marks)
-        live.tell(begun)
-        yield act
-    live.tell(begun.model_copy(update={"outcome": act.outcome}))
 
 
 def live_on(live: Live, world: pl.DataFrame, *, end: int, number: int) -> None:

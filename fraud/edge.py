@@ -28,13 +28,13 @@ from fraud.schema import (
     Decision,
     Release,
     Report,
-    Scene,
     Transaction,
 )
 from fraud.watch import Watch
 from shared.clock import Clock, monotonic, sleep
 from shared.eventlog.port import Entry, EventLog, LogUnavailable, Place, Record, beginning
 from shared.store.port import Store, StoreUnavailable
+from shared.story import Scene
 
 VIEW = "decisions"
 GROUP = 1_000  # appends that share a commit at most

@@ -30,7 +30,6 @@ from fraud.schema import (
     Command,
     Release,
     Report,
-    Scene,
     Tick,
     Wish,
     message,
@@ -41,6 +40,7 @@ from shared.console import Stage
 from shared.eventlog import open_log
 from shared.eventlog.port import Entry, beginning
 from shared.settings import Settings
+from shared.story import Scene
 
 BATCH = 200  # records an append: the queue that a request stands in
 STRIDE = 2 * config.HOUR  # of event time an append, so that what is under way is never as old as a late payment

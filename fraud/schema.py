@@ -234,17 +234,6 @@ def challenger(alarms: Sequence[Alarm], ledger: Sequence[Release]) -> Alarm | No
     return refused[-1] if refused and int(refused[-1].version or 0) > newest else None
 
 
-class Scene(Noun):
-    """What a demo is doing, for whoever watches."""
-
-    kind: Literal["scene"] = "scene"
-    number: int
-    title: str
-    at: Seconds
-    outcome: str = ""  # once it is over
-    marks: str = ""  # what begins with it, for the charts
-
-
 class Wish(Noun):
     """What a visitor of a demo wants to see."""
 

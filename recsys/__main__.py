@@ -1,6 +1,7 @@
 """The command line, and the ONE place where parts are built from settings."""
 
 import logging
+import secrets
 import signal
 import socket
 import threading
@@ -81,8 +82,9 @@ def serve(
     context: typer.Context,
     port: Annotated[int, typer.Option(help="On 127.0.0.1.")] = 8010,
     host: str = "127.0.0.1",
+    demo: Annotated[bool, typer.Option("--demo", help="For a demo: hear its visitor's wishes.")] = False,
 ) -> None:
-    """The HTTP edge."""
+    """The HTTP edge, and the page to watch at /."""
     import uvicorn
 
     from recsys.serve import make_app
@@ -100,11 +102,16 @@ def serve(
         clock=parts.clock,
         api_key=settings.key("api_key"),
         pseudonym_key=settings.key("pseudonym_key"),
+        recipes=settings.var / "recipes",
+        registry=settings.registry_page,
+        stopping=lambda: server.should_exit,  # or it would wait for everybody who watches
+        visitor=settings.once("visitor") if demo and host == "127.0.0.1" else "",
     )
     about = uvicorn.Config(app, log_level="warning", access_log=False, loop="uvloop", http="httptools")
+    server = uvicorn.Server(about)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with suppress(KeyboardInterrupt):
-        uvicorn.Server(about).run([listener])
+        server.run([listener])
 
 
 @app.command()
@@ -191,12 +198,14 @@ def demo(
     """Four weeks of a shop in a few minutes."""
     parts: Parts = context.obj
     port = free_port(8010)
-    print(f"http://127.0.0.1:{port}/docs  opens when the service is up", flush=True)  # before the slow imports
+    visitor = secrets.token_urlsafe(16)
+    # Before the slow imports. The address opens the page once; the browser then has a session.
+    print(f"http://127.0.0.1:{port}/?token={visitor}  opens when the service is up", flush=True)
     from recsys import demo as story
 
     if days < story.MIN_DAYS:
         raise typer.BadParameter(f"--days {days}: the story needs {story.MIN_DAYS}")
-    story.run(parts.settings, port=port, days=days, seed=seed, headless=headless)
+    story.run(parts.settings, port=port, days=days, seed=seed, headless=headless, visitor=visitor)
 
 
 @app.command()

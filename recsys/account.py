@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from recsys.earnings import Added, added
 from recsys.live import ARMS, Day, Live
-from shared.drift import Array
 
 Table = tuple[list[str], list[list[str]]]
 
@@ -15,7 +15,7 @@ class Money(NamedTuple):
     """Margin net of returns, EUR, over the days counted; and the 95 % interval of what each adds, by days."""
 
     earned: dict[str, float]
-    added: dict[str, tuple[float, float, float]]  # mean sum, low, high
+    added: dict[str, Added]
 
     @property
     def ratio(self) -> float | None:
@@ -43,15 +43,13 @@ WORDS = {
 def money(days: Sequence[Day]) -> Money:
     """The same shoppers with the same luck, under each way of recommending."""
     earned = {arm: sum(day.earned[arm] for day in days) for arm in ARMS}
-    added = {}
+    gained = {}
     # [1.1] Most of what a list shows would have been bought anyway, so what it is worth is its day less the same day
     # without it; the sum of what was bought from lists would praise whoever shows bestsellers.
     for arm in ARMS:
         if arm != "none":
-            by_day: Array = np.array([day.earned[arm] - day.earned["none"] for day in days])
-            margin = 1.96 * float(by_day.std(ddof=1)) * np.sqrt(len(days)) if len(days) > 1 else 0.0
-            added[arm] = (float(by_day.sum()), float(by_day.sum() - margin), float(by_day.sum() + margin))
-    return Money(earned, added)
+            gained[arm] = added([day.earned[arm] - day.earned["none"] for day in days])
+    return Money(earned, gained)
 
 
 def latency(live: Live) -> tuple[float, float]:

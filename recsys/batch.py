@@ -25,7 +25,19 @@ from recsys.evaluate import gate_table
 from recsys.features import Facts
 from recsys.ingest import frozen, ingest
 from recsys.recipe import Recipe
-from recsys.schema import ALARMS, NIGHTS, RELEASES, SOURCES, Alarm, Interactions, Night, Ranked, Release, in_force
+from recsys.schema import (
+    ALARMS,
+    NIGHTS,
+    RELEASES,
+    SOURCES,
+    Alarm,
+    Interactions,
+    Night,
+    Ranked,
+    Release,
+    before,
+    in_force,
+)
 from recsys.sources import Sources, fit
 from recsys.table import Manifest, Table
 from recsys.topk import arranged, latest, nearest
@@ -316,10 +328,7 @@ class Nights:
             lines = ledger(self._log)
             now = table.current(self.tables)
             kept = table.versions(self.tables)
-            published = [line.version for line in lines if line.subject == "table" and line.action == "publish"]
-            before = published[: max((n for n, known in enumerate(published) if known == now), default=0)]
-            earlier = [known for known in before if known in kept and known != now]
-            chosen = version or (earlier[-1] if earlier else None)
+            chosen = version or before(lines, now, kept)
             if chosen is None or chosen not in kept:
                 raise LookupError(f"no table {chosen or 'before this one'}; there are {', '.join(kept) or 'none'}")
             manifest = Table.open(self.tables / chosen).manifest

@@ -4,6 +4,7 @@ import json
 import tempfile
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,42 +19,54 @@ from recsys.recipe import Recipe, reference
 from recsys.schema import SOURCES, Command
 from recsys.simulate import Life, Shop
 from recsys.train import Candidate, train
-from shared.clock import Clock, SystemClock, perf_counter, sleep
+from shared import story
+from shared.clock import Clock, SystemClock, perf_counter
 from shared.console import Stage
 from shared.eventlog.port import EventLog
 from shared.lake import Lake
 from shared.registry import Registry
 from shared.results import Run
 from shared.settings import Settings
+from shared.story import Scene
 
 START = 1_767_225_600  # 2026-01-01
 HISTORY = 84  # days: eight weeks say what is usual, four how much that varies
 SHOPPERS, ITEMS = 5_000, 2_000
 MIN_DAYS = 14
 WHY = "a hot fix, no time for the gate"
+BESTSELLERS = [0.25, 0.0, 0.25, 0.0, 0.5]  # weights of SOURCES: little of anybody's own
+ENCORE, PAUSE = 28, 0.6  # days that the truth is prolonged by; seconds of real time an hour of the shop takes then
 
 
-def run(settings: Settings, *, port: int, days: int, seed: int, headless: bool) -> None:
-    """`days` of nights and days; the season turns after two fifths of them, the bad recipe comes after four fifths."""
+def run(settings: Settings, *, port: int, days: int, seed: int, headless: bool, visitor: str) -> None:
+    """`days` of nights and days; the season turns after two fifths of them, the bad recipe comes after four fifths.
+
+    `visitor`: the token that opens the page once. Who watches may break things on top of that.
+    """
     began, stage = perf_counter(), Stage()
     figures = Run(config.SERVICE, command="make demo-recsys", at=SystemClock().now(), var=settings.var)
     stamp = datetime.fromtimestamp(SystemClock().now(), UTC).strftime("%Y%m%d-%H%M%S")
     settings = settings.afresh(f"demo-recsys/{stamp}")
     settings.pin("pseudonym_key", f"demo of seed {seed}")  # who is shuffled hangs on it, and figures on the seed alone
+    settings.pin("visitor", visitor)
     broken, turn, bad, end = days // 4, days * 2 // 5, days * 4 // 5, days
 
-    with stage.act("History: twelve weeks of a shop that recommended nothing") as act:
-        shop = simulate.open_shop(
-            seed=seed, start=START, days=HISTORY + days, users=SHOPPERS, items=ITEMS, season_from=HISTORY + turn
-        )
-        life, act.outcome = past(settings, shop)
-
+    shop = simulate.open_shop(
+        seed=seed, start=START, days=HISTORY + days, users=SHOPPERS, items=ITEMS, season_from=HISTORY + turn
+    )
     registry = Registry(settings.mlflow, config.SERVICE)
-    with Live(settings, shop, life, port=port, today=HISTORY, nights=nights_of(settings, registry, seed)) as live:
-        live.start("serve", "--port", str(port))
+    with Live(settings, shop, port=port, today=HISTORY, nights=nights_of(settings, registry, seed)) as live:
+        scene = partial(story.scene, stage, clock=live.clock, tell=live.tell)
+        live.start("serve", "--port", str(port), "--demo")
         live.start("monitor", "--seed", str(seed))
+        live.obeys["no input"] = live.cut_off
+        live.obeys["bad recipe"] = lambda: force(settings, registry, live, BESTSELLERS)
 
-        with stage.act(
+        with scene("History: twelve weeks of a shop that recommended nothing") as act:
+            life, act.outcome = past(settings, shop)
+            live.go_on(life)
+
+        with scene(
             "A recipe: sources, ranker, policy; learnt, chosen and judged on three weeks, one after another"
         ) as act:
             candidate = learn(settings, registry, as_of=START + HISTORY * config.DAY, seed=seed)
@@ -61,19 +74,20 @@ def run(settings: Settings, *, port: int, days: int, seed: int, headless: bool) 
             live.command(Command(kind="promote", version=candidate.version.version, who="operator", why="the first"))
             act.outcome = told(candidate)
 
-        with stage.act("Nights and days: ingest, candidates, rank, policy, gate, publish; then shoppers come") as act:
+        with scene("Nights and days: ingest, candidates, rank, policy, gate, publish; then shoppers come") as act:
             first = live.night()
             live.day()
             pass_days(stage, live, broken - 1)
             act.outcome = f"{live.today - HISTORY} nights, the first {words(first.seconds)}; {len(live.alarms)} alarms"
             false_alarms = len(live.alarms)
 
-        with stage.act("Broken nights: killed half-way; an empty input; a table that fails its gate") as act:
-            said = [killed(live), outage(live), spoilt(settings, registry, live)]
+        with scene("Broken nights: killed half-way; an empty input; a table that fails its gate") as act:
+            said = [killed(stage, live), outage(live), spoilt(settings, registry, live)]
             act.outcome = " ".join(said)
 
-        with stage.act("Days until the season turns, and the monitor notices") as act:
+        with scene("Days until the season turns, and the monitor notices") as act:
             pass_days(stage, live, turn - (live.today - HISTORY))
+            mark(stage, live, "The season turns: a tenth of the categories is wanted far more", "the season turns")
             before = live.today
             seen = pass_days(stage, live, bad - turn, until=lambda: noticed(live, before))
             days_to_notice = seen if noticed(live, before) else None
@@ -81,10 +95,10 @@ def run(settings: Settings, *, port: int, days: int, seed: int, headless: bool) 
             act.outcome = "not noticed" if alarm is None else f"after {seen} days: {alarm.message}; {alarm.action}"
             pass_days(stage, live, bad - (live.today - HISTORY))
 
-        with stage.act("A bad recipe passes every gate, and the table is rolled back") as act:
+        with scene("A bad recipe passes every gate, and the table is rolled back") as act:
             act.outcome = rolled_back(settings, registry, live)
 
-        with stage.act("The rest of the days, and the books") as act:
+        with scene("The rest of the days, and the books") as act:
             pass_days(stage, live, end - (live.today - HISTORY))
             act.outcome = f"{sum(day.lists for day in live.days):,} lists, {len(live.latencies):,} of them over HTTP"
 
@@ -93,7 +107,9 @@ def run(settings: Settings, *, port: int, days: int, seed: int, headless: bool) 
         stage.table("Service", *account.service(live))
         seconds, (p50, p99) = perf_counter() - began, account.latency(live)
         lists = sum(day.lists for day in live.days)
-        for name, value, unit, target in (
+        if live.visited:
+            stage.say("\nSomebody has pressed buttons, so these figures are of no other run: none is written down.")
+        figured = (
             ("demo.seconds", round(seconds, 1), "s", "<= 180"),
             ("demo.failed_requests", len(live.failures), "requests", "== 0"),
             ("demo.incremental_vs_popularity", books.ratio, "ratio", None),
@@ -104,13 +120,30 @@ def run(settings: Settings, *, port: int, days: int, seed: int, headless: bool) 
             ("demo.night_seconds", float(np.median([sum(n.seconds.values()) for n in live.told])), "s", "<= 3"),
             ("demo.http_p50_ms", round(p50, 1), "ms", None),
             ("demo.http_p99_ms", round(p99, 1), "ms", None),
-        ):
+        )
+        for name, value, unit, target in () if live.visited else figured:
             figures.figure(name, value, unit=unit, target=target)
         stage.say(f"\n{seconds:.0f} s on seed {seed}; everything that was written: {settings.var}")
         stage.next_steps(next_steps(settings, live, headless=headless))
         if not headless:
-            while True:  # the shop lives on until Ctrl-C, as far as its truth reaches
-                sleep(3_600)
+            live_on(live, number=len(stage.acts) + 1)
+
+
+def mark(stage: Stage, live: Live, title: str, marks: str) -> None:
+    """Something that begins in the middle of an act."""
+    live.tell(Scene(number=len(stage.acts), title=title, at=live.clock.now(), marks=marks))
+
+
+def live_on(live: Live, *, number: int) -> None:
+    """Until Ctrl-C the nights and days go on, slowly: there is something to watch and to try."""
+    title = "The shop lives on, slowly, until Ctrl-C: try the buttons"
+    live.tell(Scene(number=number, title=title, at=live.clock.now()))
+    while True:
+        live.shop = simulate.prolonged(live.shop, ENCORE)
+        for _ in range(ENCORE):
+            live.obey()
+            live.night()
+            live.day(pause=PAUSE)
 
 
 def past(settings: Settings, shop: Shop) -> tuple[Life, str]:
@@ -178,6 +211,7 @@ def pass_days(stage: Stage, live: Live, days: int, *, until: Callable[[], bool] 
     """Nights and days, one after the other; gives how many."""
     with stage.progress(max(0, days), "days") as done:
         for number in range(days):
+            live.obey()
             live.night()
             live.day()
             done(1)
@@ -192,7 +226,7 @@ def noticed(live: Live, since: int) -> bool:
     return any(alarm.kind == "drift" and alarm.at > moment for alarm in live.alarms)
 
 
-def killed(live: Live) -> str:
+def killed(stage: Stage, live: Live) -> str:
     """A night in a process of its own, killed half-way; the old table is served, and the rerun ends the night."""
     before = table.current(live.nights.tables)
     live.clock.observe(live.night_of(live.today))
@@ -202,6 +236,7 @@ def killed(live: Live) -> str:
     live.wait(lambda: ranked.exists() or child.poll() is not None, "the night does not begin; see night.log")
     child.kill()
     child.wait()
+    mark(stage, live, "A night is killed half-way: yesterday's table stays", "a night is killed")
     still = table.current(live.nights.tables)
     if still != before:
         raise Stuck(f"a night killed half-way left {still} instead of {before}")
@@ -231,7 +266,7 @@ def spoilt(settings: Settings, registry: Registry, live: Live) -> str:
 def rolled_back(settings: Settings, registry: Registry, live: Live) -> str:
     """A recipe of popularity, past its gate by force, and past the table's; an operator takes it back."""
     good = live.releases[-1].recipe or first_recipe(live)
-    force(settings, registry, live, [0.25, 0.0, 0.25, 0.0, 0.5])
+    force(settings, registry, live, BESTSELLERS)
     night = live.night()
     day = live.day()
     if not night.version:
@@ -274,12 +309,14 @@ def simulate_date(live: Live) -> str:
 def next_steps(settings: Settings, live: Live, *, headless: bool) -> list[tuple[str, str]]:
     """Commands that work as they stand."""
     steps = [
-        (f"ls {settings.var}/reports {settings.var}/tables", "evidently's pages of the drift, and the versions kept")
+        (f"ls {settings.var}/reports {settings.var}/tables", "evidently's pages of the drift, and the versions kept"),
+        (settings.registry_page, "MLflow: every recipe with its figures"),
     ]
     if headless:
         return [*steps, ("make demo-recsys", "the same, and the service stays up to be tried")]
     curl = f'curl -s -H "X-API-Key: $(cat {settings.var}/api_key.secret)" {live.url}'
     return [
+        (live.url, "the page, in the browser that has opened it once"),
         (f"{curl}/v1/recommendations/u000017?k=5", "a shopper's list, with reasons"),
         (f"{curl}/v1/table", "which table is shown, and the ledger of releases"),
         (f"{live.url}/docs", "the API, to try in a browser"),

@@ -7,7 +7,7 @@ import sys
 import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any, NamedTuple, Self
 from urllib.error import URLError
 
@@ -20,32 +20,39 @@ from recsys.history import EVENT_COLUMNS, PRODUCT_COLUMNS, hidden
 from recsys.schema import (
     ALARMS,
     CATALOGUE,
+    COMMANDS,
     EVENTS,
     IMPRESSIONS,
     NIGHTS,
     RELEASES,
     REPORTS,
+    STORY,
     TOPICS,
     Alarm,
+    Books,
     Command,
     Impression,
     Ints,
     Night,
     Release,
     Report,
+    Wish,
 )
 from recsys.shelf import Shelf
 from recsys.simulate import Chances, Life, Shop
+from recsys.table import Busy
 from shared.clock import VirtualClock, monotonic, perf_counter, sleep
 from shared.eventlog import open_log
 from shared.eventlog.port import Entry, beginning
 from shared.privacy import pseudonym
 from shared.settings import Settings
+from shared.story import Scene
 
 NIGHT = 2 * config.HOUR  # of the day that the night belongs to
 K = 10  # places that a visitor sees
 VISITS = 50  # a day by HTTP; the others look up in this process
 PATIENCE = 300.0  # seconds to wait for a process before giving up
+VISITOR = "page"  # whose commands come from a browser
 ARMS = ("served", "none", "popularity", "repeats", "oracle")
 
 
@@ -67,12 +74,10 @@ class Day(NamedTuple):
 class Live:
     """The service as child commands on a free port, and the shop that uses it."""
 
-    def __init__(
-        self, settings: Settings, shop: Shop, life: Life, *, port: int, today: int, nights: Callable[..., Nights]
-    ) -> None:
+    def __init__(self, settings: Settings, shop: Shop, *, port: int, today: int, nights: Callable[..., Nights]) -> None:
         """`today`: day of the shop that comes next. `nights` makes a Nights on log and clock."""
         self.settings, self.shop, self.today, self.port = settings, shop, today, port
-        self.lives = {arm: life.copy() for arm in ARMS}
+        self.lives: dict[str, Life] = {}  # by way of recommending
         self.clock = VirtualClock(self.night_of(today))
         self.log = open_log(settings.log, clock=self.clock)
         self.log.create(TOPICS)
@@ -85,13 +90,17 @@ class Live:
         self.releases: list[Release] = []
         self.reports: list[Report] = []
         self.told: list[Night] = []
+        self.wishes: list[str] = []  # of whoever watches, not yet fulfilled
+        self.obeys: dict[str, Callable[[], None]] = {}  # what is done about a wish, between two days
+        self.visited = False  # whether somebody has wished, or commanded, anything
+        self._cut = False  # whether today's events reach nobody
         self._key = settings.key("pseudonym_key")
         names = simulate.user_names(shop)
         self._users = np.array([pseudonym(str(name), self._key) for name in names])
         self._number = {str(item): number for number, item in enumerate(simulate.item_names(shop))}
         self._due = pl.DataFrame(schema=EVENT_COLUMNS)  # what comes back later
-        self._held: list[Entry] = []  # what clients could not deliver
-        self._reader = self.log.reader(beginning([ALARMS, RELEASES, REPORTS, NIGHTS]))
+        self._held: list[tuple[int, Entry]] = []  # what clients could not deliver, with its time
+        self._reader = self.log.reader(beginning([ALARMS, RELEASES, REPORTS, NIGHTS, COMMANDS, STORY]))
         self._stack = ExitStack()
         self._children: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -140,8 +149,36 @@ class Live:
                     self.releases.append(Release.model_validate_json(record.value))
                 elif record.topic == REPORTS.name:
                     self.reports.append(Report.model_validate_json(record.value))
-                else:
+                elif record.topic == NIGHTS.name:
                     self.told.append(Night.model_validate_json(record.value))
+                elif record.topic == COMMANDS.name:
+                    self.visited |= json.loads(record.value)["who"] == VISITOR
+                elif json.loads(record.value)["kind"] == "wish":
+                    self.wishes.append(Wish.model_validate_json(record.value).wish)
+                    self.visited = True
+
+    # --- whoever watches ------------------------------------------------------------------------------
+
+    def go_on(self, life: Life) -> None:
+        """From here on the shoppers live on once for each way of recommending."""
+        self.lives = {arm: life.copy() for arm in ARMS}
+
+    def tell(self, noun: Scene | Books) -> None:
+        """Let whoever watches know what is going on."""
+        self.log.append([Entry(STORY, noun.kind, noun.model_dump_json().encode())])
+
+    def obey(self) -> None:
+        """Do what they have wished."""
+        self.follow()
+        for wish in [wish for wish in self.wishes if wish in self.obeys]:
+            self.wishes.remove(wish)
+            self.obeys[wish]()
+
+    def cut_off(self) -> None:
+        """What happens on the next day reaches nobody until the day after."""
+        self._cut = True
+
+    # --- an operator ----------------------------------------------------------------------------------
 
     def command(self, command: Command) -> None:
         """Post a command, and wait until a release or an alarm answers it."""
@@ -160,9 +197,16 @@ class Live:
     def night(self) -> Night:
         """Tonight's, and the report on the day before; the clock is held meanwhile."""
         self.clock.observe(self.night_of(self.today))
-        night = self.nights.run(date_of(self.clock.now()))
-        self.judged(night.date)
-        return night
+        made: list[Night] = []
+
+        def done() -> bool:
+            with suppress(Busy):  # the monitor runs one that somebody asked for
+                made.append(self.nights.run(date_of(self.clock.now())))
+            return bool(made)
+
+        self.wait(done, "another night does not end; see monitor.log")
+        self.judged(made[0].date)
+        return made[0]
 
     def judged(self, date: str) -> None:
         """Wait until the monitor has judged the day before the night of `date`, and serve shows what was published."""
@@ -183,9 +227,13 @@ class Live:
             return False
         return bool(answer["version"] == self.shelf.version)
 
-    def day(self, *, delivered: bool = True) -> Day:
-        """Today's visits. `delivered`: whether clients reach the log; else what happened arrives tomorrow."""
+    def day(self, *, delivered: bool = True, pause: float = 0.0) -> Day:
+        """Today's visits, a pause after each hour.
+
+        `delivered`: whether clients reach the log; else what happened arrives tomorrow.
+        """
         number, shop = self.today, self.shop
+        delivered, self._cut = delivered and not self._cut, False
         self.shelf.follow()
         luck = simulate.chances(shop, number)
         self._catalogue(number)
@@ -200,7 +248,7 @@ class Live:
             list_id=pl.when(pl.col("slot") > 0).then(pl.Series(chosen)),
             position=pl.when(pl.col("slot") > 0).then("slot"),
         )
-        self._deliver(rows, entries, end=shop.start + (number + 1) * config.DAY, delivered=delivered)
+        self._deliver(rows, entries, end=shop.start + (number + 1) * config.DAY, delivered=delivered, pause=pause)
         places, counts = np.unique(np.array(shown.sources), return_counts=True)
         done = Day(
             earned=earned,
@@ -211,6 +259,7 @@ class Live:
             sources=dict(zip(places.tolist(), counts.tolist(), strict=True)),
         )
         self.days.append(done)
+        self.tell(Books(day=shop.start // config.DAY + number, earned=earned))
         self.today += 1
         return done
 
@@ -222,13 +271,13 @@ class Live:
         self.log.append([Entry(CATALOGUE, row["item"], json.dumps(row).encode()) for row in rows])
         self.shelf.follow()
 
-    def _lists(self, luck: Chances) -> "tuple[Shown, list[Entry]]":
+    def _lists(self, luck: Chances) -> "tuple[Shown, list[tuple[int, Entry]]]":
         """What every visitor is shown: some over HTTP, which logs by itself, the others from the shelf."""
         by_http = set(
             np.random.default_rng([self.shop.seed, self.today]).permutation(luck.users.size)[:VISITS].tolist()
         )
         items = np.full((luck.users.size, K), -1)
-        ids, sources, entries = [""] * luck.users.size, list[str](), list[Entry]()
+        ids, sources, entries = [""] * luck.users.size, list[str](), list[tuple[int, Entry]]()
         with ThreadPoolExecutor(4) as pool:
             asked = {row: pool.submit(self._visit, int(luck.users[row])) for row in by_http}
             for row, user in enumerate(luck.users.tolist()):
@@ -250,7 +299,7 @@ class Live:
                     explored=made.explored,
                     permuted=made.permuted,
                 )
-                entries.append(Entry(IMPRESSIONS, name, impression.model_dump_json().encode()))
+                entries.append((at, Entry(IMPRESSIONS, name, impression.model_dump_json().encode())))
             for row, future in asked.items():
                 answer = future.result()
                 if answer is None:
@@ -273,7 +322,7 @@ class Live:
 
     def _others(self, luck: Chances, day: int) -> dict[str, Ints | None]:
         """The lists of the other ways, each in its own life."""
-        popular = [self._number[item] for item in self.shelf.popular(K)]
+        popular = [self._number[item] for item in self.shelf.popular(K).items]
         bestsellers = np.tile(np.array(popular), (luck.users.size, 1))
         last = self.lives["repeats"].last[luck.users]
         latest = np.argsort(-last, axis=1, kind="stable")[:, :K]
@@ -285,7 +334,9 @@ class Live:
             "oracle": simulate.best(self.shop, self.lives["oracle"], day, luck.users, K),
         }
 
-    def _deliver(self, rows: pl.DataFrame, entries: list[Entry], *, end: int, delivered: bool) -> None:
+    def _deliver(
+        self, rows: pl.DataFrame, shown: "list[tuple[int, Entry]]", *, end: int, delivered: bool, pause: float
+    ) -> None:
         """Append the day in order of time; what comes back later waits for its day."""
         every = pl.concat(
             [self._due, rows.select([c for c in EVENT_COLUMNS if c in rows.columns])], how="diagonal_relaxed"
@@ -293,14 +344,25 @@ class Live:
         due, self._due = every.filter(pl.col("at") < end).sort("at"), every.filter(pl.col("at") >= end)
         named = hidden(due, key=self._key)
         made = [
-            Entry(EVENTS, row["user"], json.dumps({k: v for k, v in row.items() if v is not None}).encode())
+            (
+                row["at"],
+                Entry(EVENTS, row["user"], json.dumps({k: v for k, v in row.items() if v is not None}).encode()),
+            )
             for row in named.select(list(EVENT_COLUMNS)).iter_rows(named=True)
         ]
-        self._held += entries + made
+        self._held += shown + made
+        if not delivered:
+            return self.clock.observe(end - config.HOUR)
+        for hour in range(end - config.DAY, end, config.HOUR) if pause else ():
+            now = [entry for at, entry in self._held if at < hour + config.HOUR]
+            self._held = [(at, entry) for at, entry in self._held if at >= hour + config.HOUR]
+            if now:
+                self.clock.observe(hour)
+                self.log.append(now)
+                sleep(pause)
         self.clock.observe(end - config.HOUR)
-        if delivered:
-            self.log.append(self._held)
-            self._held = []
+        self.log.append([entry for _, entry in self._held])
+        self._held = []
 
     def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         """The service's answer. Raises OSError: it is away, or refuses."""
@@ -317,6 +379,10 @@ class Shown(NamedTuple):
     items: Ints  # (visitors, K)
     ids: list[str]  # of their lists
     sources: list[str]  # of all places
+
+
+def _message(row: dict[str, Any]) -> bytes:
+    return json.dumps({name: value for name, value in row.items() if value is not None}).encode()
 
 
 def finish(child: "subprocess.Popen[bytes]") -> None:

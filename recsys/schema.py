@@ -37,8 +37,9 @@ ALARMS = Topic("recsys.alarms", 1)  # key: kind
 NIGHTS = Topic("recsys.nights", 1)  # key: date
 REPORTS = Topic("recsys.reports", 1)  # key: day
 RELEASES = Topic("recsys.releases", 1)  # key: version
+STORY = Topic("recsys.story", 1)  # key: kind; what a demo tells whoever watches, and hears from them
 INPUTS = (EVENTS, IMPRESSIONS, ERASURES, CATALOGUE)  # what a night reads
-TOPICS = (*INPUTS, DEAD, COMMANDS, ALARMS, NIGHTS, REPORTS, RELEASES)
+TOPICS = (*INPUTS, DEAD, COMMANDS, ALARMS, NIGHTS, REPORTS, RELEASES, STORY)
 
 
 class Noun(BaseModel):
@@ -97,6 +98,16 @@ class Impression(Noun):
     sources: tuple[str, ...]  # where each came from
     explored: bool = False  # the first `permuted` items stand in random order
     permuted: int = 0  # m: each of them stood on each of these slots with probability 1 / m
+
+
+class Item(Noun):
+    """One place of a list, in words."""
+
+    item: str
+    title: str
+    reason: str
+    because: str | None = None  # an item bought before that it goes with
+    source: str
 
 
 class Interactions(NamedTuple):
@@ -212,3 +223,25 @@ class Release(Noun):
 def in_force(ledger: Sequence[Release], subject: str) -> Release | None:
     """The last word about tables, or about recipes."""
     return next((line for line in reversed(ledger) if line.subject == subject), None)
+
+
+def before(ledger: Sequence[Release], now: str | None, kept: Sequence[str]) -> str | None:
+    """The table that a rollback goes to: of those still kept, the last one published before `now` was."""
+    published = [line.version for line in ledger if line.subject == "table" and line.action == "publish"]
+    earlier = published[: max((place for place, version in enumerate(published) if version == now), default=0)]
+    return next((version for version in reversed(earlier) if version in kept and version != now), None)
+
+
+class Books(Noun):
+    """What a demo knows of a day, as it has lived the same day with each way of recommending."""
+
+    kind: Literal["books"] = "books"
+    day: int  # since the epoch
+    earned: dict[str, float]  # margin net of returns, EUR, by way; "none" is without any list
+
+
+class Wish(Noun):
+    """What a visitor of a demo wants to see."""
+
+    kind: Literal["wish"] = "wish"
+    wish: Literal["no input", "bad recipe"]

@@ -2,17 +2,18 @@
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Query, Request, Response
-from fastapi import Path as PathParameter
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from pydantic import Field
 
 from recsys import config
 from recsys.edge import Edge
+from recsys.page import User, add_watching
 from recsys.policy import REASONS
 from recsys.schema import (
     COMMANDS,
@@ -25,6 +26,7 @@ from recsys.schema import (
     Event,
     Id,
     Impression,
+    Item,
     Night,
     Noun,
     Release,
@@ -42,17 +44,7 @@ from shared.privacy import pseudonym
 BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 PATIENCE = 0.3  # seconds that a list waits to be logged; then it is shown unlogged
 
-User = Annotated[str, PathParameter(pattern=r"^[A-Za-z0-9_-]{1,64}$", examples=["u000017"])]
 Context = Annotated[str, Query(max_length=200, description="A category: whose popular items a stranger is shown.")]
-
-
-class Item(Noun):
-    """One place of a list."""
-
-    item: str
-    reason: str
-    because: str | None = None  # an item bought before that it goes with
-    source: str
 
 
 class ListOut(Noun):
@@ -95,8 +87,23 @@ class TableNow(Noun):
     ledger: list[Release]
 
 
-def make_app(log: EventLog, shelf: Shelf, *, clock: Clock, api_key: bytes, pseudonym_key: bytes) -> FastAPI:
-    """The service."""
+def make_app(
+    log: EventLog,
+    shelf: Shelf,
+    *,
+    clock: Clock,
+    api_key: bytes,
+    pseudonym_key: bytes,
+    recipes: Path,
+    registry: str = "",
+    stopping: Callable[[], bool] = lambda: False,
+    visitor: str = "",
+) -> FastAPI:
+    """The service. `stopping` says that streams have to end.
+
+    `recipes` is where nights keep the files of recipes; `registry` where a person sees MLflow, or the command that
+    shows it; `visitor` the token that lets one browser into a demo.
+    """
     metrics = CollectorRegistry()
     edge = Edge(log, shelf, clock=clock)
     seconds = Histogram("recsys_request_seconds", "From request to list", registry=metrics, buckets=BUCKETS)
@@ -124,6 +131,7 @@ def make_app(log: EventLog, shelf: Shelf, *, clock: Clock, api_key: bytes, pseud
 
     @app.exception_handler(NoTable)
     async def no_table(_: Request, error: NoTable) -> Response:
+        edge.watch.failed()
         return problem(503, str(error), headers={"Retry-After": "60"})
 
     @app.exception_handler(LogUnavailable)
@@ -155,12 +163,12 @@ def make_app(log: EventLog, shelf: Shelf, *, clock: Clock, api_key: bytes, pseud
         if not logged:
             unlogged.inc()
         shown.labels(made.path).inc()
-        seconds.observe(perf_counter() - began)
-        items = [
-            Item(item=item, reason=_reason(source, because), because=because or None, source=source)
-            for item, source, because in zip(made.items, made.sources, made.because, strict=True)
-        ]
-        return ListOut(list_id=impression.list_id, version=made.version, path=made.path, logged=logged, items=items)
+        took = perf_counter() - began
+        seconds.observe(took)
+        edge.watch.answered(took, logged=logged)
+        return ListOut(
+            list_id=impression.list_id, version=made.version, path=made.path, logged=logged, items=made.places()
+        )
 
     @app.post("/v1/events", status_code=202, dependencies=guarded, responses=errors, tags=["lists"])
     async def event(given: EventIn) -> Accepted:
@@ -195,6 +203,20 @@ def make_app(log: EventLog, shelf: Shelf, *, clock: Clock, api_key: bytes, pseud
         )
 
     _add_reading(app, edge, guarded, errors)
+    add_watching(
+        app,
+        edge,
+        shelf,
+        clock=clock,
+        recipes=recipes,
+        registry=registry,
+        api_key=api_key,
+        pseudonym_key=pseudonym_key,
+        guarded=guarded,
+        errors=errors,
+        stopping=stopping,
+        visitor=visitor,
+    )
     return app
 
 
@@ -227,10 +249,6 @@ async def _logged(edge: Edge, impression: Impression) -> bool:
 async def _append(edge: Edge, entry: Entry) -> Accepted:
     ((partition, offset),) = await asyncio.to_thread(edge.append, [entry])
     return Accepted(partition=partition, offset=offset)
-
-
-def _reason(source: str, because: str) -> str:
-    return f"Because you bought {because}." if because and source != "repeat" else REASONS[source]
 
 
 DESCRIPTION = "\n".join(

@@ -7,8 +7,8 @@ from typing import NamedTuple
 from pydantic import ValidationError
 
 from recsys import config, table
-from recsys.policy import Policy, Rules, allowed, compose
-from recsys.schema import CATALOGUE, ERASURES, EVENTS, SOURCES, Erasure, Event, Product
+from recsys.policy import REASONS, Policy, Rules, allowed, compose
+from recsys.schema import CATALOGUE, ERASURES, EVENTS, SOURCES, Erasure, Event, Item, Product
 from recsys.schema import Path as Way
 from recsys.table import Table, TableCorrupt
 from shared.eventlog.port import EventLog, Place, Reader, Record
@@ -26,12 +26,26 @@ class Shown(NamedTuple):
     """A list, and how it came about."""
 
     items: list[str]
+    titles: list[str]
     sources: list[str]
-    because: list[str]  # an item bought before that it goes with; "" if none
+    because: list[tuple[str, str]]  # an item bought before that it goes with, and its title; empty if none
     version: str
     path: Way
     explored: bool
     permuted: int  # m: the first m stand in random order
+
+    def places(self) -> list[Item]:
+        """The list in words."""
+        places = zip(self.items, self.titles, self.sources, self.because, strict=True)
+        return [
+            Item(item=item, title=title, reason=_reason(source, old), because=old[0] or None, source=source)
+            for item, title, source, old in places
+        ]
+
+
+def _reason(source: str, because: tuple[str, str]) -> str:
+    item, title = because
+    return f"Because you bought {title or item}." if item and source != "repeat" else REASONS[source]
 
 
 class Since:
@@ -100,6 +114,11 @@ class Shelf:
         return self._since.table.version if self._since else ""
 
     @property
+    def kept(self) -> list[str]:
+        """The versions that a rollback may go to, oldest first."""
+        return table.versions(self._tables)
+
+    @property
     def seen(self) -> int:
         """The time of the latest record followed."""
         return self._since.seen if self._since else 0
@@ -157,10 +176,27 @@ class Shelf:
             return self._today(since, today, k, forbidden)
         return self._popular(since, k, forbidden, context, "popular")
 
-    def popular(self, k: int) -> list[str]:
+    def popular(self, k: int) -> Shown:
         """What a stranger is shown."""
-        assert self._since is not None
-        return self._popular(self._since, k, self._since.out, "", "popular").items
+        if (since := self._since) is None:
+            raise NoTable("no table has been published yet: python -m recsys night")
+        return self._popular(since, k, since.out, "", "popular")
+
+    def history(self, user: str) -> list[tuple[str, str]]:
+        """Items that the shopper (pseudonym) bought last, newest first, with their titles."""
+        if (since := self._since) is None:
+            raise NoTable("no table has been published yet: python -m recsys night")
+        made, bought = since.table, since.bought.get(user, EMPTY)
+        row = -1 if since.erased.get(user, -1) >= made.manifest.cut else made.row(user)
+        lately = [item for item in dict.fromkeys(reversed(since.today.get(user, []))) if item in bought]
+        items = dict.fromkeys([*lately, *(made.history(row) if row >= 0 else [])])
+        return [(made.extras.items[item], made.extras.titles[item]) for item in items]
+
+    def title(self, item: str) -> str:
+        """Of an item of the version shown; empty if it has none."""
+        if (since := self._since) is None or (number := since.table.number.get(item)) is None:
+            return ""
+        return since.table.extras.titles[number]
 
     def _stored(self, since: Since, row: int, k: int, forbidden: "set[int] | frozenset[int]") -> Shown:
         made = since.table
@@ -210,9 +246,11 @@ def _shown(
         items, sources = items + more, sources + [POPULAR] * len(more)
     names: list[str] = made.extras.items
     near: Mapping[int, set[int]] = {item: set(made.neighbours[item].tolist()) for item in history}
-    because = [next((names[old] for old in history if item in near[old]), "") for item in items]
+    titles = made.extras.titles
+    because = [next(((names[old], titles[old]) for old in history if item in near[old]), ("", "")) for item in items]
     return Shown(
         items=[names[item] for item in items],
+        titles=[titles[item] for item in items],
         sources=[SOURCES[source] for source in sources],
         because=because,
         version=made.version,

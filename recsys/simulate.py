@@ -163,6 +163,14 @@ def _out_of_stock(rng: np.random.Generator, days: int, items: int) -> Bools:
     return out
 
 
+def prolonged(shop: Shop, days: int) -> Shop:
+    """The same shop for so many more days: the season stays as it is, what is out of stock changes, nothing is new."""
+    rng = np.random.default_rng([shop.seed, len(shop.out), 1])
+    out = _out_of_stock(rng, days, shop.appeal.size)
+    season = np.repeat(shop.season[-1:], days, axis=0)
+    return shop._replace(out=np.concatenate([shop.out, out]), season=np.concatenate([shop.season, season]))
+
+
 def born(shop: Shop) -> Life:
     """Nobody has bought anything."""
     shape = shop.taste.shape[0], shop.appeal.size

@@ -61,6 +61,7 @@ class Extras(NamedTuple):
     family: list[int]
     small: list[bool]
     new: list[bool]
+    titles: list[str]
 
 
 def hash_of(user: str) -> int:

@@ -47,7 +47,8 @@ def arranged(
             shuffled = int((items[user, : config.PERMUTED] >= 0).sum())
             order = draw.permutation(shuffled)
             items[user, :shuffled], origins[user, :shuffled] = items[user, order], origins[user, order]
-    return TopK(items, origins, explored, filled), scores, Extras(known.items, popular, *rules)
+    extras = Extras(known.items, popular, *rules, titles=known.products["title"].to_list())
+    return TopK(items, origins, explored, filled), scores, extras
 
 
 def drawn(user: str, date: str) -> np.random.Generator | None:

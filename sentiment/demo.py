@@ -3,9 +3,10 @@
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import polars as pl
@@ -19,16 +20,18 @@ from sentiment.grammar import LIVE
 from sentiment.history import write_labels
 from sentiment.live import Live
 from sentiment.model import Linear
-from sentiment.schema import Command, Confusion, Scene
+from sentiment.schema import Command, Confusion
 from sentiment.simulate import Crisis, Flood, history, simulate
 from sentiment.train import Candidate, train
+from shared import story
 from shared.clock import SystemClock, perf_counter
-from shared.console import Act, Stage
+from shared.console import Stage
 from shared.eventlog import open_log
 from shared.lake import Lake
 from shared.registry import Registry
 from shared.results import Run
 from shared.settings import Settings
+from shared.story import Scene
 
 START = 1_767_225_600  # 2026-01-01
 HISTORY = 5  # days of labelled posts
@@ -68,28 +71,27 @@ def run(
     )
 
     with Live(settings, stage, port=port, today=TODAY, seed=seed, world="simulated") as live:
-        with scene(stage, live, "History: posts that people have labelled") as act:
+        scene = partial(story.scene, stage, clock=live.clock, tell=live.tell)
+        with scene("History: posts that people have labelled") as act:
             past = history(seed=seed, start=START, days=HISTORY, posts_a_day=POSTS)
             write_labels(Lake(settings.var / "lake"), past, known_at=TODAY - HOUR)
             act.outcome = f"{past.height:,} posts, {past['brand'].n_unique()} brands"
 
-        with scene(
-            stage, live, "Training: a linear model, MiniLM fine-tuned, int8, the test of names, the gate"
-        ) as act:
+        with scene("Training: a linear model, MiniLM fine-tuned, int8, the test of names, the gate") as act:
             live.start("serve", "--port", str(live.port), "--demo")
             live.start("batch")
             candidate = learn(settings, stage, as_of=TODAY, seed=seed, recipe=recipe)
             live.start("monitor", "--seed", str(seed), *([] if recipe else ["--linear"]))
             act.outcome = told(candidate)
 
-        with scene(stage, live, "Live: two quiet days, and a flood of bots") as act:
+        with scene("Live: two quiet days, and a flood of bots") as act:
             live.open()
             live.command(Command(kind="promote", version=candidate.version.version, who="operator", why="the first"))
             live.send(crowd, until=TURNED)
             early = [alarm for alarm in live.alarms if alarm.kind == "crisis"]
             act.outcome = f"{live.sent:,} posts, {live.throughput:,.0f} a second, {len(early)} false alarms"
 
-        with scene(stage, live, f"Crisis: from noon on many are angry at {BRAND}", marks="crisis") as act:
+        with scene(f"Crisis: from noon on many are angry at {BRAND}", marks="crisis") as act:
 
             def called() -> bool:
                 return any(alarm.brand == BRAND and alarm.at > TURNED for alarm in live.alarms)
@@ -101,20 +103,20 @@ def run(
             act.outcome = first.message if first else "not noticed"
             live.send(crowd, until=TODAY + SLANG * DAY)
 
-        with scene(stage, live, "New words and new emoji: noticed, audited, learnt", marks="slang") as act:
+        with scene("New words and new emoji: noticed, audited, learnt", marks="slang") as act:
             live.send(crowd, until=TODAY + RELEASE * DAY + HOUR)
             if len(live.releases) < 2:
                 live.command(Command(kind="retrain", who="operator", why="asked for"))
             act.outcome = last_words(live)
 
-        with scene(stage, live, "A bad release, and its roll-back", marks="bad release") as act:
+        with scene("A bad release, and its roll-back", marks="bad release") as act:
             release_bad_model(settings, live)
             hour = live.send(crowd, until=TODAY + END * DAY, pause=lambda: live.releases[-1].action == "rollback")
             back = live.releases[-1]
             hours = (hour - TODAY - RELEASE * DAY) // HOUR
             act.outcome = f"{back.action} to version {back.version} after {hours} hours: {back.why}"
 
-        with scene(stage, live, "The rest of the days, and the books") as act:
+        with scene("The rest of the days, and the books") as act:
             live.send(crowd, until=TODAY + END * DAY)
             live.tick(TODAY + END * DAY + HOUR)
             live.published((TODAY + END * DAY) // HOUR - 1)
@@ -167,16 +169,6 @@ def books(
         figures.figure(name, value, unit=unit, target=target)
     stage.table("Figures", ["", "value", "unit", "target"], [[n, v, u, t or ""] for n, v, u, t in figured])
     stage.say(f"\n{took:.0f} s; everything that was written: {settings.var}")
-
-
-@contextmanager
-def scene(stage: Stage, live: Live, title: str, *, marks: str = "") -> Iterator[Act]:
-    """An act on the console, and on the page; `marks` is what begins with it."""
-    with stage.act(title) as act:
-        begun = Scene(number=len(stage.acts), title=title, at=live.clock.now(), marks=marks)
-        live.tell(begun)
-        yield act
-    live.tell(begun.model_copy(update={"outcome": act.outcome}))
 
 
 def live_on(live: Live, *, number: int) -> None:

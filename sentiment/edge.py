@@ -25,7 +25,6 @@ from sentiment.schema import (
     Opinion,
     Release,
     Report,
-    Scene,
 )
 from sentiment.stream import WORKERS
 from sentiment.timeline import Timeline
@@ -33,6 +32,7 @@ from sentiment.watch import Watch
 from shared.champion import Champion, NotSwapped
 from shared.clock import Clock, monotonic, sleep
 from shared.eventlog.port import Entry, EventLog, LogUnavailable, Record, beginning
+from shared.story import Scene
 
 KEPT = 20_000  # opinions that can be corrected, and audits that can be given
 TYPED = 1_000  # opinions on texts that somebody typed, without the texts

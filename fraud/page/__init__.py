@@ -5,28 +5,29 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import APIRouter, FastAPI, HTTPException, Request
+from fastapi import APIRouter, FastAPI, HTTPException
 from fastapi import Path as InPath
 from fastapi.responses import StreamingResponse
 
+from fraud import config
 from fraud.edge import Edge
 from fraud.explanation import Explainer, Explanation, NotAvailable
 from fraud.features import DEFINITION, NAMES
 from fraud.policy import REASONS
 from fraud.savings import Money, taken_back
-from fraud.schema import STORY, Alarm, Decision, Noun, Release, Report, Scene, Wish, challenger, standing
+from fraud.schema import STORY, Alarm, Decision, Noun, Release, Report, Wish, challenger, standing
 from fraud.timeline import Series
 from fraud.watch import Now, Row
 from shared.clock import Clock, monotonic
 from shared.eventlog.port import Entry
-from shared.page import add_page, event
+from shared.page import add_page
 from shared.page.document import add_document
+from shared.page.stream import Streams, event, newest
+from shared.story import Scene
 
 FOLDER = Path(__file__).parent
-EVERY = 0.5  # seconds between two events of a stream
 LINES = 4  # new decisions that an event tells of at most, and as many that were stopped
 TAIL = 3  # buckets that an event brings up to date
-STREAMS = 20  # browsers at a time: each costs the service a millisecond a second
 DAYS = 60  # reports shown
 
 Identity = Annotated[
@@ -87,7 +88,6 @@ class Page:
     ) -> None:
         self.edge, self.explainer = edge, Explainer(models)
         self._clock, self._registry, self._deciders, self._demo = clock, registry, deciders, demo
-        self.streams = 0
 
     @property
     def _back(self) -> frozenset[str]:
@@ -132,35 +132,29 @@ class Page:
             reasons=REASONS,
         )
 
-    async def stream(self, stopping: Callable[[], bool]) -> AsyncIterator[str]:
+    async def news(self) -> AsyncIterator[list[str]]:
         """First all of it, then what is new; all again when the series have another width, or begin anew."""
-        self.streams += 1
-        try:
-            number = width = 0
-            watch, heard = self.edge.watch, self._heard()
-            while not stopping():
-                if self.edge.watch is not watch or self.edge.watch.width != width or number == 0:
-                    watch, heard = self.edge.watch, self._heard()
-                    number, width = watch.number, watch.width
-                    yield event("all", (await asyncio.to_thread(self.watched)).model_dump_json())
-                else:
-                    if heard != self._heard():
-                        heard = self._heard()
-                        yield event("told", self.told().model_dump_json())
-                    recent, stopped = (watch.rows(since=number, most=LINES, stopped=only) for only in (False, True))
-                    number = max(number, *(row.number for row in (*recent, *stopped)), 0)
-                    yield event("rows", _rows(recent, stopped))
-                    yield event("tail", watch.series(without=self._back, last=TAIL).model_dump_json())
-                    yield event("state", self.state().model_dump_json())
-                await asyncio.sleep(EVERY)
-        finally:
-            self.streams -= 1
+        number = width = 0
+        watch, heard = self.edge.watch, self._heard()
+        while True:
+            if self.edge.watch is not watch or self.edge.watch.width != width or number == 0:
+                watch, heard = self.edge.watch, self._heard()
+                number, width = watch.number, watch.width
+                yield [event("all", (await asyncio.to_thread(self.watched)).model_dump_json())]
+                continue
+            said = []
+            if heard != self._heard():
+                heard = self._heard()
+                said.append(event("told", self.told().model_dump_json()))
+            recent, stopped = (watch.rows(since=number, most=LINES, stopped=only) for only in (False, True))
+            number = max(number, *(row.number for row in (*recent, *stopped)), 0)
+            said.append(event("rows", _rows(recent, stopped)))
+            said.append(event("tail", watch.series(without=self._back, last=TAIL).model_dump_json()))
+            yield [*said, event("state", self.state().model_dump_json())]
 
     def _heard(self) -> tuple[int, ...]:
-        """Another one when something was said; lengths would not do, as the oldest are forgotten."""
         edge = self.edge
-        lines: Sequence[Sequence[Noun]] = (edge.releases, edge.alarms, edge.reports, edge.scenes)
-        return tuple(id(line[-1]) if line else 0 for line in lines)
+        return newest(edge.releases, edge.alarms, edge.reports, edge.scenes)
 
 
 def add_watching(
@@ -178,7 +172,8 @@ def add_watching(
 ) -> None:
     """The page, and what it asks for. With a `visitor`'s token it is a demo's, and hears wishes."""
     page = Page(edge, clock=clock, models=models, registry=registry, deciders=deciders, demo=bool(visitor))
-    add_page(app, FOLDER, api_key=api_key, visitor=visitor)
+    streams = Streams(stopping)
+    add_page(app, FOLDER, name=config.SERVICE, pattern="real-time", api_key=api_key, visitor=visitor)
     add_document(app, FOLDER.parent / "DESIGN.md")
     router = APIRouter(prefix="/v1", dependencies=guarded, responses={401: {"description": "No key, or a wrong one."}})
 
@@ -188,11 +183,8 @@ def add_watching(
         return page.watched()
 
     @router.get("/stream", include_in_schema=False)
-    async def stream(_: Request) -> StreamingResponse:
-        if page.streams >= STREAMS:
-            raise HTTPException(503, f"{STREAMS} browsers watch already", headers={"Retry-After": "10"})
-        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        return StreamingResponse(page.stream(stopping), media_type="text/event-stream", headers=headers)
+    async def stream() -> StreamingResponse:
+        return streams.answer(page.news())
 
     @router.get(
         "/decisions/{identity}/explanation",

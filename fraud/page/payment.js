@@ -1,19 +1,15 @@
 // One payment: what the model saw, what each feature added, what each action would have cost.
 
-import {byId, decimal, el, euroCents, momentOf, percent, table} from "/page/dom.js";
+import {decimal, el, euroCents, momentOf, percent, shape, table} from "/page/dom.js";
 import {ask} from "/page/live.js";
+import {detail} from "/page/shell.js";
 import {MARKS, feature, risk, value, verdict} from "/page/words.js";
 
 const SHOWN = 8; // features that added most
 let names = null;
 
 export async function open(identity, reasons) {
-  const box = byId("payment"), path = `/v1/decisions/${encodeURIComponent(identity)}`;
-  // Title and button stay, or the focus would be lost when the answer comes.
-  const title = el("h2", {id: "payment-title"}, "Payment"), content = el("div", {}, el("p", {class: "quiet"}, "Asking …"));
-  box.replaceChildren(el("div", {class: "title"}, title,
-    el("button", {type: "button", class: "act", click: () => box.close()}, "Close")), content);
-  box.showModal();
+  const path = `/v1/decisions/${encodeURIComponent(identity)}`, {title, content} = detail("Payment");
   try {
     const decision = await ask(path);
     names ??= (await ask("/v1/features")).names;
@@ -101,15 +97,6 @@ function pushes(given, decision) {
       line(feature(name), value(name, decision.features[names.indexOf(name)]), added)),
     line(`${all.length - SHOWN} others`, "", rest),
   ];
-}
-
-const SVG = "http://www.w3.org/2000/svg";
-
-/** A shape of an SVG; its attributes are no styles, which the page's policy would refuse. */
-export function shape(name, attributes) {
-  const made = document.createElementNS(SVG, name);
-  for (const [key, given] of Object.entries(attributes)) made.setAttribute(key, given);
-  return made;
 }
 
 function bar(share) {

@@ -1,6 +1,7 @@
 // The ledger: every release, and what it changed.
 
-import {byId, decimal, el, from, momentOf, percent, table} from "/page/dom.js";
+import {byId, decimal, el, momentOf, percent, table} from "/page/dom.js";
+import {change} from "/page/parts.js";
 
 let history = null;
 
@@ -17,7 +18,7 @@ export function releases(told) {
     {name: "When", of: (row) => row.at, show: (row) => momentOf(row.at)},
     {name: "Release", of: (row) => row.version, show: (row) => `${row.action === "promote" ? "promote" : "roll back to"} version ${row.version}`},
     {name: "Who, why", wrap: true, of: (row) => row.who, show: (row) => el("span", {}, el("strong", {}, row.who), `: ${row.why}`)},
-    ...FIGURES.map(([key, name, show]) => ({name, number: true, of: (row) => row.figures[key] ?? -1, show: (row) => change(row, key, show)})),
+    ...FIGURES.map(([key, name, show]) => ({name, number: true, of: (row) => row.figures[key] ?? -1, show: (row) => change(row, key, show, "/v1/model")})),
   ];
   const rows = told.ledger.map((row, place) => ({...row, before: told.ledger[place + 1]}));
   if (history) history.fill(rows);
@@ -25,12 +26,4 @@ export function releases(told) {
     history = table("Releases", columns, rows);
     byId("history").replaceChildren(history.element);
   }
-}
-
-function change(row, key, show) {
-  const [value, before] = [row.figures[key], row.before?.figures[key]];
-  if (value === undefined) return "–";
-  const moved = before === undefined ? null : value - before;
-  return el("span", {}, from("/v1/model", show(value)), moved === null ? null
-    : el("span", {class: "change"}, Math.abs(moved) < 1e-9 ? "same" : `${moved > 0 ? "+" : ""}${show(moved)}`));
 }

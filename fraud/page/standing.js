@@ -1,11 +1,9 @@
 // How the system is doing: its state in a sentence, the money, the counts, model, drift and alarms.
 
-import {ago, byId, count, dateOf, dayOf, decimal, el, euros, from, millis, momentOf, percent, plural, say} from "/page/dom.js";
-import {shape} from "/page/payment.js";
+import {ago, byId, count, dateOf, dayOf, decimal, el, euros, millis, momentOf, percent, plural, say} from "/page/dom.js";
+import * as parts from "/page/parts.js";
+import {fact, figure} from "/page/parts.js";
 import {KINDS, feature, verdict} from "/page/words.js";
-
-const figure = (value, show) => value === undefined ? "–" : show(value);
-const fact = (path) => (name, ...words) => [el("dt", {}, name), el("dd", {}, from(path, ...words))];
 
 export function sentence(told, state) {
   const {champion, alarms} = told;
@@ -89,25 +87,11 @@ export function drift(told, {trouble}) {
     say("drift-said", told.champion ? "Not judged yet: it takes a closed day of payments." : trouble ? "Not known while the log is away." : "Without a model there is nothing to drift from.");
     return byId("drift").replaceChildren();
   }
-  const on = dayOf(86400 * report.day), {limits} = told, least = (name) => limits[name] ?? 1;
+  const on = dayOf(86400 * report.day);
   say("drift-said", report.drifted.length
     ? `${on}: ${plural(report.drifted.length, "feature")} beyond the limit two days running.`
     : `${on}: nothing beyond its limit two days running.`);
-  const order = Object.entries(report.drift).sort(([a, x], [b, y]) => y / least(b) - x / least(a)).slice(0, 5);
-  byId("drift").replaceChildren(...order.map(([name, distance]) => {
-    const limit = limits[name], top = Math.max(distance, 2 * (limit ?? 0.1));
-    const drawing = shape("svg", {viewBox: "0 0 1 8", preserveAspectRatio: "none", "aria-hidden": "true"});
-    drawing.append(shape("rect", {class: "track", x: 0, y: 3, width: 1, height: 2}),
-      shape("rect", {class: limit !== undefined && distance > limit ? "fill over" : "fill", x: 0, y: 1, width: distance / top, height: 6}));
-    if (limit !== undefined) drawing.append(shape("line", {class: "limit", x1: limit / top, x2: limit / top, y1: 0, y2: 8, "vector-effect": "non-scaling-stroke"}));
-    return el("div", {class: "bar-row", title: limit === undefined ? null : `beyond ${decimal(limit, 3)} it is drift`}, el("span", {}, feature(name)), drawing, el("span", {}, from("/v1/reports", decimal(distance, 3))));
-  }));
+  parts.drift(report.drift, told.limits, feature);
 }
 
-export function alarms(told) {
-  const shown = told.alarms.slice(0, 4);
-  byId("alarms").replaceChildren(...(shown.length ? shown.map((alarm) => el("li", {},
-    el("strong", {}, `${KINDS[alarm.kind]}, ${momentOf(alarm.at)}`), el("br"), alarm.message,
-    alarm.action ? el("span", {class: "quiet"}, `; ${alarm.action}`) : null))
-    : [el("li", {class: "quiet"}, "None.")]));
-}
+export const alarms = (told) => parts.alarms(told.alarms, KINDS);

@@ -1,14 +1,15 @@
 // The charts: money, what was stopped, throughput and latency on one axis, with the story's events.
 
-import {ago, byId, count, dayOf, el, euros, momentOf, say} from "/page/dom.js";
+import {ago, byId, count, euros, momentOf, say} from "/page/dom.js";
 import {Charts} from "/page/chart.js";
+import {marks} from "/page/parts.js";
 import {KINDS} from "/page/words.js";
 
 const ENOUGH = 200; // payments that a share is taken of
 let charts = null;
 
 /** The story's events, each a numbered line on the charts and a line of words below them. */
-function marks(told, series) {
+function events(told, series) {
   const found = [
     ...told.scenes.filter((scene) => scene.marks && !scene.outcome).map((scene) => ({at: scene.at, text: scene.marks === "attack" ? "the attack begins" : scene.marks})),
     ...[...told.alarms].reverse().filter((alarm) => alarm.kind !== "command").map((alarm) => ({at: alarm.at, text: `${KINDS[alarm.kind].toLowerCase()} alarm`})),
@@ -46,7 +47,7 @@ export function paint(told, series) {
   }
   const share = (part) => lately(series, series[part]);
   const ms = (values) => values.map((value) => value === null ? null : 1000 * value);
-  const found = marks(told, series);
+  const found = events(told, series);
   charts.update({
     at: series.at, saved: series.saved,
     bottom: series.saved.map((value, place) => value - series.spread[place]),
@@ -54,12 +55,7 @@ export function paint(told, series) {
     declined: share("decline"), reviewed: share("review"), rate: series.rate, median: ms(series.p50), slow: ms(series.p99),
   }, found);
   say("time-covers", series.at.length ? `Event time, one point every ${ago(series.width)}, from ${momentOf(series.at[0])} to ${momentOf(series.at.at(-1))}.` : "Nothing has been decided yet.");
-  const words = found.map((mark) => `${dayOf(mark.at)} ${mark.text}`);
-  const place = byId("marks");
-  if (place.dataset.words !== words.join()) {
-    place.dataset.words = words.join();
-    place.replaceChildren(...words.map((word) => el("li", {}, word)));
-  }
+  marks(found);
 }
 
 /** The newest buckets take the place of those that were not yet full. */

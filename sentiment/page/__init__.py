@@ -13,13 +13,14 @@ from sentiment.artifact import limits
 from sentiment.board import Board, BrandNow, Confusions, Series
 from sentiment.edge import Edge
 from sentiment.hours import HoursCorrupt, Manifest
-from sentiment.schema import Alarm, Noun, Release, Report, Scene, standing
+from sentiment.schema import Alarm, Noun, Release, Report, standing
 from sentiment.watch import Now, Row
 from shared.clock import Clock, monotonic
 from shared.eventlog.port import LogUnavailable
 from shared.page import add_page
 from shared.page.document import add_document
 from shared.page.stream import Streams, event, newest
+from shared.story import Scene
 
 FOLDER = Path(__file__).parent
 LISTS = ("recent", "negative")

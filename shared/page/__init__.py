@@ -1,4 +1,4 @@
-"""The shell of the pages: static files under a strict policy, how a browser gets its session, and the stream."""
+"""The shell of the pages: static files under a strict policy, and how a browser gets its session."""
 
 import secrets
 from collections.abc import Mapping
@@ -40,12 +40,16 @@ class Key(BaseModel):
     key: Annotated[str, Field(max_length=1_000)]
 
 
-def add_page(app: FastAPI, folder: Path, *, api_key: bytes, visitor: str = "") -> None:
-    """`folder/index.html` at `/`, its other files and the shell's below `/page/`, and `POST /session`.
+def add_page(app: FastAPI, folder: Path, *, name: str, pattern: str, api_key: bytes, visitor: str = "") -> None:
+    """`folder/index.html` in the shell's frame at `/`, other files below `/page/`, and `POST /session`.
 
-    `visitor`: a token that opens a session once, for an address that is printed.
+    The frame loads the folder's `<name>.js` and `<name>.css`. `visitor`: a token that opens a session once, for an
+    address that is printed.
     """
     files = _read(SHELL) | _read(folder)
+    frame, main = (files.pop(part).content.decode() for part in ("frame.html", "index.html"))
+    whole = frame.format(title=name.capitalize(), name=name, pattern=pattern, main=main)
+    files["index.html"] = tagged(whole.encode(), TYPES[".html"])
     tokens = {visitor} - {""}
 
     @app.get("/", include_in_schema=False)
@@ -79,11 +83,6 @@ def add_page(app: FastAPI, folder: Path, *, api_key: bytes, visitor: str = "") -
         if not same_origin(request) or not is_key(given.key.encode().decode("latin-1"), api_key):
             raise HTTPException(401, "this is not the key of the API")
         open_session(request, response, api_key)
-
-
-def event(name: str, data: str) -> str:
-    """One server-sent event; JSON has no line breaks of its own."""
-    return f"event: {name}\ndata: {data}\n\n"
 
 
 def _read(folder: Path) -> dict[str, File]:

@@ -4,20 +4,21 @@ import uPlot from "/page/uplot/uPlot.esm.js";
 import {dateOf, el, momentOf} from "/page/dom.js";
 
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
-const LEAST = 3600; // seconds that the axis of time covers
 const dark = matchMedia("(prefers-color-scheme: dark)");
 
 /**
  * A column of charts that share time and hover. Each chart: {title, unit, show(value), lines: [{key, name, colour,
- * band: [low key, high key]}], low}. `href` is the API call behind them. `update(data, marks)`: data.at and one array a
- * key; marks: [{at, text}].
+ * band: [low key, high key]}], low}. `href` is the API call behind them, `least` the seconds that the axis of
+ * time covers at least. `update(data, marks)`: data.at and one array a key; marks: [{at, text}], numbered in their
+ * order; one with a `name` bears that, on a full line.
  */
 export class Charts {
-  constructor(place, charts, {href, height = 112}) {
+  constructor(place, charts, {href, height = 112, least = 3600}) {
     this.data = {at: []};
     this.marks = [];
     this.height = height;
     this.href = href;
+    this.least = least;
     this.parts = charts.map((chart) => this.#make(place, chart));
     new ResizeObserver(() => this.#fit()).observe(place);
     dark.addEventListener("change", () => this.#rebuild());
@@ -65,7 +66,7 @@ export class Charts {
       padding: [8, 24, 4, 0],
       legend: {show: false},
       cursor: {sync: {key: "time", setSeries: false}, y: false, drag: {x: false, y: false}, points: {show: false}},
-      scales: {x: {time: true, range: (_, low, high) => low === null ? [0, LEAST] : [low, Math.max(high, low + LEAST)]}, y: {range: (_, low, high) => bounds(chart, low, high)}},
+      scales: {x: {time: true, range: (_, low, high) => low === null ? [0, this.least] : [low, Math.max(high, low + this.least)]}, y: {range: (_, low, high) => bounds(chart, low, high)}},
       tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), "UTC"),
       axes: [
         {...axis, size: 24, space: 72, values: (_, splits) => splits.map(tick)},
@@ -100,19 +101,19 @@ export class Charts {
     ctx.fillStyle = colour("quiet");
     ctx.lineWidth = ratio;
     ctx.font = `600 ${10 * ratio}px system-ui, sans-serif`;
-    ctx.setLineDash([2 * ratio, 3 * ratio]);
     let last = -Infinity, row = 0;
     this.marks.forEach((mark, place) => {
       const x = Math.round(plot.valToPos(mark.at, "x", true));
       if (x < bbox.left || x > end) return;
+      ctx.setLineDash(mark.name ? [] : [2 * ratio, 3 * ratio]);
       ctx.beginPath();
       ctx.moveTo(x, bbox.top);
       ctx.lineTo(x, bbox.top + bbox.height);
       ctx.stroke();
-      ctx.textAlign = x > end - 16 * ratio ? "right" : "left";
+      ctx.textAlign = x > end - (mark.name ? 40 : 16) * ratio ? "right" : "left";
       row = x - last < 16 * ratio ? row + 1 : 0; // neighbours stand below one another
       last = x;
-      ctx.fillText(String(place + 1), x + (ctx.textAlign === "left" ? 3 : -3) * ratio, bbox.top + (9 + 11 * row) * ratio);
+      ctx.fillText(mark.name ?? String(place + 1), x + (ctx.textAlign === "left" ? 3 : -3) * ratio, bbox.top + (9 + 11 * row) * ratio);
     });
     ctx.restore();
   }

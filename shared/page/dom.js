@@ -12,6 +12,16 @@ export function el(name, attributes = {}, ...children) {
   return made;
 }
 
+const SVG = "http://www.w3.org/2000/svg";
+
+/** A shape of an SVG; its attributes are no styles, which the page's policy would refuse. */
+export function shape(name, attributes, ...children) {
+  const made = document.createElementNS(SVG, name);
+  for (const [key, given] of Object.entries(attributes)) made.setAttribute(key, given);
+  made.append(...children);
+  return made;
+}
+
 /** A number, and the API call that gives it; by keyboard the section's own link leads there. */
 export const from = (path, ...words) => el("a", {class: "figure", href: path, tabindex: "-1", target: "_blank"}, ...words);
 

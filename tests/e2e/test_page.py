@@ -1,22 +1,32 @@
 """The page in a real browser: it shows what the API says, obeys its operator, and survives what can go wrong."""
 
 import json
-import shutil
 import sqlite3
-import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from typing import Any, NamedTuple
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, Playwright, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
 from fraud.monitor import Monitor, entry
-from fraud.schema import COMMANDS, DECISIONS, STORY, Alarm, Scene
-from shared.checklist import ROOT
+from fraud.schema import COMMANDS, DECISIONS, STORY, Alarm
 from shared.eventlog.port import Entry
-from shared.settings import Settings
+from shared.story import Scene
+from tests.e2e.browser import (
+    HOSTILE,
+    PHONE,
+    TOKEN,
+    cut_off_and_back,
+    everywhere,
+    keep,
+    monitoring,
+    press,
+    press_link,
+    serious,
+    visit,
+)
 from tests.fraud.bank import TODAY, Bank, Trained, days, open_registry
 from tests.fraud.test_serve import PAYMENT, REGISTRY, edge, eventually, working
 
@@ -26,54 +36,6 @@ pytestmark = [
     pytest.mark.timeout(300),
     pytest.mark.filterwarnings("ignore:.*noload.*:DeprecationWarning"),
 ]
-
-AXE = (ROOT / "tests" / "e2e" / "axe" / "axe.min.js").read_text()
-SWITCHES = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
-SWITCHES += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
-DESK, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
-TOKEN = "a-token-for-one-visit"
-HOSTILE = '<img src=x onerror="window.hacked = 1"><script>window.hacked = 1</script>'
-
-
-@pytest.fixture(scope="module")
-def playwright() -> Iterator[Playwright]:
-    with sync_playwright() as playwright:  # not for the session: it keeps a loop, and other tests have theirs
-        yield playwright
-
-
-@pytest.fixture(scope="module")
-def chromium(playwright: Playwright) -> Iterator[Browser]:
-    where = shutil.which("chromium")
-    if where is None:
-        pytest.skip("needs Chromium: apt-get install chromium")
-    browser = playwright.chromium.launch(executable_path=where, args=SWITCHES)
-    yield browser
-    browser.close()
-
-
-@pytest.fixture
-def tab(chromium: Browser) -> Iterator[Page]:
-    """A browser of one's own; at the end it has complained of nothing, and asked nobody else."""
-    context = chromium.new_context(viewport=DESK, color_scheme="light", reduced_motion="reduce")  # type: ignore[arg-type]
-    page, said, asked = context.new_page(), [], set()
-
-    def heard(message: ConsoleMessage) -> None:
-        if message.type in ("error", "warning"):
-            said.append(message.text)
-
-    page.on("console", heard)
-    page.on("pageerror", lambda error: said.append(str(error)))
-    page.on("request", lambda request: asked.add(request.url.split("/")[2].split(":")[0]))
-    yield page
-    context.close()
-    expected = (
-        "ERR_INTERNET_DISCONNECTED",
-        "ERR_INCOMPLETE_CHUNKED_ENCODING",
-        "status of 401",
-        "ERR_CONNECTION_REFUSED",  # the service ends before the browser, whose page asks for it again
-    )  # asked for by the test
-    assert [text for text in said if not any(word in text for word in expected)] == []
-    assert asked <= {"127.0.0.1"}
 
 
 class Service(NamedTuple):
@@ -94,19 +56,6 @@ def service(bank: Bank) -> Iterator[Service]:
         yield Service(bank, client)
 
 
-def visit(tab: Page, service: Service) -> None:
-    tab.goto(f"{service.url}/?token={TOKEN}")
-    tab.wait_for_selector("#watching:not([hidden])")
-
-
-def press(tab: Page, name: str) -> None:
-    tab.get_by_role("button", name=name, exact=True).click()
-
-
-def press_link(tab: Page, name: str) -> None:
-    tab.get_by_role("link", name=name, exact=True).click()
-
-
 def lived(service: Service, world: Trained, *, last: int = 4) -> None:
     """Some days by topic, and some requests."""
     service.bank.send(days(world, 0, last))
@@ -118,13 +67,6 @@ def lived(service: Service, world: Trained, *, last: int = 4) -> None:
         }
         assert service.client.post("/v1/decisions", json=payment).status_code == 200
     eventually(lambda: service.bank.undecided() == 0)
-
-
-def keep(tab: Page, name: str) -> None:
-    """For people to look at: in var/screenshots."""
-    folder = Settings().var / "screenshots"
-    folder.mkdir(parents=True, exist_ok=True)
-    tab.screenshot(path=folder / f"{name}.png", full_page=not tab.locator("dialog[open]").count())
 
 
 def settled(tab: Page, service: Service) -> Any:
@@ -158,7 +100,7 @@ def test_the_key_opens_the_page_once_a_browser_and_no_other_word_does(tab: Page,
 
 
 def test_the_printed_address_opens_it_once(tab: Page, service: Service) -> None:
-    visit(tab, service)
+    visit(tab, service.url)
     assert tab.url == f"{service.url}/"
     tab.context.clear_cookies()
     tab.goto(f"{service.url}/?token={TOKEN}")
@@ -169,7 +111,7 @@ def test_the_printed_address_opens_it_once(tab: Page, service: Service) -> None:
 
 
 def test_it_shows_what_the_api_says(tab: Page, service: Service, world: Trained) -> None:
-    visit(tab, service)
+    visit(tab, service.url)
     expect(tab.locator("#rows")).to_contain_text("No payment yet")
     keep(tab, "empty")
     lived(service, world)
@@ -191,17 +133,11 @@ def test_it_shows_what_the_api_says(tab: Page, service: Service, world: Trained)
     for link in tab.locator("a.figure").all():  # a number's own call
         assert service.client.get(str(link.get_attribute("href"))).status_code == 200
     keep(tab, "normal")
-    for scheme, size, name in (("dark", DESK, "normal-dark"), ("dark", PHONE, "phone-dark"), ("light", PHONE, "phone")):
-        tab.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
-        tab.set_viewport_size(size)  # type: ignore[arg-type]
-        tab.wait_for_timeout(700)
-        assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth"), "scrolls sideways"
-        assert serious(tab) == [], name
-        keep(tab, name)
+    everywhere(tab, "normal")
 
 
 def test_the_payments_are_sorted_and_held_until_they_are_let_go(tab: Page, service: Service, world: Trained) -> None:
-    visit(tab, service)
+    visit(tab, service.url)
     lived(service, world, last=2)
     settled(tab, service)
 
@@ -227,7 +163,7 @@ def test_the_payments_are_sorted_and_held_until_they_are_let_go(tab: Page, servi
 
 
 def test_its_links_work_without_a_network(tab: Page, service: Service) -> None:
-    visit(tab, service)
+    visit(tab, service.url)
     press_link(tab, "Design")
     expect(tab.get_by_role("heading", level=1)).to_contain_text("fraud detection")
     keep(tab, "design")
@@ -237,7 +173,7 @@ def test_its_links_work_without_a_network(tab: Page, service: Service) -> None:
     tab.goto(f"{service.url}/docs")
     expect(tab.get_by_text("/v1/decisions", exact=True).first).to_be_visible(timeout=30_000)
     keep(tab, "api")
-    visit(tab, service)
+    visit(tab, service.url)
     press_link(tab, "MLflow")
     expect(tab.locator("#mlflow-command")).to_have_text(REGISTRY)
     assert serious(tab) == []
@@ -250,35 +186,35 @@ def test_its_links_work_without_a_network(tab: Page, service: Service) -> None:
 def test_a_payment_is_explained_by_keyboard_with_the_numbers_of_the_api(
     tab: Page, service: Service, world: Trained
 ) -> None:
-    visit(tab, service)
+    visit(tab, service.url)
     lived(service, world)
     settled(tab, service)
-    tab.click("#show-stopped")
+    tab.click("#show-some")
     identity = service.get("/v1/watch")["stopped"][-1]["identity"]
     button = tab.locator("#rows button").first
     button.focus()
     tab.keyboard.press("Enter")
-    tab.wait_for_selector("#payment .push", timeout=60_000)
+    tab.wait_for_selector("#detail .push", timeout=60_000)
     keep(tab, "payment")
     assert serious(tab) == []
     decision, why = (service.get(f"/v1/decisions/{identity}{more}") for more in ("", "/explanation"))
-    shown = tab.inner_text("#payment")
+    shown = tab.inner_text("#detail")
     for action, cost in decision["costs"].items():
         assert f"€ {cost:,.2f}" in shown, action
     for name, added in list(why["contributions"].items())[:3]:
         assert f"{added:+.2f}".replace("-", "−") in shown, name
     assert tab.evaluate("document.activeElement.closest('dialog') !== null")
     tab.keyboard.press("Escape")
-    expect(tab.locator("#payment")).not_to_be_visible()
+    expect(tab.locator("#detail")).not_to_be_visible()
     expect(button).to_be_focused()
     tab.set_viewport_size(PHONE)  # type: ignore[arg-type]
     button.click()
-    tab.wait_for_selector("#payment .push")
+    tab.wait_for_selector("#detail .push")
     keep(tab, "payment-phone")
 
 
 def test_hostile_text_is_shown_and_not_run(tab: Page, service: Service, world: Trained) -> None:
-    visit(tab, service)
+    visit(tab, service.url)
     said = service.client.post("/v1/decisions", json=PAYMENT).json()
     forged = said | {"id": "forged", "model": None, "terminal": HOSTILE, "reasons": [HOSTILE], "action": "decline"}
     alarm = Alarm(kind="drift", at=TODAY + 1, message=HOSTILE, action=HOSTILE)
@@ -296,31 +232,12 @@ def test_hostile_text_is_shown_and_not_run(tab: Page, service: Service, world: T
     expect(tab.locator("#history")).to_contain_text(HOSTILE)
     expect(tab.locator("#act")).to_contain_text(HOSTILE)
     tab.locator("#rows tr").first.click()
-    expect(tab.locator("#payment")).to_contain_text(HOSTILE)
+    expect(tab.locator("#detail")).to_contain_text(HOSTILE)
     assert tab.evaluate("window.hacked") is None
     assert tab.locator("img, main script").count() == 0
 
 
 # --- what it does ------------------------------------------------------------------------------------
-
-
-@contextmanager
-def monitoring(monitor: Monitor) -> Iterator[None]:
-    stopping = threading.Event()
-
-    def watch() -> None:
-        while not stopping.is_set():
-            monitor.step()
-            stopping.wait(0.05)
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
-        yield
-    finally:
-        stopping.set()
-        thread.join()
-        monitor.close()
 
 
 def wishes(bank: Bank) -> list[str]:
@@ -347,7 +264,7 @@ def test_each_button_does_what_it_says(tab: Page, service: Service, world: Train
         read = [json.loads(record.value) for record in bank.read(COMMANDS)]
         return [(command["kind"], command["version"], command["force"]) for command in read]
 
-    visit(tab, service)
+    visit(tab, service.url)
     with monitoring(monitor):
         tab.fill("#version", "2")
         press(tab, "Promote")
@@ -401,7 +318,7 @@ def test_a_demo_s_buttons_are_a_demo_s_only(tab: Page, bank: Bank) -> None:
 def test_a_log_that_is_away_is_said_and_comes_back_by_itself(tab: Page, bank: Bank, world: Trained) -> None:
     with edge(bank, visitor=TOKEN) as client, closing(sqlite3.connect(bank.var / "log.db")) as foreign:
         service = Service(bank, client)
-        visit(tab, service)
+        visit(tab, service.url)
         with working(bank):
             lived(service, world, last=1)
         settled(tab, service)
@@ -418,23 +335,5 @@ def test_a_log_that_is_away_is_said_and_comes_back_by_itself(tab: Page, bank: Ba
 
 
 def test_a_lost_connection_is_said_with_its_age_and_comes_back_by_itself(tab: Page, service: Service) -> None:
-    visit(tab, service)
-    tab.context.set_offline(True)
-    tab.wait_for_timeout(500)
-    tab.evaluate("window.stop()")
-    expect(tab.locator("#notices")).to_contain_text("The connection is lost", timeout=20_000)
-    keep(tab, "lost")
-    tab.context.set_offline(False)
-    expect(tab.locator("#notices")).to_be_empty(timeout=20_000)
-
-
-def serious(tab: Page) -> list[str]:
-    """What axe finds that keeps people out."""
-    tab.evaluate(AXE)
-    found = tab.evaluate("axe.run()")["violations"]
-    return [
-        f"{each['id']}: {node['html'][:200]}"
-        for each in found
-        if each["impact"] in ("serious", "critical")
-        for node in each["nodes"]
-    ]
+    visit(tab, service.url)
+    cut_off_and_back(tab, "lost")

@@ -19,6 +19,7 @@ from shared.privacy import pseudonym
 from tests.recsys.shop import KEY, TODAY, Shop
 
 HEADERS = {"X-API-Key": "secret"}
+REGISTRY = ".venv/bin/mlflow ui"
 
 
 def until(done: Callable[[], bool]) -> None:
@@ -29,10 +30,20 @@ def until(done: Callable[[], bool]) -> None:
 
 
 @contextmanager
-def client(shop: Shop) -> Iterator[httpx.Client]:
+def client(shop: Shop, *, visitor: str = "") -> Iterator[httpx.Client]:
     """The service on a free port, and a client that knows the key."""
     shelf = Shelf(shop.log, shop.tables)
-    app = make_app(shop.log, shelf, clock=shop.clock, api_key=b"secret", pseudonym_key=KEY)
+    app = make_app(
+        shop.log,
+        shelf,
+        clock=shop.clock,
+        api_key=b"secret",
+        pseudonym_key=KEY,
+        recipes=shop.var / "recipes",
+        registry=REGISTRY,
+        stopping=lambda: server.should_exit,
+        visitor=visitor,
+    )
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, http="httptools"))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, args=([listener],))

@@ -83,7 +83,7 @@ def test_who_came_today_gets_what_goes_with_it(shop: Shop) -> None:
     shelf.follow()
     made = shelf.recommend("stranger", 5, now=NOW)
     assert made.path == "today"
-    assert made.because[0] == item
+    assert made.because[0][0] == item
 
 
 def test_the_forgotten_have_no_row_whatever_version_is_shown(shop: Shop) -> None:

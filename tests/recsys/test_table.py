@@ -30,7 +30,7 @@ def written(folder: Path, *, date: str = "2026-01-01", users: int = 40, shift: i
         history=np.full((users, 5), -1),
         scores=np.zeros((users, 10), np.float32),
         neighbours=np.full((50, 30), -1, np.int32),
-        extras=Extras(ITEMS, {"": list(range(50))}, [0] * 50, [-1] * 50, [False] * 50, [False] * 50),
+        extras=Extras(ITEMS, {"": list(range(50))}, [0] * 50, [-1] * 50, [False] * 50, [False] * 50, [""] * 50),
     )
     return (folder / "new").rename(folder / made.version)
 

@@ -33,10 +33,10 @@ def app(tmp_path: Path) -> FastAPI:
     app = create_app(
         title="t", description="t", body_limit=1_000, ready=str, lifespan=nothing, metrics=CollectorRegistry()
     )
-    (tmp_path / "index.html").write_text("<title>t</title>")
+    (tmp_path / "index.html").write_text("<p>what is watched</p>")
     (tmp_path / "icon.svg").write_text("<svg/>")
     (tmp_path / "secret.py").write_text("KEY = 1")
-    add_page(app, tmp_path, api_key=KEY, visitor="once")
+    add_page(app, tmp_path, name="shop", pattern="batch", api_key=KEY, visitor="once")
 
     @app.post("/v1/change", dependencies=[Depends(require_key(KEY))])
     def change() -> str:
@@ -57,6 +57,13 @@ def test_a_file_comes_with_its_type_and_a_policy_that_runs_nothing_else(app: Fas
     assert "unsafe" not in policy
     again = ask(app, "GET", "/page/live.js", headers={"If-None-Match": answer.headers["etag"]})
     assert (again.status_code, again.content) == (304, b"")
+
+
+def test_what_a_service_shows_stands_in_the_frame_of_all(app: FastAPI) -> None:
+    page = ask(app, "GET", "/").text
+    assert "<title>Shop: live</title>" in page
+    assert "/page/shop.js" in page
+    assert page.index('id="watching"') < page.index("<p>what is watched</p>") < page.index("</main>\n</div>")
 
 
 @pytest.mark.parametrize("name", ["secret.py", "__init__.py", "../auth.py", "..%2fauth.py", "%2e%2e/auth.py", "uplot/"])

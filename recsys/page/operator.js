@@ -1,0 +1,56 @@
+// The operator's buttons, and those of a demo's visitor.
+
+import {answered, button, line, start, sure, waits} from "/page/actions.js";
+import {byId, el} from "/page/dom.js";
+import {ask} from "/page/live.js";
+
+const NAMES = {"no-input": "no input", "bad-recipe": "bad recipe"};
+let rollback = null;
+
+export function build(told) {
+  const version = el("input", {id: "version", inputmode: "numeric", pattern: "[0-9]{1,9}", size: "4", maxlength: "9", required: true});
+  const force = el("input", {id: "force", type: "checkbox"});
+  const asked = (name, command, question) => async () => {
+    if (question && !await sure(question)) return;
+    start(name, () => ask("/v1/commands", {who: "page", why: "asked for on the page", ...command()}));
+  };
+  const promote = () => version.reportValidity() && asked("promote",
+    () => ({kind: "promote", version: version.value, force: force.checked}),
+    force.checked && `Promote recipe ${version.value}, even if its gate has refused it?`)();
+  rollback = button("Roll back", asked("rollback", () => ({kind: "rollback"})));
+  byId("operator").replaceChildren(
+    line("night", button("Run tonight", asked("night", () => ({kind: "night"}))),
+      "Tonight's night again, with what is known by now; published only if the gate lets it through."),
+    line("rollback", rollback, "To the table before, whose recipe comes back with it. At once, by one switch; a night undoes it."),
+    line("train", button("Train a recipe", asked("train", () => ({kind: "train"}))),
+      "From the whole lake; in force from the next night on if its gate lets it through. Takes a minute."),
+    line("promote", button("Promote", promote), "Put a recipe of the registry in force, from the next night on.",
+      el("label", {for: "version"}, "recipe"), version, el("label", {class: "check"}, force, "past the gate")));
+  if (!told.demo) return;
+  const wish = (name, question) => async () => {
+    if (!question || await sure(question)) start(name, () => ask("/v1/wishes", {wish: NAMES[name]}), "Heard; it comes with the next virtual day.");
+  };
+  byId("wishes").replaceChildren(
+    line("no-input", button("Break tonight's input", wish("no-input")),
+      "A day's events do not arrive: the gate should refuse the table of the night after it."),
+    line("bad-recipe", button("Force a bad recipe", wish("bad-recipe", "Force a recipe past its gate that knows little but bestsellers?")),
+      "No gate sees it, clicks will: roll back when they fall."));
+}
+
+/** What the service says now: labels follow it, and what is under way is answered by it. */
+export function update(told) {
+  rollback.textContent = told.back_to === null ? "Roll back" : `Roll back to ${told.back_to}`;
+  if (!waits("rollback")) rollback.disabled = told.back_to === null;
+  const [release, alarm, night] = [told.ledger[0], told.alarms[0], told.nights[0]];
+  answered({release, alarm, night}, (name, kinds) => {
+    if (name === "night" || name === "no-input") {
+      if (kinds.includes("night") && (name === "night" || night.refused)) return night.refused ? `Refused: ${night.refused}; yesterday's table stays.` : `Done: ${night.version} is published.`;
+      return name === "night" && kinds.includes("alarm") && alarm.kind === "command" && `${alarm.message}; ${alarm.action}.`;
+    }
+    const line = told.ledger.find((each) => each.subject === (name === "rollback" ? "table" : "recipe"));
+    if (kinds.includes("release") && line && (line.action === "rollback") === (name === "rollback")) {
+      return `Done: ${line.action === "rollback" ? "rolled back to" : "promoted recipe"} ${line.version}, ${line.why}.`;
+    }
+    return kinds.includes("alarm") && ["command", "recipe", "gate"].includes(alarm.kind) && `${alarm.message}; ${alarm.action}.`;
+  }, "python -m recsys monitor");
+}

@@ -1,0 +1,37 @@
+"""What a demo is doing, told to the console and to whoever watches its page: one scene after another."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from shared.clock import Clock
+
+if TYPE_CHECKING:  # who reads scenes needs no console
+    from shared.console import Act, Stage
+
+
+class Scene(BaseModel):
+    """One act; told when it begins, and again when it is over."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["scene"] = "scene"
+    number: int
+    title: str
+    at: int  # event time, seconds
+    outcome: str = ""  # once it is over
+    marks: str = ""  # what begins with it, for the charts
+
+
+@contextmanager
+def scene(
+    stage: "Stage", title: str, *, clock: Clock, tell: Callable[[Scene], None], marks: str = ""
+) -> "Iterator[Act]":
+    """An act on the console, and by `tell` on the page; `marks` is what begins with it."""
+    with stage.act(title) as act:
+        begun = Scene(number=len(stage.acts), title=title, at=clock.now(), marks=marks)
+        tell(begun)
+        yield act
+    tell(begun.model_copy(update={"outcome": act.outcome}))
