@@ -14,6 +14,7 @@ import polars as pl
 from sentiment import config
 from sentiment.artifact import Artifact
 from sentiment.config import DAY, HOUR, LATENESS
+from sentiment.features import DEFINITION
 from sentiment.hours import COLUMNS, HoursCorrupt, Manifest, Published, digest, read_hour, write_hour
 from sentiment.ingest import POST_COLUMNS, Ingest
 from sentiment.opinions import Reader
@@ -119,7 +120,7 @@ class Batch:
         for row in day.filter(pl.col("at") // HOUR == hour).sort("at", "id").iter_rows(named=True):
             post = Post(id=row["id"], author=row["author"], at=row["at"], text=row["text"])
             place = (row["partition"], row["offset"])
-            opinion = known.get(post.id) or self._reader.read(
+            opinion = known.get(place) or self._reader.read(
                 post, self._champion.model, self._champion.version, place=place
             )
             rows += [
@@ -128,17 +129,35 @@ class Batch:
             ]
         return pl.DataFrame(rows, schema=COLUMNS)
 
-    def _known(self, hour: int) -> dict[str, Opinion]:
-        """Opinions of the version before, if the same model gave them: nothing is scored twice for nothing."""
+    def _known(self, hour: int) -> dict[tuple[int, int], Opinion]:
+        """By place, what this very model has said, in the stream or the version before: nothing is scored twice."""
+        known = self._streamed(hour)
         before = self.manifest.hours.get(hour)
         if before is None or before.model != self._champion.version:
-            return {}
+            return known
         try:
             rows = read_hour(self._folder, hour, before.version)
         except HoursCorrupt as error:
             logger.error("%s", error)
+            return known
+        return known | dict(_opinions(rows))
+
+    def _streamed(self, hour: int) -> dict[tuple[int, int], Opinion]:
+        """What the stream said by the model at its best: not by another version, and not for want of time."""
+        day = hour * HOUR // DAY
+        rows = self._lake.read("opinions", since=date_of(day), until=date_of(day + 1))
+        if rows.is_empty() or self._champion.version is None:
             return {}
-        return dict(_opinions(rows))
+        mine = rows.filter(
+            (pl.col("at") // HOUR == hour)
+            & (pl.col("model") == self._champion.version)
+            & (pl.col("definition") == DEFINITION)
+            & pl.col("mark").is_null()
+        )
+        names = ("id", "at", "text", "label", "why_not", "score", "model", "partition", "offset")
+        found = self._reader.brands.found
+        said = [Opinion(**row, brands=found(row["text"])) for row in mine.select(names).iter_rows(named=True)]
+        return {(opinion.partition, opinion.offset): opinion for opinion in said}
 
     def _rows(self, since: int, until: int) -> pl.DataFrame:
         """The lake's posts of these event days, each id once: the first that came."""
@@ -226,13 +245,13 @@ def _row(mention: Mention, opinion: Opinion, *, removed: str | None) -> dict[str
     }
 
 
-def _opinions(rows: pl.DataFrame) -> Iterator[tuple[str, Opinion]]:
-    """What the version before says of each post, by id."""
-    for (post,), part in rows.group_by("post", maintain_order=True):
+def _opinions(rows: pl.DataFrame) -> Iterator[tuple[tuple[int, int], Opinion]]:
+    """What the version before says of each post, by place."""
+    for _, part in rows.group_by("post", maintain_order=True):
         first = part.row(0, named=True)
         score = (first["negative"], first["neutral"], first["positive"])
         yield (
-            str(post),
+            (first["partition"], first["offset"]),
             Opinion(
                 id=first["post"],
                 at=first["at"],

@@ -40,7 +40,7 @@ TOMBSTONE_COLUMNS: Columns = {
     **dict.fromkeys(("at", "partition", "offset"), pl.Int64),
 }
 OPINION_COLUMNS: Columns = {
-    **dict.fromkeys(("kind", "id", "text", "label", "why_not", "path", "mark", "model"), pl.String),
+    **dict.fromkeys(("kind", "id", "text", "label", "why_not", "path", "mark", "model", "definition"), pl.String),
     **dict.fromkeys(("at", "partition", "offset"), pl.Int64),
     "score": pl.List(pl.Float64),
     "inclusion": pl.Float64,
