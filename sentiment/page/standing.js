@@ -32,7 +32,7 @@ export function now({now: moment, lag, audits, seam, published, expired}) {
     ...line("Waiting to be read", lag === null ? "–" : count(lag)),
     ...["negative", "neutral", "positive"].flatMap((label) => line(opinion(label), share(labels[label]))),
     ...Object.entries(dropped).flatMap(([why, number]) => line(opinion(null, `Not counted: ${WHY_NOT[why] ?? why}`), share(number))),
-    ...line("By the linear model, for want of time", moment.lately ? `${count(moment.shed_lately)} of the last ${count(moment.lately)}` : "–"),
+    ...line("Shed to the linear model", moment.lately ? `${count(moment.shed_lately)} of the last ${count(moment.lately)}` : "–"),
     ...line("Batch has", seam === null ? "no hour yet" : `${plural(published, "hour")}, to ${momentOf(seam)}`),
     ...line("Came too late for any hour", count(expired)),
     ...fact("/v1/audits")("Wait for an audit", count(audits)));

@@ -82,7 +82,7 @@ export class Charts {
   #label(part, idx) {
     const {chart, value} = part, hovered = idx !== null && idx !== undefined;
     const place = hovered ? idx : this.data.at.length - 1;
-    if (place < 0) return value.replaceChildren();
+    if (place < 0) return value.replaceChildren("–");
     const words = chart.lines.map((line) => {
       const values = this.data[line.key] ?? [];
       const found = hovered ? values[place] : values.findLast((each) => each !== null && each !== undefined);
