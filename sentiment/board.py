@@ -21,12 +21,28 @@ class BrandNow(Noun):
     window: Point
 
 
+class Day(Noun):
+    """A published day of a brand: the share of its opinions that are negative."""
+
+    at: int
+    until: int
+    corrected: float | None
+    low: float | None
+    high: float | None
+
+
+class Compared(Noun):
+    """What changes when an hour is published or audits become known."""
+
+    brands: list[BrandNow]  # most negative first
+    days: dict[str, list[Day]]
+
+
 class Track(Noun):
     """One brand, by place in `Series.at`."""
 
     opinions: list[int]
     negative: list[int]
-    days: list[Point]  # published ones, each with the shares of the day
 
 
 class Series(Noun):
@@ -47,7 +63,7 @@ class Board:
         self._timeline, self.names = timeline, (ALL, *names)
         self._lock = Lock()
         self._hours: dict[tuple[str, int, int], Counts] = {}  # by brand, hour and version
-        self._days: dict[tuple[str, int], tuple[object, Point]] = {}  # by brand and day, with what it hangs on
+        self._days: dict[tuple[str, int], tuple[object, Day]] = {}  # by brand and day, with what it hangs on
 
     def brands(self, manifest: Manifest, confusions: Confusions, *, hours: int) -> list[BrandNow]:
         """Every brand over its last published hours, most negative first."""
@@ -60,7 +76,14 @@ class Board:
         ]
         return sorted(found, key=lambda line: -(line.window.corrected or line.window.counted or (0.0,))[0])
 
-    def series(self, manifest: Manifest, confusions: Confusions, *, since: int = 0) -> Series:
+    def compared(self, manifest: Manifest, confusions: Confusions, *, hours: int) -> Compared:
+        """The brands as `brands` gives them, and each one's days."""
+        return Compared(
+            brands=self.brands(manifest, confusions, hours=hours),
+            days={name: self._published_days(manifest, confusions, name) for name in self.names},
+        )
+
+    def series(self, manifest: Manifest, *, since: int = 0) -> Series:
         """From hour `since` (of the epoch) on. Raises HoursCorrupt."""
         speed = self._timeline.speed
         waiting = speed.hours(ALL) - manifest.hours.keys()
@@ -93,7 +116,6 @@ class Board:
                 name: Track(
                     opinions=[count.opinions for count in line],
                     negative=[count.negative for count in line],
-                    days=self._published_days(manifest, confusions, name),
                 )
                 for name, line in counts.items()
             },
@@ -110,23 +132,30 @@ class Board:
                 self._hours[brand, hour, version] = known
         return known
 
-    def _published_days(self, manifest: Manifest, confusions: Confusions, brand: str) -> list[Point]:
+    def _published_days(self, manifest: Manifest, confusions: Confusions, brand: str) -> list[Day]:
         """Days of which batch has every hour."""
         days = sorted({hour // 24 for hour in sorted(manifest.hours)[-HOURS:]})
         whole = [day for day in days if all(hour in manifest.hours for hour in range(day * 24, day * 24 + 24))]
-        points = []
+        found = []
         for day in whole:
             versions = tuple(manifest.hours[hour].version for hour in range(day * 24, day * 24 + 24))
             hangs_on = versions, sorted(version for of, version in confusions if of == day)
             with self._lock:
                 known = self._days.get((brand, day))
             if known is None or known[0] != hangs_on:
-                known = hangs_on, self._point(manifest, confusions, brand, day * DAY, (day + 1) * DAY)
+                known = hangs_on, _day(self._point(manifest, confusions, brand, day * DAY, (day + 1) * DAY))
                 with self._lock:
                     self._days[brand, day] = known
-            points.append(known[1])
-        return points
+            found.append(known[1])
+        return found
 
     def _point(self, manifest: Manifest, confusions: Confusions, brand: str, since: int, until: int) -> Point:
         window = {"since": since, "until": until, "step": until - since}
         return next(self._timeline.points(manifest, brand, **window, confusions=dict(confusions)))
+
+
+def _day(point: Point) -> Day:
+    corrected, low, high = (
+        None if shares is None else shares[0] for shares in (point.corrected, point.low, point.high)
+    )
+    return Day(at=point.at, until=point.until, corrected=corrected, low=low, high=high)

@@ -10,7 +10,7 @@ from fastapi.responses import StreamingResponse
 
 from sentiment import config
 from sentiment.artifact import limits
-from sentiment.board import Board, BrandNow, Confusions, Series
+from sentiment.board import Board, Compared, Confusions, Series
 from sentiment.edge import Edge
 from sentiment.hours import HoursCorrupt, Manifest
 from sentiment.schema import Alarm, Noun, Release, Report, standing
@@ -65,7 +65,7 @@ class Watched(Noun):
 
     state: State
     told: Told
-    brands: list[BrandNow]  # over the last published hours, most negative first
+    compared: Compared  # over the last published hours
     series: Series
     recent: list[Row]
     negative: list[Row]
@@ -130,8 +130,8 @@ class Page:
         return Watched(
             state=self.state(manifest),
             told=self.told(),
-            brands=self.board.brands(manifest, confusions, hours=HOURS),
-            series=self.board.series(manifest, confusions),
+            compared=self.board.compared(manifest, confusions, hours=HOURS),
+            series=self.board.series(manifest),
             recent=watch.rows(most=ROWS),
             negative=watch.rows(most=ROWS, negative=True),
         )
@@ -169,12 +169,10 @@ class Page:
         """From the first hour on of which something new is to be told."""
         moved = [hour for hour, line in manifest.hours.items() if before.hours.get(hour) != line]
         following = max(manifest.hours, default=-1) + 1
-        said = [
-            event("tail", self.board.series(manifest, confusions, since=min([*moved, following])).model_dump_json())
-        ]
+        said = [event("tail", self.board.series(manifest, since=min([*moved, following])).model_dump_json())]
         if moved or known.keys() != confusions.keys():
-            brands = self.board.brands(manifest, confusions, hours=HOURS)
-            said.append(event("brands", f"[{','.join(line.model_dump_json() for line in brands)}]"))
+            compared = self.board.compared(manifest, confusions, hours=HOURS)
+            said.append(event("compared", compared.model_dump_json()))
         return said
 
     def _heard(self) -> tuple[object, ...]:

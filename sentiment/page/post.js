@@ -4,7 +4,7 @@ import {el, momentOf} from "/page/dom.js";
 import {ask} from "/page/live.js";
 import {corrections, scores, words} from "/page/reading.js";
 import {detail} from "/page/shell.js";
-import {LABELS, MARKS, WHY_NOT, brandName, opinion} from "/page/words.js";
+import {LABELS, MARKS, brandName, opinion} from "/page/words.js";
 
 export async function open(id) {
   const path = `/v1/opinions/${encodeURIComponent(id)}`, {title, content} = detail("Post");
@@ -13,9 +13,9 @@ export async function open(id) {
     title.textContent = said.brands.length ? `On ${said.brands.map(brandName).join(", ")}` : "On no brand that is watched";
     content.replaceChildren(
       el("blockquote", {dir: "auto"}, said.text),
-      el("p", {class: "verdict"}, opinion(said.label)),
+      el("p", {class: "verdict"}, opinion(said.label, said.why_not ?? "no model")),
       el("p", {class: "quiet"}, `${momentOf(said.at)} UTC${said.model ? `, by version ${said.model}` : ""}`,
-        ...[said.label === null && WHY_NOT[said.why_not ?? "no model"], MARKS[said.mark],
+        ...[said.label === null && "not counted", MARKS[said.mark],
           said.inclusion && "drawn for the audit"].filter(Boolean).map((word) => `; ${word}`), "."),
       el("div", {class: "pair"}, scores(said.score), corrections(said.id, said.label)),
       el("h3", {}, "The words that moved it"), why,

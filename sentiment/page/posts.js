@@ -15,13 +15,13 @@ const rows = new Rows({
     brand: (row) => row.brands[0] ?? "", at: (row) => row.at,
   },
   line(row, fresh) {
-    const word = LABELS[row.label] ?? "Not counted", text = row.gone ? GONE : row.text;
+    const word = LABELS[row.label] ?? `Not counted: ${WHY_NOT[row.why_not] ?? row.why_not}`, text = row.gone ? GONE : row.text;
     return el("tr", {class: fresh ? "fresh" : null, click: row.gone ? null : () => open(row.id)},
       el("td", {}, row.gone ? opinion(null, "Deleted") : el("button", {type: "button", "aria-haspopup": "dialog",
-        "aria-label": `${word}: ${text.slice(0, 80)}: show why`}, opinion(row.label))),
+        "aria-label": `${word}: ${text.slice(0, 80)}: show why`}, opinion(row.label, row.why_not))),
       el("td", {class: "number by"}, row.sure === null ? "–" : percent(row.sure, 0)),
       el("td", {title: text, dir: "auto", class: row.gone ? "quiet" : null}, text),
-      el("td", {class: "quiet why"}, row.label === null && !row.gone ? WHY_NOT[row.why_not] ?? row.why_not : row.brands.join(", ")),
+      el("td", {class: "quiet why"}, row.brands.join(", ")),
       el("td", {class: "quiet when"}, momentOf(row.at)));
   },
   empty: (only) => only === "some" ? "Nothing negative has been said yet."

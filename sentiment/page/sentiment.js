@@ -38,11 +38,16 @@ function hear(given) {
 
 function all(given) {
   ({series, state} = given);
+  posts.start(given);
+  compare(given.compared);
   if (!told) operator.build();
   hear(given.told);
   moment(given.state);
-  brands.show(given.brands);
-  posts.start(given);
+}
+
+function compare({brands: lines, days}) {
+  brands.show(lines);
+  time.days(days);
 }
 
 function tail(newest) {
@@ -50,4 +55,4 @@ function tail(newest) {
   time.paint(told, series);
 }
 
-shell.begin({all, heard: {told: hear, rows: posts.add, state: moment, tail, brands: brands.show}});
+shell.begin({all, heard: {told: hear, rows: posts.add, state: moment, tail, compared: compare}});

@@ -3,7 +3,7 @@
 import {ago, byId, count, dateOf, dayOf, decimal, el, momentOf, percent, plural, say} from "/page/dom.js";
 import * as parts from "/page/parts.js";
 import {fact, figure} from "/page/parts.js";
-import {KINDS, WHY_NOT, column, opinion} from "/page/words.js";
+import {KINDS, column, opinion} from "/page/words.js";
 
 /** The newest day of which enough posts of the champion were audited. */
 const audited = ({champion, reports}) => champion && reports.find((report) => report.version === champion.version && report.macro_recall !== null);
@@ -31,9 +31,10 @@ export function now({now: moment, lag, audits, seam, published, expired}) {
     ...line("Posts a second, last 5 s", count(moment.rate)),
     ...line("Waiting to be read", lag === null ? "–" : count(lag)),
     ...["negative", "neutral", "positive"].flatMap((label) => line(opinion(label), share(labels[label]))),
-    ...Object.entries(dropped).flatMap(([why, number]) => line(opinion(null, `Not counted: ${WHY_NOT[why] ?? why}`), share(number))),
+    ...Object.entries(dropped).flatMap(([why, number]) => line(opinion(null, why), share(number))),
     ...line("Shed to the linear model", moment.lately ? `${count(moment.shed_lately)} of the last ${count(moment.lately)}` : "–"),
-    ...line("Batch has", seam === null ? "no hour yet" : `${plural(published, "hour")}, to ${momentOf(seam)}`),
+    ...line("Hours that batch has", count(published)),
+    ...line("The seam", seam === null ? "–" : momentOf(seam)),
     ...line("Came too late for any hour", count(expired)),
     ...fact("/v1/audits")("Wait for an audit", count(audits)));
 }
@@ -47,7 +48,7 @@ export function model(told, {trouble}) {
     ...line("By", champion.who),
     ...line("Macro-recall at the gate", figure(figures.macro_recall, score)),
     ...(figures.linear_macro_recall === undefined ? [] : line("The linear model's", figure(figures.linear_macro_recall, score))),
-    ...fact("/v1/reports")("By audits", judged ? `${decimal(judged.macro_recall)}, ${count(judged.audits)} posts to ${dayOf(86400 * judged.day)}` : "too few yet"),
+    ...fact("/v1/reports")(judged ? `By ${count(judged.audits)} audits, to ${dayOf(86400 * judged.day)}` : "By audits", judged ? decimal(judged.macro_recall) : "too few yet"),
     ...line("Labels that names change", figure(figures.bias_flips, percent)),
   ] : [...line("Champion", trouble ? "not known while the log is away" : "none yet")]),
   ...line("Releases so far", count(ledger.length)));

@@ -6,9 +6,9 @@ import {marks} from "/page/parts.js";
 import {KINDS, brandName} from "/page/words.js";
 
 const ENOUGH = 60; // opinions that a share is taken of
-const HOUR = 3600, NEGATIVE = 0;
+const HOUR = 3600;
 const BEGINS = {crisis: "the mood turns", slang: "new words begin", "bad release": "a bad release"};
-let charts = null;
+let charts = null, daysOf = {};
 
 /** The story's events, each a numbered line on the charts and a line of words below them; and the seam. */
 function events(told, series) {
@@ -53,33 +53,37 @@ function hourly({at, view, posts}) {
 /** A day's share at each of its hours. */
 function daily(at, days, key) {
   return at.map((seconds) => {
-    const day = days.find((each) => each.at <= seconds && seconds < each.until);
-    return day?.[key] ? 100 * day[key][NEGATIVE] : null;
+    const day = days?.find((each) => each.at <= seconds && seconds < each.until);
+    return (day?.[key] ?? null) === null ? null : 100 * day[key];
   });
 }
 
-function chosen(values, view, wanted) { return values.map((value, place) => view[place] === wanted ? value : null); }
+/** Each brand's published days; drawn with what is painted next. */
+export function days(given) { daysOf = given; }
 
 export function paint(told, series) {
   const per = (value) => `${value.toFixed(0)} %`;
   charts ??= new Charts(byId("charts"), [
     ...Object.keys(series.tracks).map((brand) => ({title: brandName(brand), unit: "% negative", show: per, low: 0, least: 60, lines: [
-      {key: `${brand} corrected`, name: "a day, corrected", colour: "accent", band: [`${brand} low`, `${brand} high`]},
+      {key: `${brand} corrected`, name: "corrected", colour: "accent", band: [`${brand} low`, `${brand} high`]},
       {key: `${brand} batch`, name: "batch", colour: "ink"},
       {key: `${brand} speed`, name: "stream", colour: "maybe", dash: [2, 3]}]})),
     {title: "Posts", unit: "an hour, on any brand", show: count, low: 0, least: 10, lines: [
       {key: "posts batch", name: "batch", colour: "ink"}, {key: "posts speed", name: "stream", colour: "maybe", dash: [2, 3]}]},
   ], {href: "/v1/watch"});
-  const found = events(told, series), {at, view} = series, data = {at}, posts = hourly(series);
+  // The seam is shown when no minute stands after it, too: a point without values ends the axis there.
+  const open = series.seam > (series.at.at(-1) ?? Infinity), end = open ? [null] : [], at = open ? [...series.at, series.seam] : series.at;
+  const chosen = (values, wanted) => values.map((value, place) => series.view[place] === wanted ? value : null).concat(end);
+  const found = events(told, series), data = {at}, posts = hourly(series);
   for (const [brand, track] of Object.entries(series.tracks)) {
     const share = lately(track);
     Object.assign(data, {
-      [`${brand} batch`]: chosen(share, view, "batch"), [`${brand} speed`]: chosen(share, view, "speed"),
-      [`${brand} corrected`]: daily(at, track.days, "corrected"),
-      [`${brand} low`]: daily(at, track.days, "low"), [`${brand} high`]: daily(at, track.days, "high"),
+      [`${brand} batch`]: chosen(share, "batch"), [`${brand} speed`]: chosen(share, "speed"),
+      [`${brand} corrected`]: daily(at, daysOf[brand], "corrected"),
+      [`${brand} low`]: daily(at, daysOf[brand], "low"), [`${brand} high`]: daily(at, daysOf[brand], "high"),
     });
   }
-  charts.update({...data, "posts batch": chosen(posts, view, "batch"), "posts speed": chosen(posts, view, "speed")}, found);
+  charts.update({...data, "posts batch": chosen(posts, "batch"), "posts speed": chosen(posts, "speed")}, found);
   marks(found);
   say("time-covers", at.length ? `Event time, ${momentOf(at[0])} to ${momentOf(at.at(-1))}: a point for each published hour, then one for each minute of the stream; ` +
     `shares of the last ${ENOUGH} opinions or more, as counted; in blue each whole day, corrected, with its 90 % interval.` : "Nothing has been counted yet.");
@@ -92,7 +96,7 @@ export function join(series, tail) {
   for (const name of ["at", "view", "posts"]) series[name] = joined(series[name], tail[name]);
   for (const [brand, track] of Object.entries(tail.tracks)) {
     const known = series.tracks[brand];
-    series.tracks[brand] = {days: track.days, opinions: joined(known.opinions, track.opinions), negative: joined(known.negative, track.negative)};
+    series.tracks[brand] = {opinions: joined(known.opinions, track.opinions), negative: joined(known.negative, track.negative)};
   }
   series.seam = tail.seam;
 }

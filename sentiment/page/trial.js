@@ -11,7 +11,7 @@ byId("try-form").addEventListener("submit", async (event) => {
   try {
     const said = await ask("/v1/opinions", {text: byId("text").value});
     place.replaceChildren(
-      el("p", {class: "verdict"}, opinion(said.label)),
+      el("p", {class: "verdict"}, opinion(said.label, said.why_not)),
       el("p", {class: "small quiet"}, said.brands.length ? `On ${said.brands.map(brandName).join(", ")}.` : "It names no brand that is watched, so it would move no count."),
       ...words(said),
       el("div", {class: "pair"}, scores(said.score), corrections(said.id, said.label)));

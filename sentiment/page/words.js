@@ -4,7 +4,7 @@ import {el} from "/page/dom.js";
 
 export const LABELS = {negative: "Negative", neutral: "Neutral", positive: "Positive"};
 export const WHY_NOT = {
-  "language": "not English", "spam": "spam", "unsure": "leans nowhere", "no model": "no model yet",
+  "language": "Not English", "spam": "Spam", "unsure": "Leans nowhere", "no model": "No model yet",
 };
 export const MARKS = {"shed": "by the linear model, as too many waited", "no-model": "no model yet"};
 export const KINDS = {
@@ -20,6 +20,6 @@ export const column = (name) => COLUMNS[name] ?? name;
 /** The reserved brand is all of them. */
 export const brandName = (name) => name === "*" ? "all brands" : name;
 
-/** The opinion with its shape; never the colour alone. */
-export const opinion = (label, word = LABELS[label] ?? "Not counted") =>
-  el("span", {class: label ?? "none"}, el("i", {class: "shape", "aria-hidden": "true"}), word);
+/** The opinion with its shape, or why it is not counted; never the colour alone. */
+export const opinion = (label, whyNot) => el("span", {class: label ?? "none"},
+  el("i", {class: "shape", "aria-hidden": "true"}), LABELS[label] ?? WHY_NOT[whyNot] ?? whyNot);

@@ -38,7 +38,7 @@ def served(timeline: Timeline, manifest: Manifest, brand: str, series: Series) -
 def test_every_point_is_what_the_timeline_serves(lived: tuple[Crowd, Timeline, Board]) -> None:
     _, timeline, board = lived
     manifest = timeline.manifest()
-    series = board.series(manifest, {})
+    series = board.series(manifest)
     assert series.seam == (max(manifest.hours) + 1) * HOUR
     assert series.at == sorted(series.at)
     assert [view == "batch" for view in series.view] == [at < series.seam for at in series.at]
@@ -54,8 +54,8 @@ def test_a_tail_takes_the_place_of_what_was_known(lived: tuple[Crowd, Timeline, 
     _, timeline, board = lived
     manifest = timeline.manifest()
     before = manifest._replace(hours={h: line for h, line in manifest.hours.items() if h < max(manifest.hours) - 1})
-    old, new = board.series(before, {}), board.series(manifest, {})
-    tail = board.series(manifest, {}, since=max(before.hours) + 1)
+    old, new = board.series(before), board.series(manifest)
+    tail = board.series(manifest, since=max(before.hours) + 1)
     head = [at for at in old.at if at < tail.since]
     assert head + tail.at == new.at
     assert old.tracks[ALL].negative[: len(head)] + tail.tracks[ALL].negative == new.tracks[ALL].negative
@@ -64,17 +64,19 @@ def test_a_tail_takes_the_place_of_what_was_known(lived: tuple[Crowd, Timeline, 
 def test_whole_days_are_corrected_as_soon_as_audits_are_known(lived: tuple[Crowd, Timeline, Board]) -> None:
     _, timeline, board = lived
     manifest, day = timeline.manifest(), TODAY // DAY
-    (point,) = board.series(manifest, {}).tracks[ALL].days
-    assert (point.at, point.until, point.corrected) == (TODAY, TODAY + DAY, None)
-    (point,) = board.series(manifest, {(day, "1"): KNOWN}).tracks[ALL].days
+    (drawn,) = board.compared(manifest, {}, hours=24).days[ALL]
+    assert (drawn.at, drawn.until, drawn.corrected) == (TODAY, TODAY + DAY, None)
+    (drawn,) = board.compared(manifest, {(day, "1"): KNOWN}, hours=24).days[ALL]
     expected = timeline.points(manifest, ALL, since=TODAY, until=TODAY + DAY, step=DAY, confusions={(day, "1"): KNOWN})
-    assert point == next(expected)
+    point = next(expected)
     assert point.corrected is not None
+    assert point.low is not None
+    assert (drawn.corrected, drawn.low) == (point.corrected[0], point.low[0])
 
 
 def test_before_anything_there_is_nothing(crowd: Crowd) -> None:
     timeline = crowd.timeline()
     board = Board(timeline, ("volt",))
     assert board.brands(timeline.manifest(), {}, hours=24) == []
-    series = board.series(timeline.manifest(), {})
+    series = board.series(timeline.manifest())
     assert (series.seam, series.at, series.tracks["volt"].opinions) == (None, [], [])

@@ -23,7 +23,7 @@ def test_before_the_first_post_it_shows_nothing_and_breaks_nothing(crowd: Crowd)
     with serving(crowd) as client:
         said = client.get("/v1/watch").json()
         assert (said["state"]["seam"], said["state"]["lag"], said["state"]["now"]["posts"]) == (None, 0, 0)
-        assert (said["brands"], said["recent"], said["series"]["at"]) == ([], [], [])
+        assert (said["compared"]["brands"], said["recent"], said["series"]["at"]) == ([], [], [])
         assert said["told"]["champion"]["version"] == "1"
         assert said["told"]["limits"]
 
@@ -54,7 +54,9 @@ def test_it_shows_posts_views_and_what_was_said(crowd: Crowd) -> None:
         ]
         assert said["series"]["view"] == ["batch", "speed"]
         assert said["series"]["posts"] == [2, 1]
-        assert {line["brand"] for line in said["brands"]} == {line["brand"] for line in client.get("/v1/brands").json()}
+        assert {line["brand"] for line in said["compared"]["brands"]} == {
+            line["brand"] for line in client.get("/v1/brands").json()
+        }
         assert (told["reports"][0]["macro_recall"], told["reports"][0]["confusion"]) == (0.7, None)
         assert client.get("/v1/reports").json()[0]["confusion"] is not None
         assert told["alarms"][0]["message"] == "m"
@@ -102,6 +104,6 @@ def test_a_stream_brings_all_and_then_what_is_new(crowd: Crowd) -> None:
         crowd.publish()
         until(lambda: client.get("/v1/watch").json()["state"]["published"] == 2)
         seen = {next(lines) for _ in range(20)}
-        assert seen == {f"event: {name}" for name in ("told", "rows", "tail", "brands", "state")}
+        assert seen == {f"event: {name}" for name in ("told", "rows", "tail", "compared", "state")}
         told = client.get("/v1/watch").json()["told"]
         assert (told["scenes"][0]["title"], told["demo"]) == ("Dawn", True)
