@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -109,8 +110,9 @@ def serve(
     context: typer.Context,
     port: Annotated[int, typer.Option(help="On 127.0.0.1.")] = 8000,
     host: str = "127.0.0.1",
+    demo: Annotated[bool, typer.Option("--demo", help="For a demo: let its visitor in.")] = False,
 ) -> None:
-    """The HTTP edge, and one worker beside it."""
+    """The HTTP edge, the page to watch at /, and one worker beside it."""
     import uvicorn
 
     from sentiment.edge import Edge
@@ -127,20 +129,24 @@ def serve(
     if isinstance(parts.clock, SystemClock):
         threading.Thread(target=_tick, args=(log, parts.clock, stopping), daemon=True).start()
     app = make_app(
-        log,
         lambda metrics: Edge(log, parts.champion(), folder=settings.var / "batch", clock=parts.clock, metrics=metrics),
         parts.reader(),
         clock=parts.clock,
         api_key=settings.key("api_key"),
         pseudonym_key=settings.key("pseudonym_key"),
         workers=alive,
+        models=settings.var / "models",
+        registry=settings.registry_page,
+        stopping=lambda: server.should_exit,  # or it would wait for everybody who watches
+        visitor=settings.once("visitor") if demo and host == "127.0.0.1" else "",
     )
     # uvicorn ends in good order, and then sends itself the signal again; the worker has to end too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     about = uvicorn.Config(app, log_level="warning", access_log=False, loop="uvloop", http="httptools")
+    server = uvicorn.Server(about)
     try:
         with suppress(KeyboardInterrupt):
-            uvicorn.Server(about).run([listener])
+            server.run([listener])
     finally:
         stopping.set()
         alive()
@@ -241,13 +247,23 @@ def demo(
     """A week of brands in a few minutes."""
     parts: Parts = context.obj
     port = free_port(8000)
-    print(f"http://127.0.0.1:{port}/docs  answers when the service is up", flush=True)  # before the slow imports
+    visitor = secrets.token_urlsafe(16)
+    # Before the slow imports. The address opens the page once; the browser then has a session.
+    print(f"http://127.0.0.1:{port}/?token={visitor}  opens when the service is up", flush=True)
     from sentiment import demo as story
     from sentiment.finetune import DEMO
 
     if days < story.MIN_DAYS:
         raise typer.BadParameter(f"--days {days}: the story needs {story.MIN_DAYS}")
-    story.run(parts.settings, port=port, days=days, seed=seed, headless=headless, recipe=None if linear else DEMO)
+    story.run(
+        parts.settings,
+        port=port,
+        days=days,
+        seed=seed,
+        headless=headless,
+        visitor=visitor,
+        recipe=None if linear else DEMO,
+    )
 
 
 @app.command()

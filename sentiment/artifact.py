@@ -118,5 +118,10 @@ def drift_frame(texts: Sequence[Text], scores: Sequence[Score], artifact: Artifa
 
 def reference(folder: Path) -> tuple[pl.DataFrame, dict[str, float]]:
     """The reference of drift, and its limits by column."""
-    limits: dict[str, float] = json.loads((folder / "limits.json").read_text())
-    return pl.read_parquet(folder / "reference.parquet"), limits
+    return pl.read_parquet(folder / "reference.parquet"), limits(folder)
+
+
+def limits(folder: Path) -> dict[str, float]:
+    """By column, the distance that drift has to exceed."""
+    found: dict[str, float] = json.loads((folder / "limits.json").read_text())
+    return found

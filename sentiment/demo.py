@@ -3,9 +3,10 @@
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -20,16 +21,18 @@ from sentiment.grammar import LIVE
 from sentiment.history import write_labels
 from sentiment.live import Live
 from sentiment.model import Linear
-from sentiment.schema import Command, Confusion, Scene
+from sentiment.schema import Command, Confusion
 from sentiment.simulate import Crisis, Flood, history, simulate
 from sentiment.train import Candidate, train
+from shared import story
 from shared.clock import SystemClock, perf_counter
-from shared.console import Act, Stage
+from shared.console import Stage
 from shared.eventlog import open_log
 from shared.lake import Lake
 from shared.registry import Registry
 from shared.results import Run
 from shared.settings import Settings
+from shared.story import Scene
 
 START = 1_767_225_600  # 2026-01-01
 HISTORY = 5  # days of labelled posts
@@ -57,8 +60,13 @@ class Plan(NamedTuple):
         return cls(crisis - 9 * HOUR, crisis + 12 * HOUR, crisis + DAY, TODAY + (days - 1) * DAY, TODAY + days * DAY)
 
 
-def run(settings: Settings, *, port: int, days: int, seed: int, headless: bool, recipe: Recipe | None = DEMO) -> None:
-    """`days` of live posts. Without a `recipe` the linear model scores alone: minutes faster, and less to see."""
+def run(
+    settings: Settings, *, port: int, days: int, seed: int, headless: bool, visitor: str, recipe: Recipe | None = DEMO
+) -> None:
+    """`days` of live posts. Without a `recipe` the linear model scores alone: minutes faster, and less to see.
+
+    `visitor`: the token that opens the page once.
+    """
     began, stage, plan = perf_counter(), Stage(), Plan.of(days)
     figures = Run(config.SERVICE, command="make demo-sentiment", at=SystemClock().now(), var=settings.var)
     stamp = datetime.fromtimestamp(SystemClock().now(), UTC).strftime("%Y%m%d-%H%M%S")
@@ -66,6 +74,7 @@ def run(settings: Settings, *, port: int, days: int, seed: int, headless: bool, 
     settings.pin(
         "pseudonym_key", f"demo of seed {seed}"
     )  # audits are drawn with it, and figures hang on the seed alone
+    settings.pin("visitor", visitor)
     crowd = simulate(
         seed=seed + 1,
         start=TODAY,
@@ -78,28 +87,27 @@ def run(settings: Settings, *, port: int, days: int, seed: int, headless: bool, 
     )
 
     with Live(settings, stage, port=port, today=TODAY, seed=seed, world="simulated") as live:
-        with scene(stage, live, "History: posts that people have labelled") as act:
+        scene = partial(story.scene, stage, clock=live.clock, tell=live.tell)
+        with scene("History: posts that people have labelled") as act:
             past = history(seed=seed, start=START, days=HISTORY, posts_a_day=POSTS)
             write_labels(Lake(settings.var / "lake"), past, known_at=TODAY - HOUR)
             act.outcome = f"{past.height:,} posts, {past['brand'].n_unique()} brands"
 
-        with scene(
-            stage, live, "Training: a linear model, MiniLM fine-tuned, int8, the test of names, the gate"
-        ) as act:
-            live.start("serve", "--port", str(live.port))
+        with scene("Training: a linear model, MiniLM fine-tuned, int8, the test of names, the gate") as act:
+            live.start("serve", "--port", str(live.port), "--demo")
             live.start("batch")
             candidate = learn(settings, stage, as_of=TODAY, seed=seed, recipe=recipe)
             live.start("monitor", "--seed", str(seed), *([] if recipe else ["--linear"]))
             act.outcome = told(candidate)
 
-        with scene(stage, live, "Live: quiet days, and a flood of bots") as act:
+        with scene("Live: quiet days, and a flood of bots") as act:
             live.open()
             live.command(Command(kind="promote", version=candidate.version.version, who="operator", why="the first"))
             live.send(crowd, until=plan.turned)
             early = [alarm for alarm in live.alarms if alarm.kind == "crisis"]
             act.outcome = f"{live.sent:,} posts, {live.throughput:,.0f} a second, {len(early)} false alarms"
 
-        with scene(stage, live, f"Crisis: from noon on many are angry at {BRAND}", marks="crisis") as act:
+        with scene(f"Crisis: from noon on many are angry at {BRAND}", marks="crisis") as act:
 
             def called() -> bool:
                 return any(alarm.brand == BRAND and alarm.at > plan.turned for alarm in live.alarms)
@@ -111,20 +119,20 @@ def run(settings: Settings, *, port: int, days: int, seed: int, headless: bool, 
             act.outcome = first.message if first else "not noticed"
             live.send(crowd, until=plan.slang)
 
-        with scene(stage, live, "New words and new emoji: noticed, audited, learnt", marks="slang") as act:
+        with scene("New words and new emoji: noticed, audited, learnt", marks="slang") as act:
             live.send(crowd, until=plan.release + HOUR)
             if len(live.releases) < 2:
                 live.command(Command(kind="retrain", who="operator", why="asked for"))
             act.outcome = last_words(live)
 
-        with scene(stage, live, "A bad release, and its roll-back", marks="bad release") as act:
+        with scene("A bad release, and its roll-back", marks="bad release") as act:
             release_bad_model(settings, live)
             hour = live.send(crowd, until=plan.end, pause=lambda: live.releases[-1].action == "rollback")
             back = live.releases[-1]
             hours = (hour - plan.release) // HOUR
             act.outcome = f"{back.action} to version {back.version} after {hours} hours: {back.why}"
 
-        with scene(stage, live, "The rest of the days, and the books") as act:
+        with scene("The rest of the days, and the books") as act:
             live.send(crowd, until=plan.end)
             live.tick(plan.end + HOUR)
             live.published(plan.end // HOUR - 1)
@@ -182,16 +190,6 @@ def books(
     for failure in live.failures:
         stage.say(f"failed: {failure}")
     stage.say(f"\n{took:.0f} s; everything that was written: {settings.var}")
-
-
-@contextmanager
-def scene(stage: Stage, live: Live, title: str, *, marks: str = "") -> Iterator[Act]:
-    """An act on the console, and on the page; `marks` is what begins with it."""
-    with stage.act(title) as act:
-        begun = Scene(number=len(stage.acts), title=title, at=live.clock.now(), marks=marks)
-        live.tell(begun)
-        yield act
-    live.tell(begun.model_copy(update={"outcome": act.outcome}))
 
 
 def live_on(live: Live, *, number: int) -> None:
@@ -260,6 +258,7 @@ def next_steps(settings: Settings, live: Live, plan: Plan, *, headless: bool) ->
     curl = f'curl -s -H "X-API-Key: $(cat {settings.var}/api_key.secret)" {live.url}'
     span = f"from={plan.slang - DAY}&to={plan.slang}"
     return [
+        (live.url, "the page, in the browser that has opened it once"),
         (f"{curl}'/v1/brands/{BRAND}/timeline?{span}'", "the day of the crisis"),
         (f"{curl}/v1/alarms", "what was noticed, and what was done"),
         (f"{live.url}/docs", "the API, to try in a browser"),

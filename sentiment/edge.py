@@ -16,6 +16,7 @@ from sentiment.schema import (
     AUDITS,
     MINUTES,
     OPINIONS,
+    POSTS,
     RELEASES,
     REPORTS,
     STORY,
@@ -24,14 +25,17 @@ from sentiment.schema import (
     Opinion,
     Release,
     Report,
-    Scene,
 )
+from sentiment.stream import WORKERS
 from sentiment.timeline import Timeline
+from sentiment.watch import Watch
 from shared.champion import Champion, NotSwapped
 from shared.clock import Clock, monotonic, sleep
 from shared.eventlog.port import Entry, EventLog, LogUnavailable, Record, beginning
+from shared.story import Scene
 
 KEPT = 20_000  # opinions that can be corrected, and audits that can be given
+TYPED = 1_000  # opinions on texts that somebody typed, without the texts
 FOLLOWED = (MINUTES, OPINIONS, AUDITS, ALARMS, RELEASES, REPORTS, STORY)
 logger = logging.getLogger(__name__)
 
@@ -51,7 +55,9 @@ class Edge:
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
         self.caught_up, self.trouble, self.followed = False, "", monotonic()
+        self.watch = Watch()
         self.opinions: OrderedDict[str, Opinion] = OrderedDict()
+        self.typed: OrderedDict[str, Opinion] = OrderedDict()
         self.audits: OrderedDict[str, Opinion] = OrderedDict()  # drawn, and not given yet
         self._audited: set[str] = set()
         self.alarms: deque[Alarm] = deque(maxlen=1_000)
@@ -76,6 +82,17 @@ class Edge:
         except LogUnavailable as error:
             raise Unavailable(str(error)) from error
         return partition, offset
+
+    def lag(self) -> int:
+        """Posts that no worker has read yet. Raises LogUnavailable."""
+        done = self._log.committed(WORKERS, POSTS)
+        return sum(end - (done[p].offset if p in done else 0) for p, end in self._log.ends(POSTS).items())
+
+    def answered(self, opinion: Opinion) -> None:
+        """Somebody has typed a text and been told this: it can be corrected for a while, and the text is not kept."""
+        self.typed[opinion.id] = opinion.model_copy(update={"text": ""})
+        if len(self.typed) > TYPED:
+            self.typed.popitem(last=False)
 
     def confusions(self) -> dict[tuple[int, str], Confusion]:
         """By day and version: of a day, what was audited before it began."""
@@ -123,8 +140,10 @@ class Edge:
         if opinion.kind == "deleted":  # from now on nobody is shown the text
             self.opinions.pop(opinion.id, None)
             self.audits.pop(opinion.id, None)
+            self.watch.forget(opinion.id)
             return
         if opinion.id not in self.opinions:
+            self.watch.saw(opinion)
             if opinion.label is None:
                 self._dropped.labels(opinion.why_not or opinion.mark or "no-model").inc()
             else:

@@ -32,7 +32,6 @@ from sentiment.schema import (
     Post,
     Release,
     Report,
-    Scene,
     Seal,
     Tick,
 )
@@ -43,6 +42,7 @@ from shared.console import Stage
 from shared.eventlog import open_log
 from shared.eventlog.port import Entry, Topic, beginning
 from shared.settings import Settings
+from shared.story import Scene
 
 BATCH = 200  # records an append
 FEW = 4  # for whoever watches

@@ -283,14 +283,3 @@ def standing(ledger: list[Release]) -> list[Release]:
         else:
             stack.pop()
     return stack
-
-
-class Scene(Noun):
-    """What a demo is doing, for whoever watches."""
-
-    kind: Literal["scene"] = "scene"
-    number: int
-    title: str
-    at: Seconds
-    outcome: str = ""
-    marks: str = ""

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
@@ -10,11 +11,13 @@ from prometheus_client import CollectorRegistry, Gauge, Histogram
 from pydantic import Field
 
 from sentiment import config
+from sentiment.board import Board, BrandNow
 from sentiment.edge import Edge, Unavailable
 from sentiment.explanation import Word, moved
 from sentiment.features import normalise
 from sentiment.hours import HoursCorrupt
 from sentiment.opinions import Reader
+from sentiment.page import add_watching
 from sentiment.schema import (
     ALL,
     AUDITS,
@@ -35,16 +38,16 @@ from sentiment.schema import (
     Score,
     Tombstone,
 )
-from sentiment.stream import WORKERS
 from sentiment.timeline import Point
 from shared.api import create_app, problem
 from shared.auth import require_key
 from shared.clock import Clock, perf_counter
-from shared.eventlog.port import Entry, EventLog, LogUnavailable
+from shared.eventlog.port import Entry, LogUnavailable
 from shared.privacy import pseudonym
 
 STEPS = {"minute": config.MINUTE, "hour": config.HOUR, "day": config.DAY}
 MOST = 2_000  # points of an answer
+PostId = Annotated[str, InPath(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 
@@ -57,6 +60,7 @@ class TextIn(Noun):
 class Said(Noun):
     """What the model makes of a text, and which words moved it."""
 
+    id: str  # a keyed digest of the text, by which it can be corrected for a while
     label: Label | None
     why_not: str | None
     score: Score | None
@@ -84,13 +88,6 @@ class Accepted(Noun):
     offset: int
 
 
-class BrandNow(Noun):
-    """A brand over the last hours, compared with the others by its interval."""
-
-    brand: str
-    window: Point
-
-
 class TimelineOut(Noun):
     """Both views as one; `seam` is the first hour that is not batch's."""
 
@@ -107,7 +104,6 @@ class ModelNow(Noun):
 
 
 def make_app(
-    log: EventLog,
     edge_of: Callable[[CollectorRegistry], Edge],
     reader: Reader,
     *,
@@ -115,12 +111,22 @@ def make_app(
     api_key: bytes,
     pseudonym_key: bytes,
     workers: Callable[[], bool],
+    models: Path,
+    registry: str = "",
+    stopping: Callable[[], bool] = lambda: False,
+    visitor: str = "",
 ) -> FastAPI:
-    """The service. `edge_of` makes the follower, given where its metrics go; `workers` says whether one runs."""
+    """The service. `edge_of` makes the follower, given where its metrics go; `workers` says whether one runs,
+    `stopping` that streams have to end.
+
+    `models` is where the files of versions are kept; `registry` where a person sees MLflow, or the command that
+    shows it; `visitor` the token that lets one browser into a demo.
+    """
     metrics = CollectorRegistry()
     edge = edge_of(metrics)
+    board = Board(edge.timeline, reader.brands.names)
     seconds = Histogram("sentiment_timeline_seconds", "A timeline", registry=metrics, buckets=BUCKETS)
-    Gauge("sentiment_lag", "Posts not yet read", registry=metrics).set_function(lambda: _lag(log))
+    Gauge("sentiment_lag", "Posts not yet read", registry=metrics).set_function(lambda: _lag(edge))
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -158,7 +164,7 @@ def make_app(
         return Accepted(partition=partition, offset=offset)
 
     def known(post: str) -> Opinion:
-        if (opinion := edge.opinions.get(post)) is None:
+        if (opinion := edge.opinions.get(post) or edge.typed.get(post)) is None:
             raise HTTPException(404, f"no opinion on post {post!r} is at hand")
         return opinion
 
@@ -187,34 +193,21 @@ def make_app(
     @app.get("/v1/brands", tags=["brands"], **route)
     def brands(hours: Annotated[int, Query(ge=1, le=24 * 14)] = 24) -> list[BrandNow]:
         """Every brand over its last published hours, most negative first."""
-        manifest = edge.timeline.manifest()
-        if not manifest.hours:
-            return []
-        until = (max(manifest.hours) + 1) * config.HOUR
-        since = max(until - hours * config.HOUR, min(manifest.hours) * config.HOUR)
-        found = [
-            BrandNow(
-                brand=name,
-                window=next(
-                    edge.timeline.points(
-                        manifest, name, since=since, until=until, step=until - since, confusions=edge.confusions()
-                    )
-                ),
-            )
-            for name in (ALL, *reader.brands.names)
-        ]
-        return sorted(found, key=lambda line: -(line.window.corrected or line.window.counted or (0.0,))[0])
+        return board.brands(edge.timeline.manifest(), edge.confusions(), hours=hours)
 
     @app.post("/v1/opinions", tags=["posts"], **route)
     def opinions(given: TextIn) -> Said:
-        """What the model that scores the stream makes of a text. Nothing of it is kept."""
+        """What the model that scores the stream makes of a text, which is kept nowhere."""
         artifact, version = edge.champion.model, edge.champion.version
         if artifact is None:
             raise Unavailable("no model has been released yet")
-        post = Post(id="typed", author="typed", at=clock.now(), text=given.text)
+        typed = f"typed-{pseudonym(given.text, pseudonym_key)}"
+        post = Post(id=typed, author="typed", at=clock.now(), text=given.text)
         opinion = reader.read(post, artifact, version, place=(0, 0))
+        edge.answered(opinion)
         text = normalise(given.text)
         return Said(
+            id=typed,
             label=opinion.label,
             why_not=opinion.why_not,
             score=opinion.score,
@@ -228,6 +221,11 @@ def make_app(
     def latest(limit: Annotated[int, Query(ge=1, le=200)] = 50) -> list[Opinion]:
         """The latest posts, newest first."""
         return list(edge.opinions.values())[: -limit - 1 : -1]
+
+    @app.get("/v1/opinions/{id}", tags=["posts"], **route)
+    async def opinion_on(id: PostId) -> Opinion:
+        """One of the latest posts."""
+        return known(id)
 
     @app.post("/v1/corrections", status_code=202, tags=["posts"], **route)
     async def correct(given: CorrectionIn) -> Accepted:
@@ -260,7 +258,7 @@ def make_app(
         return await append(audited(opinion, given.label, known_at=clock.now()))
 
     @app.delete("/v1/posts/{id}", status_code=202, tags=["posts"], **route)
-    async def delete(id: Annotated[str, InPath(pattern=r"^[A-Za-z0-9_-]{1,64}$")]) -> Accepted:
+    async def delete(id: PostId) -> Accepted:
         """The author has deleted the post: it is shown no more, and its hour is counted again the next night."""
         gone = Tombstone(id=id, at=clock.now())
         return await append(Entry(POSTS, id, gone.model_dump_json().encode()))
@@ -286,6 +284,19 @@ def make_app(
         """Day by day: what was dropped, drift, audited quality. Newest first."""
         return [edge.reports[day] for day in sorted(edge.reports, reverse=True)]
 
+    add_watching(
+        app,
+        edge,
+        board,
+        clock=clock,
+        models=models,
+        registry=registry,
+        api_key=api_key,
+        guarded=guarded,
+        workers=workers,
+        stopping=stopping,
+        visitor=visitor,
+    )
     return app
 
 
@@ -328,9 +339,8 @@ def _named(brand: str, reader: Reader) -> None:
         raise HTTPException(404, f"no brand {brand!r}; there are {', '.join(reader.brands.names)}")
 
 
-def _lag(log: EventLog) -> float:
+def _lag(edge: Edge) -> float:
     try:
-        done = log.committed(WORKERS, POSTS)
-        return sum(end - (done[p].offset if p in done else 0) for p, end in log.ends(POSTS).items())
+        return edge.lag()
     except LogUnavailable:
         return float("nan")

@@ -118,6 +118,11 @@ class Speed:
         counts = sum((minute.counts for minute in minutes), Counts())
         return Told(counts, sum(m.shed for m in minutes), frozenset(m.model for m in minutes if m.model))
 
+    def minutes(self, brand: str, hour: int) -> dict[int, Minute]:
+        """Of an hour, by start."""
+        with self._lock:
+            return dict(self._minutes.get(brand, {}).get(hour, {}))
+
     def late(self, brand: str, hour: int, published: Published | None) -> int:
         """Posts that came late and that no published version has taken in."""
         with self._lock:
@@ -173,6 +178,10 @@ class Timeline:
     def hour(self, hour: int, version: int) -> pl.DataFrame:
         """The rows of a published hour. Raises HoursCorrupt."""
         return self._hour(hour, version)[0]
+
+    def counts(self, brand: str, hour: int, version: int) -> Counts:
+        """Of a published hour. Raises HoursCorrupt."""
+        return _within(self._hour(hour, version)[1], brand, hour * HOUR, (hour + 1) * HOUR).counts
 
     def posts(self, manifest: Manifest, brand: str, since: int, until: int) -> list[str]:
         """The posts that published hours of a window count."""

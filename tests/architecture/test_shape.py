@@ -17,11 +17,7 @@ SHAPE = {
 PATTERN = {"recsys": {"batch.py"}, "fraud": {"stream.py"}, "sentiment": {"batch.py", "stream.py", "brands.toml"}}
 
 # Files of a later issue. What exists must leave this list, so it only shrinks.
-PENDING = {
-    "fraud": {"paper.py"},
-    "recsys": {"paper.py"},
-    "sentiment": {"page"},
-}
+PENDING = {"fraud": {"paper.py"}, "recsys": {"paper.py"}}
 
 EXISTING = [service for service in SERVICES if (ROOT / service).is_dir()]
 
