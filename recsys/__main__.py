@@ -264,10 +264,11 @@ def train(
     context: typer.Context,
     seed: int = 0,
     horizon: Annotated[int, typer.Option(help="Days that a list is judged on.")] = config.HORIZON,
+    tuned: Annotated[bool, typer.Option(help="Choose the sources' parameters first, on validation: minutes.")] = False,
 ) -> None:
     """Learn a recipe from the lake as it is, and register it; `promote` by command puts it in force."""
     from recsys.demo import told
-    from recsys.train import NotEnough
+    from recsys.train import NotEnough, tune
     from recsys.train import train as learn
     from shared.registry import Registry
 
@@ -279,7 +280,11 @@ def train(
     as_of = int(lake.read("events", since=days[-1])["at"].max() or 0) + 1  # type: ignore[arg-type]
     registry = Registry(parts.settings.mlflow, config.SERVICE)
     try:
-        print(told(learn(lake, registry, as_of=as_of, seed=seed, champion=None, horizon=horizon)))
+        # The period that trees and policy are chosen on, too: what judges them is later than both.
+        choosing = as_of - 2 * horizon * config.DAY
+        parameters = tune(lake, cut=choosing, horizon=horizon, seed=seed) if tuned else None
+        made = learn(lake, registry, as_of=as_of, seed=seed, champion=None, horizon=horizon, parameters=parameters)
+        print(told(made))
     except NotEnough as error:
         raise typer.BadParameter(str(error)) from error
 

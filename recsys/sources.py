@@ -20,7 +20,7 @@ ALIKE = 50  # neighbours by content that an item keeps
 # [3.1] Thousands of items and one shopper: first a few hundred that could be wanted, from sources that are cheap for
 # all items and fail in different ways; then one ranker for these few. One model for both would be slow or blunt.
 class Parameters(NamedTuple):
-    """Of the sources; chosen on validation, kept in the recipe."""
+    """Of the sources, kept in the recipe; `train.tune` chooses some of them for a shop, on validation."""
 
     # [3.2] Linear item-item explains itself ("because you bought X"); ALS sees what no two baskets share, and its
     # factors cannot be read. So both find, and the reason that is shown comes from the one that can be read.

@@ -4,7 +4,7 @@ import json
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from zlib import crc32
 
 import numpy as np
@@ -27,6 +27,13 @@ from shared.lake import Lake
 from shared.registry import Registry, Version
 
 LEARNT = 800  # users a period: more make a fit longer and hardly better
+TRIED: dict[str, tuple[str, tuple[Any, ...]]] = {  # by parameter, the source that shows what it is worth
+    "alpha": ("als", (15.0, 5.0, 40.0)),
+    "regularization": ("als", (15.0, 5.0, 30.0)),
+    "target_power": ("linear", (0.25, 0.1, 0.4)),
+    "repeat_memory": ("repeat", (45.0, 20.0, 90.0)),
+    "popular_memory": ("popular", (10.0, 3.0, 30.0)),
+}
 BLENDS = 20  # weights tried for the hand blend
 # [7.2] Who is shown more of the same buys more of the same, and the next night learns from it: so the tightest cap
 # is taken that the ranking can afford, not the one that ranks best, which would be none.
@@ -111,6 +118,24 @@ def period(lake: Lake, recipe: Recipe, *, cut: int, horizon: int, seed: int, mos
     truth = Truth(after["user"].to_numpy(), after["item"].to_numpy(), count=len(known.items))
     pairs, matrix = recipe.candidates(facts, sources, truth.users)
     return Period(known, sources, facts, truth, truth.users, after, pairs, matrix)
+
+
+def tune(lake: Lake, *, cut: int, horizon: int, seed: int) -> Parameters:
+    """Parameters of the sources, one at a time, each by the nDCG of its source alone in the horizon after the cut.
+
+    Raises:
+        NotEnough: nobody known bought anything in that time.
+    """
+
+    def alone(parameters: Parameters, source: str) -> float:
+        week = period(lake, Recipe(parameters), cut=cut, horizon=horizon, seed=seed, most=LEARNT)
+        return float(week.ndcg(week.rank(single(source))).mean())
+
+    best = Parameters()
+    for name, (source, values) in TRIED.items():
+        tried = [best._replace(**{name: value}) for value in values]
+        best = tried[int(np.argmax([alone(parameters, source) for parameters in tried]))]
+    return best
 
 
 def learn(fitting: Period, choosing: Period, parameters: Parameters, *, seed: int) -> tuple[Recipe, dict[str, float]]:

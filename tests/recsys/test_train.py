@@ -37,6 +37,16 @@ def weeks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Period, Period, Per
     return periods(tmp_path_factory.mktemp("weeks"), personal=True)
 
 
+def test_tuning_takes_what_its_own_source_does_best_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop = simulate.open_shop(seed=5, start=START, days=DAYS + 1, users=300, items=150)
+    lake = Lake(tmp_path)
+    write_history(lake, lived(shop, DAYS), catalogue(shop, DAYS), key=KEY)
+    cut = START + (DAYS - WEEK) * DAY
+    # Who remembers but a minute counts the last purchase only.
+    monkeypatch.setattr(train, "TRIED", {"popular_memory": ("popular", (0.001, 10.0))})
+    assert train.tune(lake, cut=cut, horizon=WEEK, seed=1) == Parameters(popular_memory=10.0)
+
+
 @pytest.fixture(scope="module")
 def learnt(weeks: tuple[Period, Period, Period]) -> tuple[Recipe, dict[str, float]]:
     return train.learn(weeks[0], weeks[1], Parameters(), seed=1)
