@@ -37,6 +37,7 @@ POSTS = 1_200  # a day
 TODAY = START + HISTORY * DAY
 MIN_DAYS = 5  # a quiet one, a crisis, two of new words, a bad release
 BRAND, BOTS = "northair", "peach-mobile"
+MISTAKEN = 0.05  # of the audits: people slip
 NAP = 0.5  # seconds of real time between a few posts, once the story is told
 HOT_FIX = "a hot fix, no time for the gate"
 
@@ -77,7 +78,7 @@ def run(settings: Settings, *, port: int, days: int, seed: int, headless: bool, 
         slang_from=plan.slang,
     )
 
-    with Live(settings, stage, port=port, today=TODAY, seed=seed, world="simulated") as live:
+    with Live(settings, stage, port=port, today=TODAY, seed=seed, world="simulated", mistaken=MISTAKEN) as live:
         with scene(stage, live, "History: posts that people have labelled") as act:
             past = history(seed=seed, start=START, days=HISTORY, posts_a_day=POSTS)
             write_labels(Lake(settings.var / "lake"), past, known_at=TODAY - HOUR)
