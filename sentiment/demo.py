@@ -40,6 +40,7 @@ POSTS = 1_200  # a day
 TODAY = START + HISTORY * DAY
 MIN_DAYS = 5  # a quiet one, a crisis, two of new words, a bad release
 BRAND, BOTS = "northair", "peach-mobile"
+MISTAKEN = 0.05  # of the audits: people slip
 NAP = 0.5  # seconds of real time between a few posts, once the story is told
 HOT_FIX = "a hot fix, no time for the gate"
 
@@ -86,7 +87,7 @@ def run(
         slang_from=plan.slang,
     )
 
-    with Live(settings, stage, port=port, today=TODAY, seed=seed, world="simulated") as live:
+    with Live(settings, stage, port=port, today=TODAY, seed=seed, world="simulated", mistaken=MISTAKEN) as live:
         scene = partial(story.scene, stage, clock=live.clock, tell=live.tell)
         with scene("History: posts that people have labelled") as act:
             past = history(seed=seed, start=START, days=HISTORY, posts_a_day=POSTS)

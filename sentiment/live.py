@@ -47,7 +47,6 @@ from shared.story import Scene
 BATCH = 200  # records an append
 FEW = 4  # for whoever watches
 PATIENCE = 300.0  # seconds to wait for a process before giving up
-MISTAKEN = 0.05  # of the audits: people slip
 
 
 class Stuck(Exception):
@@ -55,9 +54,22 @@ class Stuck(Exception):
 
 
 class Live:
-    """The service as child commands on a free port, and the crowd that it listens to."""
+    """The service as child commands on a free port, and the crowd that it listens to.
 
-    def __init__(self, settings: Settings, stage: Stage, *, port: int, today: int, seed: int, world: str) -> None:
+    `mistaken`: the share of audits in which people slip.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        stage: Stage,
+        *,
+        port: int,
+        today: int,
+        seed: int,
+        world: str,
+        mistaken: float = 0.0,
+    ) -> None:
         self.settings, self._stage, self.port, self._world = settings, stage, port, world
         self.clock = VirtualClock(today)
         self.log = open_log(settings.log, clock=self.clock)
@@ -71,7 +83,7 @@ class Live:
         self.releases: list[Release] = []
         self.reports: list[Report] = []
         self._due: list[tuple[int, Opinion]] = []  # audits that people will have given by then
-        self._rng = np.random.default_rng(seed)
+        self._rng, self._mistaken = np.random.default_rng(seed), mistaken
         self._reader = self.log.reader(beginning([OPINIONS, ALARMS, RELEASES, REPORTS]))
         self._minutes, self._seals = self.log.reader(beginning([MINUTES])), [0] * MINUTES.partitions
         self._stack = ExitStack()
@@ -178,7 +190,7 @@ class Live:
         entries = []
         for opinion in due:
             label: Label = self.truth[opinion.id]  # type: ignore[assignment]
-            if self._rng.random() < MISTAKEN:
+            if self._rng.random() < self._mistaken:
                 label = LABELS[int(self._rng.integers(3))]  # type: ignore[assignment]
             entries.append(audited(opinion, label, known_at=now))
         if entries:
