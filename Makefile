@@ -81,6 +81,9 @@ bench-sentiment: .venv/.all  ## how fast posts are scored and counted, beside wh
 bench-fraud: .venv/.dev  ## how fast the path of a payment is, beside what a user would pick instead
 	@$(PY) -m tests.bench.fraud
 
+bench-recsys: .venv/.dev  ## how fast a night and a look-up are, beside what a user would pick instead
+	@$(PY) -m tests.bench.recsys
+
 lint: .venv/.all  ## ruff, mypy, import contracts; and how long each package is
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
@@ -121,7 +124,7 @@ help:  ## this list
 	@awk -F ':.*## ' '/^# ---/ { print "" } /^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 	@printf '\n  demos and replays take LOG=, DAYS= and SEED=, a soak MINUTES=; a demo with HEADLESS=1 ends by itself\n\n'
 
-.PHONY: demo-fraud demo-recsys replay-fraud replay-recsys soak-fraud up status down test test-fraud test-recsys bench-fraud lint checklist exercise record docs lock clean help paper-sentiment demo-sentiment replay-sentiment test-sentiment bench-sentiment
+.PHONY: demo-fraud demo-recsys replay-fraud replay-recsys soak-fraud up status down test test-fraud test-recsys bench-fraud bench-recsys lint checklist exercise record docs lock clean help paper-sentiment demo-sentiment replay-sentiment test-sentiment bench-sentiment
 
 # --- the environment ---
 

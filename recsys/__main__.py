@@ -1,6 +1,7 @@
 """The command line, and the ONE place where parts are built from settings."""
 
 import logging
+import re
 import secrets
 import signal
 import socket
@@ -14,6 +15,7 @@ import typer
 
 from recsys import config
 from recsys.schema import TOPICS
+from shared import public_data
 from shared.clock import Clock, SystemClock, VirtualClock, sleep
 from shared.eventlog import open_log
 from shared.eventlog.port import EventLog, Fenced, LogUnavailable
@@ -211,7 +213,7 @@ def demo(
 @app.command()
 def replay(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="CSV or Parquet; columns: README.md.")],
+    file: Annotated[str, typer.Argument(help="CSV or Parquet, or a data set by name; columns: README.md.")],
     days: Annotated[int, typer.Option(help="Last days of the file that get a night each; 0: 24.")] = 0,
     seed: int = 7,
 ) -> None:
@@ -221,8 +223,10 @@ def replay(
 
     parts: Parts = context.obj
     try:
-        story.run(parts.settings, file, days=days, seed=seed)
-    except (Refused, story.TooShort) as error:
+        path = public_data.find(file, parts.settings.data)
+        name = file if file in public_data.DATA_SETS else re.sub(r"\W", "_", path.stem)
+        story.run(parts.settings, path, name=name, days=days, seed=seed)
+    except (Refused, story.TooShort, public_data.DataMissing, public_data.DataCorrupt) as error:
         raise typer.BadParameter(str(error)) from error
 
 

@@ -40,13 +40,11 @@ from recsys.schema import (
 )
 from recsys.sources import Sources, fit
 from recsys.table import Manifest, Table
-from recsys.topk import arranged, latest, nearest
+from recsys.topk import DEEP, arranged, latest, nearest
 from shared.champion import Champion, NotSwapped
 from shared.clock import Clock, perf_counter
 from shared.eventlog.port import Entry, EventLog, beginning
 from shared.lake import Lake
-
-DEEP = 150  # ranked items a user that the policy may choose from
 
 logger = logging.getLogger(__name__)
 
@@ -253,13 +251,15 @@ class Nights:
         begun = int(at.min() or 0)  # type: ignore[arg-type]
         earlier = at.filter(at.is_between(known.cut - week - day, known.cut - day, closed="left")).len()
         days = float(np.clip((known.cut - day - begun) / day, 1.0, 7.0))
+        # A shop that rests on Saturdays has no Saturday to miss.
+        same = at.filter(at.is_between(known.cut - week - day, known.cut - week, closed="left")).len()
         now, filled = made.first_ten(), made.stored()
         figures = {
             "users": float(len(made)),
             "stored": float(filled.size),
             "fallbacks": float((filled == SOURCES.index("popular")).mean()) if filled.size else 1.0,
             "input": float(at.filter(at >= known.cut - day).len()),
-            "input_usual": earlier / days,
+            "input_usual": min(earlier / days, float(same)) if days == 7 else earlier / days,
             "ranked": float(ranked.users.size),
         }
         before = table.current(self.tables)

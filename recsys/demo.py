@@ -73,6 +73,7 @@ def run(settings: Settings, *, port: int, days: int, seed: int, headless: bool, 
             live.wait(lambda: answers(live), "serve does not answer; see serve.log")
             live.command(Command(kind="promote", version=candidate.version.version, who="operator", why="the first"))
             act.outcome = told(candidate)
+        stage.table("Each source alone", *by_source(candidate))
 
         with scene("Nights and days: ingest, candidates, rank, policy, gate, publish; then shoppers come") as act:
             first = live.night()
@@ -104,6 +105,7 @@ def run(settings: Settings, *, port: int, days: int, seed: int, headless: bool, 
 
         books = account.money(live.days)
         stage.table("Margin net of returns, EUR: the same shoppers, the same luck", *books.table())
+        stage.table("Had the same twenty stood in the order of their popularity", *live.otherwise.table())
         stage.table("Service", *account.service(live))
         seconds, (p50, p99) = perf_counter() - began, account.latency(live)
         lists = sum(day.lists for day in live.days)
@@ -176,13 +178,13 @@ def nights_of(settings: Settings, registry: Registry, seed: int) -> Callable[[Ev
     return made
 
 
-def learn(settings: Settings, registry: Registry, *, as_of: int, seed: int) -> Candidate:
+def learn(settings: Settings, registry: Registry, *, as_of: int, seed: int, horizon: int = config.HORIZON) -> Candidate:
     """Train on the lake, register, judge against the champion if there is one."""
     champion = None
     if (alias := registry.alias("champion")) is not None:
         version = registry.version(alias)
         champion = registry.fetch(version.artifact, digest=version.digest, into=settings.var / "recipes")
-    return train(Lake(settings.var / "lake"), registry, as_of=as_of, seed=seed, champion=champion)
+    return train(Lake(settings.var / "lake"), registry, as_of=as_of, seed=seed, champion=champion, horizon=horizon)
 
 
 def told(candidate: Candidate) -> str:
@@ -193,6 +195,17 @@ def told(candidate: Candidate) -> str:
         f"{figures['best_single']:.3f}, a hand blend {figures['ndcg_blend']:.3f}; "
         f"without policy {figures['ndcg_free']:.3f}; gate: {candidate.refused or 'passed'}"
     )
+
+
+def by_source(candidate: Candidate) -> tuple[list[str], list[list[str]]]:
+    """Each source alone on the users that the recipe was judged on, and its share of what was then shown."""
+    figures = candidate.version.figures
+    rows = [
+        [name, *(f"{figures[f'{what}_{name}']:.3f}" for what in ("recall", "ndcg")), f"{figures[f'share_{name}']:.0%}"]
+        for name in SOURCES
+    ]
+    pool = ["all candidates", f"{figures['pool_recall']:.3f}", "", ""]
+    return ["", "recall@20", "nDCG@20", "of the list"], [*rows, pool]
 
 
 def words(seconds: dict[str, float]) -> str:

@@ -43,7 +43,7 @@ class Edge:
     def __init__(self, log: EventLog, shelf: Shelf, *, clock: Clock) -> None:
         self._log, self._shelf, self._clock = log, shelf, clock
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._follow, daemon=True)
+        self._thread: threading.Thread | None = None
         self.caught_up = False
         self.trouble = ""
         self.releases: deque[Release] = deque(maxlen=100)
@@ -57,11 +57,14 @@ class Edge:
         self._passing: dict[Place, int] = {}  # how far lists and deeds have been seen; empty: from now on
 
     def start(self) -> None:
+        self._stopped.clear()
+        self._thread = threading.Thread(target=self._follow, daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
         self._stopped.set()
-        self._thread.join()
+        if self._thread is not None:
+            self._thread.join()
 
     def ready(self) -> str:
         """Why requests should not be sent; empty if they may."""

@@ -17,6 +17,7 @@ import polars as pl
 from recsys import config, simulate
 from recsys.batch import Nights, date_of
 from recsys.history import EVENT_COLUMNS, PRODUCT_COLUMNS, hidden
+from recsys.otherwise import Otherwise
 from recsys.schema import (
     ALARMS,
     CATALOGUE,
@@ -39,7 +40,7 @@ from recsys.schema import (
     Wish,
 )
 from recsys.shelf import Shelf
-from recsys.simulate import Chances, Life, Shop
+from recsys.simulate import Chances, Deeds, Life, Shop
 from recsys.table import Busy
 from shared.clock import VirtualClock, monotonic, perf_counter, sleep
 from shared.eventlog import open_log
@@ -84,6 +85,7 @@ class Live:
         self.nights = nights(self.log, self.clock)
         self.shelf = Shelf(self.log, self.nights.tables)
         self.days: list[Day] = []
+        self.otherwise = Otherwise(items=shop.appeal.size)
         self.failures: list[str] = []
         self.latencies: list[float] = []
         self.alarms: list[Alarm] = []
@@ -238,7 +240,9 @@ class Live:
         luck = simulate.chances(shop, number)
         self._catalogue(number)
         shown, entries = self._lists(luck)
+        another = self._another(luck, shown)
         deeds = simulate.live(shop, self.lives["served"], number, luck, shown.items)
+        self._compare(luck, shown, deeds, another)
         earned = {"served": simulate.margin(shop, deeds)}
         for arm, lists in self._others(luck, number).items():
             earned[arm] = simulate.margin(shop, simulate.live(shop, self.lives[arm], number, luck, lists))
@@ -278,6 +282,7 @@ class Live:
         )
         items = np.full((luck.users.size, K), -1)
         ids, sources, entries = [""] * luck.users.size, list[str](), list[tuple[int, Entry]]()
+        shuffled, plain = list[int](), list[int]()
         with ThreadPoolExecutor(4) as pool:
             asked = {row: pool.submit(self._visit, int(luck.users[row])) for row in by_http}
             for row, user in enumerate(luck.users.tolist()):
@@ -288,6 +293,8 @@ class Live:
                 ids[row] = f"l-{self.today}-{row}"
                 items[row, : len(made.items)] = [self._number[item] for item in made.items]
                 sources += made.sources
+                if made.path == "table" and made.permuted == (config.PERMUTED if made.explored else 0):
+                    (shuffled if made.explored else plain).append(row)
                 impression = Impression(
                     list_id=ids[row],
                     user=name,
@@ -308,7 +315,29 @@ class Live:
                 ids[row] = answer["list_id"]
                 items[row, : len(found)] = [self._number[place["item"]] for place in found]
                 sources += [place["source"] for place in found]
-        return Shown(items, ids, sources), entries
+        return Shown(items, ids, sources, shuffled, plain[::10]), entries
+
+    def _another(self, luck: Chances, shown: "Shown") -> dict[bool, Ints]:
+        """What popularity would have put on each place, (n, K): of shuffled lists, and of some as served."""
+        rank = {self._number[item]: place for place, item in enumerate(self.shelf.popular(3 * config.STORED).items)}
+        found = {}
+        for chance, rows in ((True, shown.shuffled), (False, shown.plain)):
+            found[chance] = np.full((len(rows), K), -1)
+            for row, user in enumerate(luck.users[rows].tolist()):
+                first = [self._number[item] for item in self.shelf.first(str(self._users[user]))]
+                order = sorted(first, key=lambda item: rank.get(item, len(rank)))[:K]
+                found[chance][row, : len(order)] = order
+        rows = shown.shuffled
+        utility = simulate.utilities(self.shop, self.lives["served"], luck.users[rows], self.today)
+        looked = simulate.EXAMINED[:K] * simulate.clicking(self.shop, utility, found[True])
+        self.otherwise.expect(looked.sum(axis=1))
+        return found
+
+    def _compare(self, luck: Chances, shown: "Shown", deeds: Deeds, another: dict[bool, Ints]) -> None:
+        clicked = np.zeros(shown.items.shape, bool)
+        clicked[deeds.clicked[:, 0], deeds.clicked[:, 2] - 1] = True
+        for chance, rows in ((True, shown.shuffled), (False, shown.plain)):
+            self.otherwise.add(luck.users[rows], shown.items[rows], clicked[rows], another[chance], shuffled=chance)
 
     def _visit(self, user: int) -> dict[str, Any] | None:
         began = perf_counter()
@@ -379,6 +408,8 @@ class Shown(NamedTuple):
     items: Ints  # (visitors, K)
     ids: list[str]  # of their lists
     sources: list[str]  # of all places
+    shuffled: list[int]  # rows of lists whose first PERMUTED are all there, in random order
+    plain: list[int]  # a tenth of those in the table's order
 
 
 def _message(row: dict[str, Any]) -> bytes:

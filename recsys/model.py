@@ -23,7 +23,7 @@ PARAMETERS: dict[str, str | int | float | list[int]] = {
     "lambdarank_truncation_level": 30,
     "deterministic": True,
     "force_row_wise": True,
-    "num_threads": 1,
+    "num_threads": 0,  # all cores: "deterministic" keeps their number out of the result
     "verbosity": -1,
 }
 TREES, PATIENCE = 60, 10  # a night scores a hundred pairs a shopper: trees are what it pays for

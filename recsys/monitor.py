@@ -20,7 +20,7 @@ from recsys.report import judge
 from recsys.schema import COMMANDS, NIGHTS, REPORTS, Alarm, Command, Night, Release, Report, in_force
 from recsys.table import Busy, Table, TableCorrupt
 from shared import drift
-from shared.clock import Clock
+from shared.clock import Clock, monotonic, sleep
 from shared.eventlog.port import Entry, EventLog, Place, Position, beginning
 from shared.lake import Lake, LakeCorrupt
 from shared.registry import Corrupt, Registry, Unavailable, UnknownVersion, Version
@@ -29,6 +29,7 @@ TRAIN_ON = 0  # weekday whose night is followed by a new recipe: Monday
 FRESH = 4  # days after a training in which no weekly one is due: the other would learn from nearly the same
 FEWER = 0.75  # of the usual clicks a list
 CHANCE = 0.001  # that so few come all the same
+PATIENCE = 60.0  # seconds that a command waits for a night or a rollback that is at work
 HOLD = 7  # days after an alarm in which its kind is not raised again: once is enough to act on
 
 logger = logging.getLogger(__name__)
@@ -193,15 +194,34 @@ class Monitor:
         who, why = command.who, command.why or "asked for"
         try:
             if command.kind == "night":
-                self._nights.run(str(dataset.day_of(self._clock.now())), who=who, why=why, afresh=True)
+                self._in_turn(lambda: self._nights.run(self._tonight(), who=who, why=why, afresh=True))
             elif command.kind == "train":
                 self._train(who=who, why=why)
             elif command.kind == "promote":
                 self._promote(command)
             else:
-                self._nights.roll_back(who=who, why=why, version=command.version)
+                self._in_turn(lambda: self._nights.roll_back(who=who, why=why, version=command.version))
         except (Busy, LookupError, TableCorrupt) as error:
             self._raise("command", f"{command.kind} not carried out: {error}", action="nothing changed")
+
+    def _tonight(self) -> str:
+        """Today's date, and never an earlier one than the table's: a command may have waited while a night went by."""
+        if (now := table.current(self._nights.tables)) is not None:
+            self._clock.observe(Table.open(self._nights.tables / now, verify=False).manifest.cut)
+        return str(dataset.day_of(self._clock.now()))
+
+    def _in_turn(self, act: Callable[[], object]) -> None:
+        """After whoever holds the tables; raises Busy when that takes too long."""
+        until = monotonic() + PATIENCE
+        while True:
+            try:
+                act()
+            except Busy:
+                if monotonic() > until:
+                    raise
+                sleep(0.1)
+            else:
+                return
 
     def _promote(self, command: Command) -> None:
         try:

@@ -4,7 +4,7 @@ The served order is one of a kind, so its own log cannot say what another would 
 In a shuffled list each of m items stood on each of the first m slots with chance 1 / m, known exactly.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 import polars as pl
@@ -15,6 +15,7 @@ from recsys.schema import Ints
 from shared.drift import Array
 
 Z = 1.96  # two-sided 95 %
+PRIOR = 5.0  # clicks of an average item that each is imagined to have had
 
 
 class Slates(NamedTuple):
@@ -33,6 +34,26 @@ class Estimate(NamedTuple):
     effective: float  # lists that would say as much, if each matched (Kish)
     largest: float  # weight of one list's clicks
     unsupported: float  # share of the policy's slots that no shown list can speak for
+
+
+class ClickModel(NamedTuple):
+    """Clicks expected on a slot, times how much more or less an item draws than others there. It may be wrong."""
+
+    slots: Array  # (k,)
+    items: Array  # (items,)
+
+    @classmethod
+    def fit(cls, slates: Slates, *, count: int) -> Self:
+        """From lists in served order: other lists than the shuffled ones, so that no click vouches for itself."""
+        there = slates.items >= 0
+        slots = (slates.clicks & there).sum(axis=0) / np.maximum(1, there.sum(axis=0))
+        usual = np.bincount(slates.items[there], np.broadcast_to(slots, there.shape)[there], count)
+        clicks = np.bincount(slates.items[there & slates.clicks], minlength=count)
+        return cls(slots, (clicks + PRIOR) / (usual + PRIOR))
+
+    def expects(self, items: Ints) -> Array:
+        """(n, k) items by slot -> (n, k) clicks; none where nothing is shown."""
+        return np.where(items >= 0, self.slots * self.items[np.maximum(items, 0)], 0.0)
 
 
 def matched(slates: Slates, wanted: Ints) -> NDArray[np.bool_]:
@@ -63,13 +84,11 @@ def snips(slates: Slates, wanted: Ints) -> Estimate:
     return _estimate(totals, weights, slates, wanted, spread=spread)
 
 
-def doubly_robust(slates: Slates, wanted: Ints, model: Array, fitted: Array) -> Estimate:
-    """A click model's answer, corrected where the log can check it.
-
-    `model`: (n,) clicks that the model expects under the policy; `fitted`: (n, k) what it expects of each shown place.
-    """
+def doubly_robust(slates: Slates, wanted: Ints, model: ClickModel) -> Estimate:
+    """A click model's answer, corrected where the log can check it."""
     weights = _weights(slates, wanted)
-    return _estimate(model + (weights * (slates.clicks - fitted)).sum(axis=1), weights, slates, wanted)
+    surprise = weights * (slates.clicks - model.expects(slates.items))
+    return _estimate((model.expects(wanted) + surprise).sum(axis=1), weights, slates, wanted)
 
 
 def slate_ips(slates: Slates, wanted: Ints) -> Estimate:

@@ -1,6 +1,7 @@
 """Ranked -> TopK. What of a ranking may be shown, and in which order: used at night, by day, and to evaluate.
 
-Pure. `allowed` is the request's filter and the night's first step alike; `compose` adds what a list owes to others.
+Pure. `compose` makes a list of a ranking, for the night and for every judgement of a recipe; `allowed` takes out of it,
+at the request, what has changed since.
 """
 
 from collections.abc import Callable, Sequence, Set
@@ -104,6 +105,8 @@ def _seat(chosen: list[int], items: Sequence[int], seats: int, entitled: Callabl
     if missing <= 0:
         return
     coming = [place for place in chosen[end:] if entitled(items[place])][:missing]
-    for number, place in enumerate(coming):
+    for place in coming:
         chosen.remove(place)
-        chosen.insert(end - len(coming) + number, place)
+        leaving = max(at for at in range(end) if not entitled(items[chosen[at]]))
+        chosen.insert(end - 1, chosen.pop(leaving))  # to the edge, and over it
+        chosen.insert(end - 1, place)

@@ -2,115 +2,181 @@
 
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 
 from recsys import config, dataset, evaluate, table
 from recsys.batch import Nights, date_of
-from recsys.demo import learn, nights_of, told
+from recsys.demo import by_source, learn, nights_of, told
 from recsys.evaluate import Truth
-from recsys.history import EVENT_COLUMNS, hidden, read_file, write_history
+from recsys.history import EVENT_COLUMNS, Past, hidden, read_file, write_history
 from recsys.ingest import refusals
 from recsys.monitor import promotion
 from recsys.schema import EVENTS, RELEASES, TOPICS, Interactions, Ints
 from recsys.table import Table
+from recsys.train import Candidate
 from shared.clock import SystemClock, VirtualClock, perf_counter
 from shared.console import Stage
 from shared.eventlog import open_log
-from shared.eventlog.port import Entry
+from shared.eventlog.port import Entry, EventLog
 from shared.lake import Lake
 from shared.registry import Registry
+from shared.results import Run
 from shared.settings import Settings
 
 NIGHTS = 24  # the last days of the file
 NEEDED = 28  # days before them: three horizons of a week to learn, choose and judge, and a week to know somebody by
 SHOWN = 10  # refused rows
 AT = evaluate.AT
+MEASURES = ("ndcg", "recall", "map")
+OURS = "this system"
+
+Judged = dict[str, dict[str, float]]  # way of recommending -> measure -> mean over users
 
 
 class TooShort(Exception):
     """The file has too few days to learn from."""
 
 
-def run(settings: Settings, file: Path, *, days: int, seed: int) -> None:
-    """`days`: how many of the file's last days get a night each; 0 takes NIGHTS.
+class Lived(NamedTuple):
+    """What came of the nights."""
+
+    refused: list[str]  # date and reason
+    seconds: list[float]  # of each
+    judged: list[Judged]  # of each after which anybody bought
+
+
+def run(settings: Settings, file: Path, *, name: str, days: int, seed: int) -> None:
+    """`days`: how many of the file's last days get a night each; 0 takes NIGHTS. `name`: under which figures go.
 
     Raises:
         Refused: columns are missing. TooShort: not enough days, or no row that can be read.
     """
-    began, stage = perf_counter(), Stage()
+    began, stage, lived = perf_counter(), Stage(), days or NIGHTS
+    command = f"make replay-recsys FILE={name}" + (f" DAYS={days}" if days else "")
+    figures = Run(config.SERVICE, command=command, at=SystemClock().now(), var=settings.var)
     stamp = datetime.fromtimestamp(SystemClock().now(), UTC).strftime("%Y%m%d-%H%M%S")
     settings = settings.afresh(f"replay-recsys/{stamp}")
     settings.pin("pseudonym_key", f"replay of seed {seed}")
-    key, lake = settings.key("pseudonym_key"), Lake(settings.var / "lake")
+    lake, registry = Lake(settings.var / "lake"), Registry(settings.mlflow, config.SERVICE)
 
-    with stage.act(f"Read {file.name}") as act:
-        past = read_file(file)
-        if past.events.is_empty():
-            raise TooShort(f"{file.name} has no row that can be read")
-        first, end = past.events["at"][0] // config.DAY, past.events["at"][-1] // config.DAY + 1
-        lived = days or NIGHTS
-        today = end - lived
-        if today - first < NEEDED:
-            raise TooShort(f"{file.name} has {end - first} days; {lived + NEEDED} are needed: {NEEDED} to learn from")
-        aside = "".join(f"; {count:,} set aside: {reason}" for reason, count in past.set_aside.items())
-        act.outcome = f"{past.events.height:,} deeds of {end - first} days; {len(past.letters):,} refused{aside}"
-    if past.letters:
-        rows = [[str(letter.offset), letter.field, letter.value[:40], letter.reason] for letter in past.letters[:SHOWN]]
-        stage.table(
-            f"Refused, the first {len(rows)} of {len(past.letters):,}", ["line", "field", "value", "reason"], rows
-        )
+    past = take(stage, file)
+    first, end = past.events["at"][0] // config.DAY, past.events["at"][-1] // config.DAY + 1
+    today = end - lived
+    if today - first < NEEDED:
+        raise TooShort(f"{file.name} has {end - first} days; {lived + NEEDED} are needed: {NEEDED} to learn from")
 
     with stage.act("The first part into the lake, and a recipe learnt from it") as act:
-        write_history(lake, past.events.filter(pl.col("at") < today * config.DAY), past.products, key=key)
-        registry = Registry(settings.mlflow, config.SERVICE)
-        candidate = learn(settings, registry, as_of=today * config.DAY, seed=seed)
+        before = past.events.filter(pl.col("at") < today * config.DAY)
+        write_history(lake, before, past.products, key=settings.key("pseudonym_key"))
+        # What a recipe is chosen on reaches as far as what the tables will be judged on, if the file does.
+        horizon = max(lived, config.HORIZON) if today - first >= 4 * lived else config.HORIZON
+        candidate = learn(settings, registry, as_of=today * config.DAY, seed=seed, horizon=horizon)
         act.outcome = told(candidate)
+    stage.table(f"Each source alone, on the {horizon} days before the first night", *by_source(candidate))
 
-    clock = VirtualClock(today * config.DAY)
-    log = open_log(settings.log, clock=clock)
-    log.create(TOPICS)
-    log.append(refusals(past.letters))
-    if not candidate.refused:
-        line = promotion(candidate.version, at=clock.now(), who="replay", why="the first")
-        log.append([Entry(RELEASES, line.version, line.model_dump_json().encode())])
-    nights = nights_of(settings, registry, seed)(log, clock)
-    named = hidden(past.events, key=key)
-    figures: list[dict[str, dict[str, float]]] = []
-    with (
-        stage.act(f"{lived} nights, and what each user bought after them") as act,
-        stage.progress(lived, "nights") as done,
-    ):
-        refused, seconds = 0, list[float]()
-        for day in range(today, end):
-            clock.observe(day * config.DAY)
-            night = nights.run(date_of(clock.now()))
-            refused += not night.version
-            seconds.append(sum(night.seconds.values()))
-            if (judged := judge(nights, lake, named, cut=clock.now())) is not None:
-                figures.append(judged)
-            today_s = named.filter(pl.col("at") // config.DAY == day)
-            clock.observe((day + 1) * config.DAY - 1)
-            log.append([Entry(EVENTS, user, text.encode()) for user, text in messages(today_s)])
-            done(1)
-        act.outcome = (
-            f"{lived - refused} published, {refused} refused by their gate; {np.median(seconds):.1f} s a night"
-        )
-    log.close()
-    stage.table(f"nDCG@{AT} and recall@{AT}: means over nights; every user who bought afterwards", *summary(figures))
+    with stage.act(f"{lived} nights, and what each user bought after them") as act:
+        clock = VirtualClock(today * config.DAY)
+        log = open_log(settings.log, clock=clock)
+        log.create(TOPICS)
+        log.append([*refusals(past.letters), released(candidate, at=clock.now())])
+        named = hidden(past.events, key=settings.key("pseudonym_key"))
+        nights = nights_of(settings, registry, seed)(log, clock)
+        done = live(stage, log, clock, nights, lake, named, days=range(today, end))
+        log.close()
+        published = f"{lived - len(done.refused)} published, {np.median(done.seconds):.1f} s a night"
+        act.outcome = "; ".join([published, *done.refused])
+
+    means = summary(done.judged)
+    buyers = [night[OURS]["users"] for night in done.judged]
+    title = f"Means over {len(buyers)} nights, over all who bought from then on"
+    asked = f"{max(buyers, default=0):,.0f} users after the first, {min(buyers, default=0):,.0f} after the last"
+    rows = [[arm, *(f"{of[what]:.4f}" for what in MEASURES)] for arm, of in means.items()]
+    stage.table(f"{title}: {asked}", ["", *(f"{what}@{AT}" for what in MEASURES)], rows)
+    learnt = candidate.version.figures
+    values: dict[str, tuple[float, str]] = {
+        f"{what}{AT}" if arm == OURS else f"{arm}.{what}{AT}": (of[what], "")
+        for arm, of in means.items()
+        for what in MEASURES
+    } | {
+        "free_vs_single": (learnt["ndcg_free"] / max(1e-9, learnt["best_single"]), "ratio"),
+        "nights": (lived - len(done.refused), "nights"),
+        "night_seconds": (float(np.median(done.seconds)), "s"),
+        "deeds": (past.events.height, "rows"),
+        "rows_refused": (len(past.letters), "rows"),
+        "rows_set_aside": (sum(past.set_aside.values()), "rows"),
+        "seconds": (round(perf_counter() - began, 1), "s"),
+    }
+    for what, (value, unit) in values.items():
+        figures.figure(f"replay.{name}.{what}", value, unit=unit)
     stage.say(f"\n{perf_counter() - began:.0f} s; everything that was written: {settings.var}")
     stage.next_steps([("make demo-recsys", "a shop whose truth is known")])
 
 
-def messages(rows: pl.DataFrame) -> list[tuple[str, str]]:
-    """User and JSON of each row of `recsys.events`."""
+def take(stage: Stage, file: Path) -> Past:
+    """What the file holds; what it does not is said, by line or by reason.
+
+    Raises:
+        Refused: columns are missing. TooShort: no row can be read.
+    """
+    with stage.act(f"Read {file.name}") as act:
+        past = read_file(file)
+        letters = past.letters
+        if past.events.is_empty():
+            first = f"; line {letters[0].offset}, {letters[0].field}: {letters[0].reason}" if letters else ""
+            raise TooShort(f"{file.name} has no row that can be read{first}")
+        days = past.events["at"][-1] // config.DAY + 1 - past.events["at"][0] // config.DAY
+        back = past.events.filter(kind="cancel").height
+        aside = "".join(f"; {count:,} set aside: {reason}" for reason, count in past.set_aside.items())
+        act.outcome = (
+            f"{past.events.height:,} deeds of {days} days, {back:,} of them cancellations; "
+            f"{len(letters):,} rows refused{aside}"
+        )
+    if letters:
+        rows = [[str(letter.offset), letter.field, letter.value[:40], letter.reason] for letter in letters[:SHOWN]]
+        stage.table(f"Refused, the first {len(rows)} of {len(letters):,}", ["line", "field", "value", "reason"], rows)
+    return past
+
+
+def released(candidate: Candidate, *, at: int) -> Entry:
+    """The first recipe goes out whatever its gate says: validation preferred it, also to the plain blend."""
+    why = f"the first, although {candidate.refused}" if candidate.refused else "the first"
+    line = promotion(candidate.version, at=at, who="replay", why=why)
+    return Entry(RELEASES, line.version, line.model_dump_json().encode())
+
+
+def live(
+    stage: Stage, log: EventLog, clock: VirtualClock, nights: Nights, lake: Lake, named: pl.DataFrame, *, days: range
+) -> Lived:
+    """A night before each of the days (since the epoch), the day's rows of `named` after it."""
+    done = Lived([], [], [])
+    with stage.progress(len(days), "nights") as advance:
+        for day in days:
+            clock.observe(day * config.DAY)
+            night = nights.run(date_of(clock.now()))
+            done.seconds.append(sum(night.seconds.values()))
+            if night.refused:
+                done.refused.append(f"{night.date}: {night.refused}")
+            if (judged := judge(nights, lake, named, cut=clock.now())) is not None:
+                done.judged.append(judged)
+            clock.observe((day + 1) * config.DAY - 1)
+            log.append(messages(named.filter(pl.col("at") // config.DAY == day)))
+            advance(1)
+    return done
+
+
+def messages(rows: pl.DataFrame) -> list[Entry]:
+    """Rows of `recsys.events` as records of the topic."""
     filled = [name for name in EVENT_COLUMNS if rows[name].null_count() < rows.height]
+    if not filled:
+        return []  # nobody came
     text = pl.struct(filled).struct.json_encode().alias("text")
-    return list(rows.select("user", text).iter_rows())
+    return [Entry(EVENTS, user, text.encode()) for user, text in rows.select("user", text).iter_rows()]
 
 
-def judge(nights: Nights, lake: Lake, named: pl.DataFrame, *, cut: int) -> dict[str, dict[str, float]] | None:
+def judge(nights: Nights, lake: Lake, named: pl.DataFrame, *, cut: int) -> Judged | None:
     """The table in force, popularity and repeats, on what is bought from the cut on; None without any."""
     version = table.current(nights.tables)
     if version is None:
@@ -130,7 +196,7 @@ def judge(nights: Nights, lake: Lake, named: pl.DataFrame, *, cut: int) -> dict[
     popular = np.array(made.extras.popular[""][:AT])
     served = [made.items(row)[:AT] if (row := made.row(user)) >= 0 else popular.tolist() for user in buyers]
     lists = {
-        "this system": np.array(served),
+        OURS: np.array(served),
         "popularity": np.tile(popular, (len(buyers), 1)),
         "repeats": repeats(known, made, buyers.to_list(), popular),
     }
@@ -152,10 +218,7 @@ def repeats(known: Interactions, made: Table, users: list[str], popular: Ints) -
     return out
 
 
-def summary(figures: list[dict[str, dict[str, float]]]) -> tuple[list[str], list[list[str]]]:
-    rows = []
-    for name in figures[0] if figures else ():
-        of = [night[name] for night in figures]
-        values = [float(np.mean([night[what] for night in of])) for what in ("ndcg", "recall", "map")]
-        rows.append([name, *(f"{value:.4f}" for value in values)])
-    return ["", "nDCG", "recall", "MAP"], rows
+def summary(nights: list[Judged]) -> Judged:
+    """By way of recommending, the mean of each measure over nights."""
+    arms = nights[0] if nights else {}
+    return {arm: {what: float(np.mean([night[arm][what] for night in nights])) for what in MEASURES} for arm in arms}

@@ -44,7 +44,14 @@ from shared.privacy import pseudonym
 BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 PATIENCE = 0.3  # seconds that a list waits to be logged; then it is shown unlogged
 
-Context = Annotated[str, Query(max_length=200, description="A category: whose popular items a stranger is shown.")]
+
+class Asked(Noun):
+    """How many places, and where the list will stand."""
+
+    k: Annotated[int, Field(ge=1, le=config.SERVED)] = 10
+    context: Annotated[
+        str, Field(max_length=200, description="A category: whose popular items a stranger is shown.")
+    ] = ""
 
 
 class ListOut(Noun):
@@ -140,14 +147,10 @@ def make_app(
 
     # [4.1] Nothing is computed here that could have been computed by night: a look-up, a filter, and the log.
     @app.get("/v1/recommendations/{user_id}", dependencies=guarded, responses=errors, tags=["lists"])
-    async def recommend(
-        user_id: User,
-        k: Annotated[int, Query(ge=1, le=config.SERVED)] = 10,
-        context: Context = "",
-    ) -> ListOut:
+    async def recommend(user_id: User, asked: Annotated[Asked, Query()]) -> ListOut:
         """What to show this shopper now, with reasons. The server logs it as shown."""
         began, user = perf_counter(), pseudonym(user_id, pseudonym_key)
-        made = shelf.recommend(user, k, now=clock.now(), context=context)
+        made = shelf.recommend(user, asked.k, now=clock.now(), context=asked.context)
         impression = Impression(
             list_id=secrets.token_hex(8),
             user=user,

@@ -198,9 +198,17 @@ class Shelf:
             return ""
         return since.table.extras.titles[number]
 
+    def first(self, user: str) -> list[str]:
+        """What was published for a shopper's first PERMUTED places, whatever happened since; empty without a row."""
+        assert self._since is not None
+        made = self._since.table
+        row = made.row(user)
+        return [made.extras.items[item] for item in made.items(row)[: config.PERMUTED] if item >= 0] if row >= 0 else []
+
     def _stored(self, since: Since, row: int, k: int, forbidden: "set[int] | frozenset[int]") -> Shown:
         made = since.table
-        stored, origins = made.items(row), made.sources(row)
+        most = max(k, config.PERMUTED) + len(forbidden)  # no more can be needed
+        stored, origins = made.items(row, most), made.sources(row, most)
         places = [place for place in allowed(stored, forbidden) if stored[place] >= 0]
         # What is left of the shuffled ones stands first, each on each place with the same chance; behind them the rest.
         m = sum(place < config.PERMUTED for place in places) if made.explored(row) else 0

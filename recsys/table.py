@@ -121,14 +121,14 @@ class Table:
             row += 1
         return -1
 
-    def items(self, row: int) -> list[int]:
+    def items(self, row: int, most: int | None = None) -> list[int]:
         """Numbers of the stored items, best first."""
-        found: list[int] = self._items[row].tolist()
+        found: list[int] = self._items[row, :most].tolist()
         return found
 
-    def sources(self, row: int) -> list[int]:
+    def sources(self, row: int, most: int | None = None) -> list[int]:
         """Where each came from, into SOURCES."""
-        found: list[int] = self._sources[row].tolist()
+        found: list[int] = self._sources[row, :most].tolist()
         return found
 
     def explored(self, row: int) -> bool:

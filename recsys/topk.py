@@ -13,6 +13,7 @@ from recsys.schema import SOURCES, Floats, Interactions, Ints, Ranked, TopK
 from recsys.sources import Sources
 from recsys.table import Extras
 
+DEEP = 150  # ranked items a user that the policy may choose from
 SCORED = 10  # first scores of each row that tomorrow's gate compares
 
 

@@ -16,17 +16,18 @@ from recsys.evaluate import Truth
 from recsys.features import DEFINITION, Facts
 from recsys.model import OBJECTIVES, Labelled, Model, fit, lists, single
 from recsys.policy import Policy, Rules, compose
-from recsys.recipe import Recipe
+from recsys.recipe import PLAIN, Recipe
 from recsys.schema import SOURCES, Candidates, Floats, Interactions, Ints, Ranked
 from recsys.sources import Parameters, Sources
 from recsys.sources import fit as fit_sources
+from recsys.topk import DEEP
 from shared import drift
 from shared.drift import Array
 from shared.lake import Lake
 from shared.registry import Registry, Version
 
-LEARNT = 1_500  # users a period: more make a fit longer and hardly better
-BLENDS = 30  # weights tried for the hand blend
+LEARNT = 1_000  # users a period: more make a fit longer and hardly better
+BLENDS = 20  # weights tried for the hand blend
 # [7.2] Who is shown more of the same buys more of the same, and the next night learns from it: so the tightest cap
 # is taken that the ranking can afford, not the one that ranks best, which would be none.
 CAPS = (2, 3, 4, 6)  # of a category in a page
@@ -73,13 +74,13 @@ class Period(NamedTuple):
 
 
 def shown(ranked: Ranked, users: Ints, rules: Rules, policy: Policy | None) -> Ints:
-    """(users, AT) items, -1 where a list is short."""
+    """(users, AT) items, -1 where a list is short: the first of those that a night would store."""
     out = np.full((users.size, evaluate.AT), -1)
     by_user = lists(ranked)
     for row, user in enumerate(users.tolist()):
         items = by_user.get(user, (np.empty(0, np.int64),))[0]
-        if policy is not None:
-            items = items[compose(items.tolist(), rules, policy, most=evaluate.AT)]
+        if policy is not None:  # of the whole stored list, as a seat may be taken from far behind
+            items = items[compose(items[:DEEP].tolist(), rules, policy)]
         out[row, : min(items.size, evaluate.AT)] = items[: evaluate.AT]
     return out
 
@@ -106,16 +107,17 @@ def period(lake: Lake, recipe: Recipe, *, cut: int, horizon: int, seed: int, mos
 
 
 def learn(fitting: Period, choosing: Period, parameters: Parameters, *, seed: int) -> tuple[Recipe, dict[str, float]]:
-    """A ranker from one period; objective, number of trees, hand blend and policy from the next."""
+    """A ranker from one period; objective, number of trees, blend and policy from the next, and whether trees rank."""
     early = Labelled(fitting.pairs, fitting.matrix, fitting.bought)
     late = Labelled(choosing.pairs, choosing.matrix, choosing.bought)
     weights = blend(choosing, seed=seed)
-    models = [Model(weights, booster) for booster in fit(early, late, seed=seed)]
+    # Trees have to earn their place: where there is little to learn from, a blend of the sources orders better.
+    models = [*(Model(weights, booster) for booster in fit(early, late, seed=seed)), Model(weights)]
     rankings = [choosing.rank(model) for model in models]
     scores = [float(choosing.ndcg(ranked).mean()) for ranked in rankings]
     best = int(np.argmax(scores))
     cap = next((cap for cap in CAPS if _capped(choosing, rankings[best], cap) >= CAP_COST * scores[best]), CAPS[-1])
-    chosen = {f"chosen_{name}": score for name, score in zip(OBJECTIVES, scores, strict=True)}
+    chosen = {f"chosen_{name}": score for name, score in zip((*OBJECTIVES, "blend"), scores, strict=True)}
     return Recipe(parameters, models[best], Policy(per_category=cap)), chosen
 
 
@@ -124,9 +126,9 @@ def _capped(choosing: Period, ranked: Ranked, cap: int) -> float:
 
 
 def blend(choosing: Period, *, seed: int) -> Floats:
-    """The best of BLENDS random weights of the sources, and of each alone: what a hand would come to."""
+    """The best of BLENDS random weights of the sources, the plain ones, and each alone: what a hand would come to."""
     rng = np.random.default_rng(seed)
-    tried = [*np.eye(len(SOURCES)), *rng.dirichlet(np.ones(len(SOURCES)), BLENDS)]
+    tried = [PLAIN, *np.eye(len(SOURCES)), *rng.dirichlet(np.ones(len(SOURCES)), BLENDS)]
     models = [Model(weights.astype(np.float32)) for weights in tried]
     scores = [float(choosing.ndcg(choosing.rank(model)).mean()) for model in models]
     return np.asarray(tried[int(np.argmax(scores))], dtype=np.float32)
@@ -137,7 +139,8 @@ def verdict(judging: Period, recipe: Recipe, *, seed: int) -> dict[str, float]:
     ranked = judging.rank(recipe.model)
     ours = judging.lists(ranked, recipe.policy)
     served = evaluate.ndcg(judging.truth.hits(ours), judging.truth.sizes)
-    alone = {name: judging.ndcg(judging.rank(single(name))) for name in SOURCES}
+    found = {name: judging.truth.hits(judging.lists(judging.rank(single(name)))) for name in SOURCES}
+    alone = {name: evaluate.ndcg(hits, judging.truth.sizes) for name, hits in found.items()}
     best = max(alone, key=lambda name: float(alone[name].mean()))
     blended = judging.ndcg(judging.rank(Model(recipe.model.weights)))
     pool = np.bincount(np.searchsorted(judging.users, judging.pairs.users), judging.bought, judging.users.size)
@@ -145,6 +148,8 @@ def verdict(judging: Period, recipe: Recipe, *, seed: int) -> dict[str, float]:
         **evaluate.judge(judging.truth, ours),
         **evaluate.breadth(ours, judging.known),
         **{f"ndcg_{name}": float(value.mean()) for name, value in alone.items()},
+        **{f"recall_{name}": float(evaluate.recall(hits, judging.truth.sizes).mean()) for name, hits in found.items()},
+        **{f"share_{name}": share for name, share in _shares(judging, ranked, ours).items()},
         "ndcg_blend": float(blended.mean()),
         "ndcg_free": float(judging.ndcg(ranked).mean()),
         "best_single": float(alone[best].mean()),
@@ -152,6 +157,18 @@ def verdict(judging: Period, recipe: Recipe, *, seed: int) -> dict[str, float]:
         "lift_low": evaluate.lower_bound(served, alone[best], seed=seed),
         "pool_recall": float((pool / judging.truth.sizes).mean()),
     }
+
+
+def _shares(judging: Period, ranked: Ranked, ours: Ints) -> dict[str, float]:
+    """Of the places shown, by the source that ranked each highest; what fills lists up is popularity's."""
+    count = judging.truth.count
+    keys = ranked.users * count + ranked.items
+    order = np.argsort(keys)
+    shown = (judging.users[:, None] * count + ours)[ours >= 0]
+    place = order[np.minimum(np.searchsorted(keys, shown, sorter=order), keys.size - 1)]
+    source = np.where(keys[place] == shown, ranked.sources[place], SOURCES.index("popular"))
+    shares = np.bincount(source, minlength=len(SOURCES)) / max(1, shown.size)
+    return dict(zip(SOURCES, shares.tolist(), strict=True))
 
 
 def train(

@@ -65,6 +65,41 @@ DATA_SETS = {
             file="tweeteval_sentiment/val.parquet",
             sha256="e2b6091ab4b8fd4f954f69b6b436925bd74cd4729d46dd9bbb969d7f415e3a10",
         ),
+        DataSet(
+            name="online_retail",
+            title="UCI Online Retail: all invoice lines of a gift shop, December 2010 to December 2011",
+            source="databricks/Spark-The-Definitive-Guide"
+            " @ 4ba5601eb9b9aed1d01ab79775e3af228216ff6f (data/retail-data/by-day/*.csv)",
+            licence="CC BY 4.0 (UCI 352; Chen, Sain, Guo 2012, doi 10.1057/dbm.2012.17)",
+            file="online_retail/transactions_2010-12_2011-12.parquet",
+            sha256="ced7b01266e351eca6f4b0cf2ae25dcc147773782e99169f41ec5c1e0c8d644b",
+        ),
+        DataSet(
+            name="retailrocket_subset",
+            title="RetailRocket, its most active buyers as SSLRec has them: views, carts, purchases of 2015",
+            source="HKUDS/SSLRec"
+            " @ 7597c31ce3f78c7497918d886b90df6d4d02cad5 (datasets/multi_behavior/retail_rocket/*.pkl)",
+            licence="CC BY-NC-SA 4.0 (the data), Apache-2.0 (SSLRec)",
+            file="retailrocket_subset/events.parquet",
+            sha256="efe15b9bba7d485b2ea1db5c8aa42d5f4d91f8a4854e7732f8e842193a4825f9",
+        ),
+        DataSet(
+            name="completejourney_sample",
+            title="The Complete Journey 2.0: one receipt line in twenty of a grocer, 2017",
+            source="bradleyboehmke/completejourney"
+            " @ 5b5d06192b9856edd04e4d405787af2f2e4a1fef (data/transactions_sample.rda)",
+            licence="CC0",
+            file="completejourney_sample/transactions.parquet",
+            sha256="a77a3f34bb631f3466727aca5833194c9a58524e574f7d580187b85a52f09380",
+        ),
+        DataSet(
+            name="completejourney_products",
+            title="The Complete Journey 2.0: what its products are",
+            source="bradleyboehmke/completejourney @ 5b5d06192b9856edd04e4d405787af2f2e4a1fef (data/products.rda)",
+            licence="CC0",
+            file="completejourney_sample/products.parquet",
+            sha256="fc8ddbe86eb0ab7e6673b6b286a58b8076c08e31db4a8def2d1fdf97f8f4ef47",
+        ),
     )
 }
 
@@ -88,3 +123,16 @@ def load(name: str, folder: Path | None) -> Path:
     if (found := _sha256(path)) != data.sha256:
         raise DataCorrupt(f"{path}: SHA-256 is {found}, expected {data.sha256}. Fetch it again from {data.source}")
     return path
+
+
+def find(name: str, folder: Path | None) -> Path:
+    """The file meant by what a person typed: a path, or the name of a data set.
+
+    Raises:
+        DataMissing: neither is there. DataCorrupt: the data set's file is another one.
+    """
+    if name in DATA_SETS and not Path(name).is_file():
+        return load(name, folder)
+    if not Path(name).is_file():
+        raise DataMissing(f"there is no file {name}, and no data set of that name; there are {', '.join(DATA_SETS)}")
+    return Path(name)

@@ -11,6 +11,7 @@ from shared.settings import Settings
 from tests.servers import RedisServer, free_ports
 
 Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
+PROOF = 20  # kills from which on everything is done in full
 WAITING = ("slow", "bench")  # marks of tests that a person in a hurry does without
 
 
@@ -50,8 +51,14 @@ def mortal_redis(tmp_path: Path) -> Iterator[RedisServer]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def proof(pytestconfig: pytest.Config) -> bool:
+    """Whether what takes long is done in full, and not by a sample."""
+    return int(pytestconfig.getoption("--kills")) >= PROOF
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--kills", type=int, default=4, help="how often the kill tests kill; 20 is the proof")
+    parser.addoption("--kills", type=int, default=4, help=f"how often the kill tests kill; {PROOF} is the proof")
     parser.addoption("--away", type=float, default=5.0, help="seconds that a broker is away; 20 is the proof")
     parser.addoption("--all", action="store_true", help="run everything; a test that skips itself fails")
 

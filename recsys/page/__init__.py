@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, FastAPI, Query
 from fastapi import Path as InPath
 from fastapi.responses import StreamingResponse
+from pydantic import Field
 
 from recsys import config
 from recsys.edge import Edge
@@ -27,7 +28,7 @@ from shared.privacy import pseudonym
 from shared.story import Scene
 
 FOLDER = Path(__file__).parent
-LINES = 6  # lists that an event tells of at most, and as many that something came of
+LINES = 18  # lists that an event tells of at most, and as many that something came of: all that the page has rows for
 ROWS = 24  # of each at the beginning
 NIGHTS = 60  # nights, and lines of the ledger, shown
 
@@ -73,6 +74,13 @@ class Watched(Noun):
     recent: list[Row]
     taken: list[Row]  # lists that something came of
     reasons: dict[str, str]  # by source
+
+
+class Asked(Noun):
+    """What may be asked about a shopper."""
+
+    k: Annotated[int, Field(ge=1, le=config.SERVED)] = 10
+    by: Annotated[Literal["name", "pseudonym"], Field(description="What the path names the shopper by.")] = "name"
 
 
 class Bought(Noun):
@@ -235,13 +243,9 @@ def add_watching(
         return streams.answer(page.news())
 
     @router.get("/shoppers/{user_id}", tags=["shoppers"])
-    async def shopper(
-        user_id: User,
-        k: Annotated[int, Query(ge=1, le=config.SERVED)] = 10,
-        by: Annotated[Literal["name", "pseudonym"], Query(description="What `user_id` is.")] = "name",
-    ) -> Shopper:
+    async def shopper(user_id: User, asked: Annotated[Asked, Query()]) -> Shopper:
         """History, today's list, and popularity beside it. To look is not to show: nothing is logged."""
-        return page.shopper(user_id, by=by, k=k)
+        return page.shopper(user_id, by=asked.by, k=asked.k)
 
     if visitor:
 

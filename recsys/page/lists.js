@@ -14,9 +14,10 @@ const rows = new Rows({
   keys: {came: worth, first: (row) => thing(row.items[0], row.titles[0]), why: sources, user: (row) => row.user, at: (row) => row.at},
   line(row, fresh) {
     const top = row.items.slice(0, 3).map((item, place) => thing(item, row.titles[place])).join(", ");
+    const outcome = came(row);
     return el("tr", {class: fresh ? "fresh" : null, click: () => open(row)},
       el("td", {}, el("button", {type: "button", "aria-haspopup": "dialog",
-        "aria-label": `List of ${momentOf(row.at)}, ${row.bought.length} bought, ${row.clicked.length} clicked: show it`}, came(row))),
+        "aria-label": `${outcome.textContent}, list of ${momentOf(row.at)}: show it`}, outcome)),
       el("td", {title: top}, top),
       el("td", {class: "quiet why"}, sources(row)),
       el("td", {class: "quiet by"}, row.user.slice(0, 8)),

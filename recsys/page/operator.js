@@ -4,8 +4,9 @@ import {answered, button, line, start, sure, waits} from "/page/actions.js";
 import {byId, el} from "/page/dom.js";
 import {ask} from "/page/live.js";
 
+const ANSWERS = ["command", "recipe"]; // kinds of alarm that say what became of a command
 const NAMES = {"no-input": "no input", "bad-recipe": "bad recipe"};
-let rollback = null;
+let rollback = null, backTo = null; // the table that its label names
 
 export function build(told) {
   const version = el("input", {id: "version", inputmode: "numeric", pattern: "[0-9]{1,9}", size: "4", maxlength: "9", required: true});
@@ -17,7 +18,7 @@ export function build(told) {
   const promote = () => version.reportValidity() && asked("promote",
     () => ({kind: "promote", version: version.value, force: force.checked}),
     force.checked && `Promote recipe ${version.value}, even if its gate has refused it?`)();
-  rollback = button("Roll back", asked("rollback", () => ({kind: "rollback"})));
+  rollback = button("Roll back", asked("rollback", () => ({kind: "rollback", version: backTo})));
   byId("operator").replaceChildren(
     line("night", button("Run tonight", asked("night", () => ({kind: "night"}))),
       "Tonight's night again, with what is known by now; published only if the gate lets it through."),
@@ -39,18 +40,20 @@ export function build(told) {
 
 /** What the service says now: labels follow it, and what is under way is answered by it. */
 export function update(told) {
-  rollback.textContent = told.back_to === null ? "Roll back" : `Roll back to ${told.back_to}`;
-  if (!waits("rollback")) rollback.disabled = told.back_to === null;
-  const [release, alarm, night] = [told.ledger[0], told.alarms[0], told.nights[0]];
+  backTo = told.back_to;
+  rollback.textContent = backTo === null ? "Roll back" : `Roll back to ${backTo}`;
+  if (!waits("rollback")) rollback.disabled = backTo === null;
+  const [release, night] = [told.ledger[0], told.nights[0]];
+  const alarm = told.alarms.find((each) => ANSWERS.includes(each.kind));
   answered({release, alarm, night}, (name, kinds) => {
     if (name === "night" || name === "no-input") {
       if (kinds.includes("night") && (name === "night" || night.refused)) return night.refused ? `Refused: ${night.refused}; yesterday's table stays.` : `Done: ${night.version} is published.`;
-      return name === "night" && kinds.includes("alarm") && alarm.kind === "command" && `${alarm.message}; ${alarm.action}.`;
+      return name === "night" && kinds.includes("alarm") && `${alarm.message}; ${alarm.action}.`;
     }
     const line = told.ledger.find((each) => each.subject === (name === "rollback" ? "table" : "recipe"));
     if (kinds.includes("release") && line && (line.action === "rollback") === (name === "rollback")) {
       return `Done: ${line.action === "rollback" ? "rolled back to" : "promoted recipe"} ${line.version}, ${line.why}.`;
     }
-    return kinds.includes("alarm") && ["command", "recipe", "gate"].includes(alarm.kind) && `${alarm.message}; ${alarm.action}.`;
+    return kinds.includes("alarm") && `${alarm.message}; ${alarm.action}.`;
   }, "python -m recsys monitor");
 }

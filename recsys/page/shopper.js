@@ -3,7 +3,7 @@
 import {byId, el, momentOf, plural, say, table} from "/page/dom.js";
 import {ask} from "/page/live.js";
 import {detail} from "/page/shell.js";
-import {PATHS, came, source, thing} from "/page/words.js";
+import {PATHS, came, named, source} from "/page/words.js";
 
 const at = (user, by) => `/v1/shoppers/${encodeURIComponent(user)}${by === "pseudonym" ? "?by=pseudonym" : ""}`;
 
@@ -44,15 +44,15 @@ function sides({shown, popular, history}) {
       el("h3", {}, "Shown now"),
       table("Shown now", [
         {name: "Place", number: true, of: place},
-        {name: "Item", wrap: true, of: (row) => thing(row.item, row.title)},
+        {name: "Item", wrap: true, of: (row) => row.title, show: named},
         {name: "Reason given", wrap: true, of: (row) => row.reason},
         {name: "From", of: (row) => source(row.source)},
       ], shown).element),
     el("div", {},
       el("h3", {}, "A stranger, by popularity"),
-      el("ol", {class: "plain"}, popular.map((row) => el("li", {}, thing(row.item, row.title)))),
+      el("ol", {class: "plain"}, popular.map((row) => el("li", {}, named(row)))),
       el("h3", {}, "Bought last"),
-      history.length ? el("ul", {class: "plain"}, history.map((row) => el("li", {}, thing(row.item, row.title))))
+      history.length ? el("ul", {class: "plain"}, history.map((row) => el("li", {}, named(row))))
         : el("p", {class: "quiet"}, "Nothing that the table knows of.")))];
 }
 
@@ -71,7 +71,7 @@ export async function open(row) {
     el("h3", {}, "As it was shown"),
     table("As it was shown", [
       {name: "Place", number: true, of: (each) => each.place + 1},
-      {name: "Item", wrap: true, of: (each) => thing(each.item, each.title)},
+      {name: "Item", wrap: true, of: (each) => each.title, show: named},
       {name: "From", of: (each) => source(each.source)},
       {name: "What came", of: (each) => outcome(each.place).textContent, show: (each) => outcome(each.place)},
     ], places).element,

@@ -16,11 +16,11 @@ const COLUMNS = {category: "category bought", price: "price paid", small: "small
 export const source = (name) => SOURCES[name] ?? name;
 export const column = (name) => COLUMNS[name] ?? name;
 
-/** What a thing is called: its title, else its id. */
+/** What a thing is called in a line: its title, else its id. */
 export const thing = (item, title) => title || item;
 
-/** A version of the table without its date: the name of its content. */
-export const brief = (version) => version.slice(11) || version;
+/** What it is called where there is room: titles are not unique. */
+export const named = ({item, title}) => el("span", {}, title, title ? " " : null, el("span", {class: "small quiet"}, item));
 
 /** What came of a list, with its shape; never the colour alone. */
 export function came({bought, clicked}) {

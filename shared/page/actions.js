@@ -5,7 +5,7 @@ import {byId, el, say} from "/page/dom.js";
 const PATIENCE = 120; // seconds after which an unanswered command is said to be unanswered
 const lines = {};
 let latest = {}; // what the service said last, by kind, as text
-let pending = null; // {name, since, before: what it had said then}
+const pending = new Map(); // by name: {since, before: what it had said then}
 
 /** A button with its words, and the place where it says what came of it. */
 export function line(name, button, words, ...more) {
@@ -18,7 +18,7 @@ export function line(name, button, words, ...more) {
 export const button = (text, click) => el("button", {type: "button", class: "act", click}, text);
 
 /** Whether the action waits to be answered. */
-export const waits = (name) => pending?.name === name;
+export const waits = (name) => pending.has(name);
 
 export async function start(name, send, words = "In the log; waiting for the monitor …") {
   const {button: pressed, came} = lines[name];
@@ -27,7 +27,7 @@ export async function start(name, send, words = "In the log; waiting for the mon
   const before = latest;
   try {
     await send();
-    pending = {name, since: Date.now(), before};
+    pending.set(name, {since: Date.now(), before});
     say(came, words);
   } catch (error) {
     say(came, `Not done: ${error.message}`);
@@ -41,18 +41,18 @@ export async function start(name, send, words = "In the log; waiting for the mon
  */
 export function answered(newest, came, process) {
   latest = Object.fromEntries(Object.entries(newest).map(([kind, word]) => [kind, JSON.stringify(word)]));
-  if (!pending) return;
-  const kinds = Object.keys(latest).filter((kind) => latest[kind] !== pending.before[kind]);
-  const words = came(pending.name, kinds);
-  if (words) finish(words);
-  else if (Date.now() - pending.since > 1000 * PATIENCE) finish(`Nobody has answered yet: does \`${process}\` run?`);
+  for (const [name, {since, before}] of pending) {
+    const words = came(name, Object.keys(latest).filter((kind) => latest[kind] !== before[kind]));
+    if (words) finish(name, words);
+    else if (Date.now() - since > 1000 * PATIENCE) finish(name, `Nobody has answered yet: does \`${process}\` run?`);
+  }
 }
 
-function finish(words) {
-  const {button: pressed, came} = lines[pending.name];
+function finish(name, words) {
+  const {button: pressed, came} = lines[name];
   say(came, words);
   pressed.disabled = false;
-  pending = null;
+  pending.delete(name);
 }
 
 /** Ask once. */

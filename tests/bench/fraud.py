@@ -25,6 +25,7 @@ from shared.console import Stage
 from shared.eventlog.port import Record
 from shared.results import Run
 from shared.settings import Settings
+from tests.bench.timing import per_call
 from tests.fraud.bank import LIVE, TODAY, Trained, copied, trained
 from tests.worlds import learnable
 
@@ -108,13 +109,6 @@ def one_row() -> tuple[float, float, float, float]:
     ]
     mine, booster, sklearn, contributions = (median(per_call(call) for _ in range(REPEATS)) for call in calls)
     return mine, booster, sklearn, contributions
-
-
-def per_call(call: Callable[[], object], *, calls: int = 300) -> float:
-    began = perf_counter()
-    for _ in range(calls):
-        call()
-    return (perf_counter() - began) / calls
 
 
 def bytes_per_card() -> int:

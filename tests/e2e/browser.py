@@ -80,7 +80,8 @@ def everywhere(tab: Page, name: str) -> None:
         tab.set_viewport_size(size)  # type: ignore[arg-type]
         tab.wait_for_timeout(700)
         assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth"), "scrolls sideways"
-        assert serious(tab) == [], kind
+        found = serious(tab)
+        assert not found, f"{kind}: {found}"
         keep(tab, name + kind)
 
 

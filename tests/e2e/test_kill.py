@@ -149,7 +149,9 @@ def until_owned(bank: Bank, members: int) -> None:
         sleep(0.02)
 
 
-def test_an_edge_killed_with_requests_in_flight_has_answered_what_the_log_says(any_bank: Bank) -> None:
+def test_an_edge_killed_with_requests_in_flight_has_answered_what_the_log_says(
+    any_bank: Bank, pytestconfig: pytest.Config
+) -> None:
     """Who got no answer asks again, as a till does, and gets the decision that was made, if one was."""
     answers: dict[str, dict[str, object]] = {}
     unanswered: list[dict[str, object]] = []
@@ -174,7 +176,7 @@ def test_an_edge_killed_with_requests_in_flight_has_answered_what_the_log_says(a
             ask(service, PAYMENT | {"card": f"c{number % 40}", "id": f"in-flight-{number}"})
 
     with ThreadPoolExecutor(8) as pool:
-        for _ in range(3):
+        for _ in range(int(pytestconfig.getoption("--kills")) // 2):
             with serving(any_bank) as service:
                 senders = [pool.submit(send, service) for _ in range(8)]
                 sleep(1.5)

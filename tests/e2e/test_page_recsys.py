@@ -125,6 +125,7 @@ def test_a_shopper_is_picked_and_a_list_opened_by_keyboard(tab: Page, service: S
     expect(tab.locator("#shopper-said")).to_contain_text("from popularity")
     press(tab, "Taken up")
     expect(tab.locator("#rows tr")).to_have_count(3)
+    expect(tab.locator("#rows .bought")).to_have_count(2)
     button = tab.locator("#rows button").first
     button.focus()
     tab.keyboard.press("Enter")

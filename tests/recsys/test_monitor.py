@@ -1,6 +1,8 @@
 """Days judged, alarms with their action, commands carried out."""
 
+import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 import pytest
 
@@ -8,7 +10,8 @@ from recsys import config, table
 from recsys.batch import entry
 from recsys.config import DAY, HOUR
 from recsys.monitor import Monitor
-from recsys.schema import ALARMS, COMMANDS, DEAD, REPORTS, Command, Report, in_force
+from recsys.schema import ALARMS, COMMANDS, DEAD, NIGHTS, REPORTS, Command, Report, in_force
+from shared.clock import VirtualClock
 from shared.eventlog.port import Entry
 from shared.registry import Registry
 from tests.recsys.shop import TODAY, Shop, Trained, open_registry
@@ -95,6 +98,40 @@ def test_a_night_and_a_rollback_by_command(monitor: Monitor, shop: Shop, shop_wo
     assert table.current(shop.tables) == first
     (said,) = wants(shop, monitor, Command(kind="rollback", who="ann"))
     assert "no table before this one" in said
+
+
+def test_a_command_waits_for_the_night_that_is_at_work(
+    monitor: Monitor, shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with table.sole(shop.tables):
+        timer = threading.Timer(0.5, lambda: monkeypatch.setattr(table, "sole", nullcontext))
+        timer.start()  # as if it had ended: a lock is of a file handle, and this one is held here
+        assert wants(shop, monitor, Command(kind="night", who="ann")) == []
+        timer.join()
+        assert table.current(shop.tables) is not None
+
+
+def test_a_command_that_had_to_wait_runs_no_night_that_is_over(
+    monitor: Monitor, shop: Shop, shop_world: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop.night()
+    command = Command(kind="night", who="ann")
+    shop.log.append([Entry(COMMANDS, command.kind, command.model_dump_json().encode())])
+    shop.send(shop_world.live[0])
+    shop.clock.observe(TODAY + DAY + 2 * HOUR)
+    shop.night("2026-03-13")
+    monkeypatch.setattr(monitor, "_clock", VirtualClock(TODAY))  # it has seen nothing of all that
+    work(monitor)
+    assert str(table.current(shop.tables)).startswith("2026-03-13")
+    assert [night["date"] for night in shop.said(NIGHTS)] == ["2026-03-12", "2026-03-13", "2026-03-13"]
+
+
+def test_a_command_does_not_wait_for_ever(monitor: Monitor, shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recsys.monitor.PATIENCE", 0.2)
+    with table.sole(shop.tables):
+        (said,) = wants(shop, monitor, Command(kind="night", who="ann"))
+    assert "another night or rollback is at work" in said
+    assert table.current(shop.tables) is None
 
 
 def test_what_the_gate_refused_is_promoted_by_force_only(

@@ -40,6 +40,14 @@ def test_who_is_there_already_needs_no_seat() -> None:
     assert order == list(range(20))
 
 
+def test_seats_push_nobody_out_who_has_one() -> None:
+    new = [place in (9, 15, 17) for place in range(20)]
+    small = [place in (7, 18) for place in range(20)]
+    order = compose(list(range(20)), rules(20, small=small, new=new), Policy(small_sellers=2, newcomers=3))
+    assert {7, 9, 15, 17, 18} <= set(order[:PAGE])
+    assert sorted(order) == list(range(20))
+
+
 def test_the_filter_keeps_the_order() -> None:
     assert allowed([5, 3, 9, 1], {3, 1}) == [0, 2]
 

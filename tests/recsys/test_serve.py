@@ -104,6 +104,7 @@ def test_somebody_is_forgotten(shop: Shop) -> None:
     [
         ("GET", "/v1/recommendations/u1?k=0", None, "query.k"),
         ("GET", "/v1/recommendations/u1?k=51", None, "query.k"),
+        ("GET", "/v1/recommendations/u1?kk=5", None, "query.kk"),
         ("GET", "/v1/recommendations/a%20b", None, "path.user_id"),
         ("POST", "/v1/events", {"kind": "dance", "id": "1", "user": "u", "item": "i"}, "kind"),
         ("POST", "/v1/events", {"kind": "click", "id": "1", "user": "u", "item": "i", "at": 5}, "at"),

@@ -1,0 +1,112 @@
+"""How often the 95 % interval of an estimate covers the simulator's truth, over many worlds.
+
+`python -m tests.bench.offpolicy` records it. What is estimated: the clicks a list, had the same twenty items stood
+in the order of their popularity.
+"""
+
+import argparse
+from collections import Counter
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+
+from recsys import config, simulate
+from recsys.offpolicy import ClickModel, Estimate, Slates, doubly_robust, ips, replay, snips
+from recsys.schema import Ints
+from shared.clock import SystemClock
+from shared.console import Stage
+from shared.results import Run
+from shared.settings import Settings
+
+K = 10  # places shown
+DAYS, USERS, ITEMS = 7, 2_000, 200
+TRUTH = "python -m tests.bench.offpolicy"
+
+
+class World(NamedTuple):
+    """A week of first lists, half of them shuffled; and what popularity's order would have got of everybody."""
+
+    shuffled: Slates
+    plain: Slates
+    wanted: Ints  # (n, K) of the shuffled lists
+    wanted_plain: Ints
+    truth: float  # clicks expected a list
+
+
+def night(seed: int) -> World:
+    """Each night everybody gets twenty items near their taste; who comes sees ten. Nobody's needs change meanwhile."""
+    rng = np.random.default_rng([seed, 1])
+    shop = simulate.open_shop(seed=seed, start=0, days=DAYS, users=USERS, items=ITEMS)
+    life, everybody = simulate.born(shop), np.arange(USERS)
+    parts: dict[bool, list[tuple[Ints, Ints, np.ndarray, Ints]]] = {True: [], False: []}
+    expected = weight = 0.0
+    for day in range(DAYS):
+        utility = simulate.utilities(shop, life, everybody, day)
+        guess = utility + rng.gumbel(size=utility.shape)
+        stored = np.argsort(-guess, axis=1)[:, : config.PERMUTED]
+        wanted = np.take_along_axis(stored, np.argsort(-shop.appeal[stored], axis=1), axis=1)[:, :K]
+        clicks = (simulate.EXAMINED[:K] * simulate.clicking(shop, utility, wanted)).sum(axis=1)
+        comes = np.minimum(1.0, shop.visits * simulate.WEEKDAYS[(day + 3) % 7])
+        expected, weight = expected + float(clicks @ comes), weight + float(comes.sum())
+
+        luck = simulate.chances(shop, day)
+        by_chance = rng.random(luck.users.size) < 0.5
+        shown = stored[luck.users]
+        shown[by_chance] = rng.permuted(shown[by_chance], axis=1)
+        deeds = simulate.live(shop, life.copy(), day, luck, shown[:, :K])
+        clicked = np.zeros((luck.users.size, K), bool)
+        clicked[deeds.clicked[:, 0], deeds.clicked[:, 2] - 1] = True
+        for chance in (True, False):
+            of = by_chance == chance
+            parts[chance].append((luck.users[of], shown[of, :K], clicked[of], wanted[luck.users[of]]))
+    slates, wanteds = [], []
+    for chance in (True, False):
+        users, items, clicked, wanted = (np.concatenate(part) for part in zip(*parts[chance], strict=True))
+        m = np.full(users.size, config.PERMUTED)
+        slates.append(Slates([str(user) for user in users], items, clicked, m))
+        wanteds.append(wanted)
+    return World(slates[0], slates[1], wanteds[0], wanteds[1], expected / weight)
+
+
+def estimates(made: World) -> dict[str, Estimate]:
+    model = ClickModel.fit(made.plain, count=ITEMS)
+    return {
+        "ips": ips(made.shuffled, made.wanted),
+        "snips": snips(made.shuffled, made.wanted),
+        "robust": doubly_robust(made.shuffled, made.wanted, model),
+        "naive": replay(made.plain, made.wanted_plain),
+    }
+
+
+def coverage(seeds: Iterable[int]) -> Counter[str]:
+    """By estimator, in how many worlds the interval holds the truth."""
+    covered = Counter[str]()
+    for seed in seeds:
+        made = night(seed)
+        covered.update(name for name, said in estimates(made).items() if said.low <= made.truth <= said.high)
+    return covered
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=100)
+    seeds: int = parser.parse_args().seeds
+    stage, run = Stage(), Run(config.SERVICE, command=TRUTH, at=SystemClock().now(), var=Settings().var)
+    with stage.act(f"Intervals against the truth in {seeds} worlds") as act:
+        covered = coverage(range(seeds))
+        act.outcome = ", ".join(f"{name} {covered[name]}" for name in ("ips", "snips", "robust", "naive"))
+    said = estimates(night(0))
+    rows = [[name, f"{x.value:.3f}", f"{x.low:.3f} … {x.high:.3f}", f"{x.effective:,.0f}"] for name, x in said.items()]
+    stage.table("The first world", ["", "clicks a list", "95 %", "effective lists"], rows)
+    for name, of, target in (
+        ("ope.coverage", "robust", ">= 90"),
+        ("ope.ips_coverage", "ips", ">= 90"),
+        ("ope.snips_coverage", "snips", ">= 90"),
+        ("ope.naive_coverage", "naive", "<= 50"),
+    ):
+        run.figure(name, 100 * covered[of] / seeds, unit="of 100 worlds", target=target)
+
+
+if __name__ == "__main__":
+    main()
