@@ -38,7 +38,7 @@ replay-recsys: .venv/.recsys  ## the same nights on your own shop: FILE=events.p
 	@$(PY) -m recsys $(PARTS) replay "$(FILE)" $(STORY)
 
 demo-sentiment: .venv/.sentiment  ## a week of brands in minutes: learn, count, a crisis, new words, retrain, roll back
-	@$(PY) -m sentiment $(PARTS) demo $(if $(SEED),--seed $(SEED)) $(if $(HEADLESS),--headless)
+	@$(PY) -m sentiment $(PARTS) demo $(STORY) $(if $(HEADLESS),--headless)
 
 replay-sentiment: .venv/.sentiment  ## your own posts through stream and batch: FILE=posts.parquet or .csv, BRANDS=airlines
 	@test -n "$(FILE)" || \

@@ -18,6 +18,7 @@ import typer
 
 from sentiment import config
 from sentiment.schema import POSTS, TOPICS, Tick
+from shared import public_data
 from shared.champion import Champion
 from shared.clock import Clock, SystemClock, VirtualClock, sleep
 from shared.eventlog import open_log
@@ -238,6 +239,7 @@ def monitor(
 @app.command()
 def demo(
     context: typer.Context,
+    days: Annotated[int, typer.Option(help="Days of live posts.")] = 7,
     seed: int = 7,
     headless: Annotated[bool, typer.Option(help="End by itself.")] = False,
     linear: Annotated[bool, typer.Option("--linear", help="Without the transformer: faster, and less to see.")] = False,
@@ -251,15 +253,23 @@ def demo(
     from sentiment import demo as story
     from sentiment.finetune import DEMO
 
-    story.run(parts.settings, port=port, seed=seed, headless=headless, visitor=visitor, recipe=None if linear else DEMO)
+    if days < story.MIN_DAYS:
+        raise typer.BadParameter(f"--days {days}: the story needs {story.MIN_DAYS}")
+    story.run(
+        parts.settings,
+        port=port,
+        days=days,
+        seed=seed,
+        headless=headless,
+        visitor=visitor,
+        recipe=None if linear else DEMO,
+    )
 
 
 @app.command()
 def replay(
     context: typer.Context,
-    file: Annotated[
-        Path, typer.Argument(exists=True, dir_okay=False, help="CSV or Parquet; the columns are in README.md.")
-    ],
+    file: Annotated[str, typer.Argument(help="CSV or Parquet, or a data set by name; columns: README.md.")],
     seed: int = 7,
     linear: Annotated[bool, typer.Option("--linear", help="Without the transformer.")] = False,
 ) -> None:
@@ -271,8 +281,9 @@ def replay(
 
     try:
         recipe = None if linear else DEMO
-        story.run(parts.settings, file, port=free_port(8000), world=parts.brands, seed=seed, recipe=recipe)
-    except Unusable as error:
+        path = public_data.find(file, parts.settings.data)
+        story.run(parts.settings, path, port=free_port(8000), world=parts.brands, seed=seed, recipe=recipe)
+    except (Unusable, public_data.DataMissing, public_data.DataCorrupt) as error:
         raise typer.BadParameter(str(error)) from error
 
 

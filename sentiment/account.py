@@ -10,7 +10,7 @@ import polars as pl
 from sentiment import config
 from sentiment.config import BIN, DAY, HOUR, LABELS
 from sentiment.crisis import Brand
-from sentiment.schema import MENTION, MENTIONS, MINUTES, Confusion, Counts, Mention
+from sentiment.schema import ALL, MENTION, MENTIONS, MINUTES, Confusion, Counts, Mention
 from sentiment.simulate import HOURS
 from sentiment.timeline import Timeline
 from shared.eventlog.port import EventLog, beginning
@@ -84,12 +84,12 @@ def difference(timeline: Timeline, log: EventLog) -> Difference:
     while records := reader.poll(10_000, 0.0):
         for record in records:
             message = MENTION.validate_json(record.value)
-            if isinstance(message, Mention) and message.at // HOUR in manifest.hours:
+            if isinstance(message, Mention) and message.brand != ALL and message.at // HOUR in manifest.hours:
                 streamed.setdefault((message.brand, message.post), message)
     reader.close()
     late = removed = rescored = batch = 0
     for hour, published in manifest.hours.items():
-        for row in timeline.hour(hour, published.version).iter_rows(named=True):
+        for row in timeline.hour(hour, published.version).filter(pl.col("brand") != ALL).iter_rows(named=True):
             said = streamed.get((row["brand"], row["post"]))
             late += said is not None and said.late
             removed += row["removed"] is not None
@@ -97,6 +97,27 @@ def difference(timeline: Timeline, log: EventLog) -> Difference:
             rescored += row["removed"] is None and said is not None and said.label != row["label"]
     on_time = sum(not mention.late for mention in streamed.values())
     return Difference(on_time, late, removed, rescored, batch)
+
+
+def compared(timeline: Timeline, truth: pl.DataFrame) -> tuple[int, float | None]:
+    """Opinions that published hours count of posts naming two brands, and the share of them that is wrong.
+
+    `truth` (post, brand, label): one opinion a post is a limit, and this is what it costs. Who is for the one brand is
+    against the other, in all comparisons that `grammar` has.
+    """
+    manifest = timeline.manifest()
+    known = {post: (brand, label) for post, brand, label in truth.select("post", "brand", "label").iter_rows()}
+    other = {"negative": "positive", "neutral": "neutral", "positive": "negative"}
+    wrong = list[bool]()
+    for hour, published in manifest.hours.items():
+        rows = timeline.hour(hour, published.version).filter(
+            (pl.col("brand") != ALL) & pl.col("removed").is_null() & pl.col("label").is_not_null()
+        )
+        for row in rows.filter(pl.len().over("post") == 2).iter_rows(named=True):
+            brand, label = known.get(row["post"], (None, None))
+            if brand is not None and label is not None:
+                wrong.append(row["label"] != (label if row["brand"] == brand else other[label]))
+    return len(wrong), round(float(np.mean(wrong)), 3) if wrong else None
 
 
 class ShareErrors(NamedTuple):

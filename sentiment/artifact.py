@@ -7,12 +7,14 @@ from typing import NamedTuple, Self
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from sentiment.model import Linear, ModelCorrupt, Transformer
 from sentiment.policy import Policy
 from sentiment.schema import Path as By
 from sentiment.schema import Score, Text
 
+Places = NDArray[np.float64]  # (labels, width), each of length one
 GOLDEN = 40  # samples that every process must score as train did
 # Not bit by bit: int8 kernels differ between processors, and `exp` in the last bit. A NaN is near nothing.
 NEAR = {"linear": 1e-6, "transformer": 0.05}
@@ -24,6 +26,7 @@ class Artifact(NamedTuple):
     linear: Linear
     transformer: Transformer | None
     policy: Policy
+    places: Places | None = None  # where the quiet posts of each label lay; none without a transformer
 
     @property
     def path(self) -> By:
@@ -38,6 +41,15 @@ class Artifact(NamedTuple):
         """Pieces of a text, and those among them that the model does not know."""
         return (self.transformer or self.linear).pieces(text)
 
+    def placed(self, texts: Sequence[Text], scores: Sequence[Score]) -> Self:
+        """With the places of the labels, from quiet posts and their scores."""
+        if self.transformer is None:
+            return self
+        found = np.array([self.transformer.embed(text) for text in texts])
+        said = np.array(scores).argmax(axis=1)
+        means = np.array([found[said == label].mean(axis=0) for label in np.unique(said)])
+        return self._replace(places=means / np.linalg.norm(means, axis=1, keepdims=True))
+
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Read, warm up and self-test.
@@ -48,10 +60,11 @@ class Artifact(NamedTuple):
         try:
             policy = Policy(**json.loads((folder / "policy.json").read_text()))
             golden = json.loads((folder / "golden.json").read_text())
+            places = np.load(folder / "places.npy", allow_pickle=False) if (folder / "places.npy").exists() else None
         except (OSError, ValueError, TypeError) as error:
-            raise ModelCorrupt(f"cannot read the policy in {folder.name}: {error}") from error
+            raise ModelCorrupt(f"cannot read policy, samples or places in {folder.name}: {error}") from error
         transformer = Transformer(folder) if (folder / "model.onnx").exists() else None
-        artifact = cls(Linear.load(folder), transformer, policy)
+        artifact = cls(Linear.load(folder), transformer, policy, places)
         if len(golden) != GOLDEN:
             raise ModelCorrupt(f"{len(golden)} golden samples in {folder.name} instead of {GOLDEN}")
         for number, sample in enumerate(golden):
@@ -74,6 +87,8 @@ class Artifact(NamedTuple):
         golden = [{"text": text, "scores": {path: self.score(text, path) for path in paths}} for text in chosen]
         (folder / "golden.json").write_text(json.dumps(golden))
         reference.write_parquet(folder / "reference.parquet")
+        if self.places is not None:
+            np.save(folder / "places.npy", self.places, allow_pickle=False)
         (folder / "limits.json").write_text(json.dumps(limits, indent=1))
 
 
@@ -83,7 +98,7 @@ def drift_frame(texts: Sequence[Text], scores: Sequence[Score], artifact: Artifa
     # that the model has not met.
     pieces = [artifact.pieces(text) for text in texts]
     words = [max(1, len(text.split())) for text in texts]
-    return pl.DataFrame(
+    frame = pl.DataFrame(
         {
             "words": words,
             "pieces_per_word": [count / n for (count, _), n in zip(pieces, words, strict=True)],
@@ -94,6 +109,11 @@ def drift_frame(texts: Sequence[Text], scores: Sequence[Score], artifact: Artifa
         },
         schema_overrides={"words": pl.Float64},
     )
+    if artifact.transformer is None or artifact.places is None:
+        return frame
+    # The cosine's, from the nearest label and not from the middle of all: a crisis moves posts from one to another.
+    near = [1.0 - float((artifact.places @ artifact.transformer.embed(text)).max()) for text in texts]
+    return frame.with_columns(distance=pl.Series(near, dtype=pl.Float64))
 
 
 def reference(folder: Path) -> tuple[pl.DataFrame, dict[str, float]]:

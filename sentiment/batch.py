@@ -115,12 +115,13 @@ class Batch:
         if gone.height:
             day = day.join(gone.filter(_within(until)).select("id"), on="id", how="anti", maintain_order="left")
         bots = robots(day, hour)
-        known = self._known(hour)
+        posts = day.filter(pl.col("at") // HOUR == hour).sort("at", "id")
+        known = self._known(hour, posts)
         rows: list[dict[str, object]] = []
-        for row in day.filter(pl.col("at") // HOUR == hour).sort("at", "id").iter_rows(named=True):
+        for row in posts.iter_rows(named=True):
             post = Post(id=row["id"], author=row["author"], at=row["at"], text=row["text"])
             place = (row["partition"], row["offset"])
-            opinion = known.get(place) or self._reader.read(
+            opinion = known.get(post.id) or self._reader.read(
                 post, self._champion.model, self._champion.version, place=place
             )
             rows += [
@@ -129,9 +130,9 @@ class Batch:
             ]
         return pl.DataFrame(rows, schema=COLUMNS)
 
-    def _known(self, hour: int) -> dict[tuple[int, int], Opinion]:
-        """By place, what this very model has said, in the stream or the version before: nothing is scored twice."""
-        known = self._streamed(hour)
+    def _known(self, hour: int, posts: pl.DataFrame) -> dict[str, Opinion]:
+        """By post, what this very model has said, in the stream or the version before: nothing is scored twice."""
+        known = self._streamed(hour, posts)
         before = self.manifest.hours.get(hour)
         if before is None or before.model != self._champion.version:
             return known
@@ -142,22 +143,21 @@ class Batch:
             return known
         return known | dict(_opinions(rows))
 
-    def _streamed(self, hour: int) -> dict[tuple[int, int], Opinion]:
+    def _streamed(self, hour: int, posts: pl.DataFrame) -> dict[str, Opinion]:
         """What the stream said by the model at its best: not by another version, and not for want of time."""
         day = hour * HOUR // DAY
-        rows = self._lake.read("opinions", since=date_of(day), until=date_of(day + 1))
-        if rows.is_empty() or self._champion.version is None:
+        said = self._lake.read("opinions", since=date_of(day), until=date_of(day + 1))
+        if said.is_empty():
             return {}
-        mine = rows.filter(
-            (pl.col("at") // HOUR == hour)
-            & (pl.col("model") == self._champion.version)
+        mine = said.filter(
+            (pl.col("model") == pl.lit(self._champion.version, pl.String))
             & (pl.col("definition") == DEFINITION)
             & pl.col("mark").is_null()
-        )
-        names = ("id", "at", "text", "label", "why_not", "score", "model", "partition", "offset")
+        ).select("id", "text", "label", "why_not", "score", "model")
+        # The text, too: of an id that comes again with other words the stream may have read the other ones.
+        rows = posts.select("id", "at", "text", "partition", "offset").join(mine, on=["id", "text"])
         found = self._reader.brands.found
-        said = [Opinion(**row, brands=found(row["text"])) for row in mine.select(names).iter_rows(named=True)]
-        return {(opinion.partition, opinion.offset): opinion for opinion in said}
+        return {row["id"]: Opinion(**row, brands=found(row["text"])) for row in rows.iter_rows(named=True)}
 
     def _rows(self, since: int, until: int) -> pl.DataFrame:
         """The lake's posts of these event days, each id once: the first that came."""
@@ -245,13 +245,13 @@ def _row(mention: Mention, opinion: Opinion, *, removed: str | None) -> dict[str
     }
 
 
-def _opinions(rows: pl.DataFrame) -> Iterator[tuple[tuple[int, int], Opinion]]:
-    """What the version before says of each post, by place."""
+def _opinions(rows: pl.DataFrame) -> Iterator[tuple[str, Opinion]]:
+    """What the version before says of each post, by id."""
     for _, part in rows.group_by("post", maintain_order=True):
         first = part.row(0, named=True)
         score = (first["negative"], first["neutral"], first["positive"])
         yield (
-            (first["partition"], first["offset"]),
+            first["post"],
             Opinion(
                 id=first["post"],
                 at=first["at"],

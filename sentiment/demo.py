@@ -8,11 +8,12 @@ from contextlib import closing
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple, Self
 
 import polars as pl
 
 from sentiment import config
-from sentiment.account import difference, false_alarms, opened, seam, share_errors
+from sentiment.account import compared, difference, false_alarms, opened, seam, share_errors
 from sentiment.artifact import Artifact, reference
 from sentiment.config import DAY, HOUR
 from sentiment.finetune import DEMO, Recipe
@@ -37,21 +38,43 @@ START = 1_767_225_600  # 2026-01-01
 HISTORY = 5  # days of labelled posts
 POSTS = 1_200  # a day
 TODAY = START + HISTORY * DAY
-CRISIS, SLANG, RELEASE, END = 2, 3, 6, 7  # days from today on
-FLOOD = TODAY + DAY + 15 * HOUR
-TURNED = TODAY + CRISIS * DAY + 12 * HOUR  # when the mood turns
+MIN_DAYS = 5  # a quiet one, a crisis, two of new words, a bad release
 BRAND, BOTS = "northair", "peach-mobile"
+NAP = 0.5  # seconds of real time between a few posts, once the story is told
 HOT_FIX = "a hot fix, no time for the gate"
 
 
+class Plan(NamedTuple):
+    """When what happens, in event time."""
+
+    flood: int
+    turned: int  # the mood of one brand
+    slang: int
+    release: int  # of a bad model
+    end: int
+
+    @classmethod
+    def of(cls, days: int) -> Self:
+        """The crisis comes after two sevenths, new words the day after, the bad release on the last day."""
+        crisis = TODAY + days * 2 // 7 * DAY
+        return cls(crisis - 9 * HOUR, crisis + 12 * HOUR, crisis + DAY, TODAY + (days - 1) * DAY, TODAY + days * DAY)
+
+
 def run(
-    settings: Settings, *, port: int, seed: int, headless: bool, visitor: str, recipe: Recipe | None = DEMO
+    settings: Settings,
+    *,
+    port: int,
+    days: int,
+    seed: int,
+    headless: bool,
+    visitor: str,
+    recipe: Recipe | None = DEMO,
 ) -> None:
-    """A week of live posts. Without a `recipe` the linear model scores alone: minutes faster, and less to see.
+    """`days` of live posts. Without a `recipe` the linear model scores alone: minutes faster, and less to see.
 
     `visitor`: the token that opens the page once.
     """
-    began, stage = perf_counter(), Stage()
+    began, stage, plan = perf_counter(), Stage(), Plan.of(days)
     figures = Run(config.SERVICE, command="make demo-sentiment", at=SystemClock().now(), var=settings.var)
     stamp = datetime.fromtimestamp(SystemClock().now(), UTC).strftime("%Y%m%d-%H%M%S")
     settings = settings.afresh(f"demo-sentiment/{stamp}")
@@ -62,12 +85,12 @@ def run(
     crowd = simulate(
         seed=seed + 1,
         start=TODAY,
-        days=END,
+        days=days,
         posts_a_day=POSTS,
         grammar=LIVE,
-        crises=(Crisis(BRAND, TURNED),),
-        floods=(Flood(BOTS, FLOOD),),
-        slang_from=TODAY + SLANG * DAY,
+        crises=(Crisis(BRAND, plan.turned),),
+        floods=(Flood(BOTS, plan.flood),),
+        slang_from=plan.slang,
     )
 
     with Live(settings, stage, port=port, today=TODAY, seed=seed, world="simulated") as live:
@@ -84,45 +107,45 @@ def run(
             live.start("monitor", "--seed", str(seed), *([] if recipe else ["--linear"]))
             act.outcome = told(candidate)
 
-        with scene("Live: two quiet days, and a flood of bots") as act:
+        with scene("Live: quiet days, and a flood of bots") as act:
             live.open()
             live.command(Command(kind="promote", version=candidate.version.version, who="operator", why="the first"))
-            live.send(crowd, until=TURNED)
+            live.send(crowd, until=plan.turned)
             early = [alarm for alarm in live.alarms if alarm.kind == "crisis"]
             act.outcome = f"{live.sent:,} posts, {live.throughput:,.0f} a second, {len(early)} false alarms"
 
         with scene(f"Crisis: from noon on many are angry at {BRAND}", marks="crisis") as act:
 
             def called() -> bool:
-                return any(alarm.brand == BRAND and alarm.at > TURNED for alarm in live.alarms)
+                return any(alarm.brand == BRAND and alarm.at > plan.turned for alarm in live.alarms)
 
-            live.send(crowd, until=TODAY + SLANG * DAY, pause=called)
+            live.send(crowd, until=plan.slang, pause=called)
             crises = [alarm for alarm in live.alarms if alarm.kind == "crisis" and alarm.brand == BRAND]
-            first = next((alarm for alarm in crises if alarm.at > TURNED), None)
-            to_alarm = first.at - TURNED if first else None
+            first = next((alarm for alarm in crises if alarm.at > plan.turned), None)
+            to_alarm = first.at - plan.turned if first else None
             act.outcome = first.message if first else "not noticed"
-            live.send(crowd, until=TODAY + SLANG * DAY)
+            live.send(crowd, until=plan.slang)
 
         with scene("New words and new emoji: noticed, audited, learnt", marks="slang") as act:
-            live.send(crowd, until=TODAY + RELEASE * DAY + HOUR)
+            live.send(crowd, until=plan.release + HOUR)
             if len(live.releases) < 2:
                 live.command(Command(kind="retrain", who="operator", why="asked for"))
             act.outcome = last_words(live)
 
         with scene("A bad release, and its roll-back", marks="bad release") as act:
             release_bad_model(settings, live)
-            hour = live.send(crowd, until=TODAY + END * DAY, pause=lambda: live.releases[-1].action == "rollback")
+            hour = live.send(crowd, until=plan.end, pause=lambda: live.releases[-1].action == "rollback")
             back = live.releases[-1]
-            hours = (hour - TODAY - RELEASE * DAY) // HOUR
+            hours = (hour - plan.release) // HOUR
             act.outcome = f"{back.action} to version {back.version} after {hours} hours: {back.why}"
 
         with scene("The rest of the days, and the books") as act:
-            live.send(crowd, until=TODAY + END * DAY)
-            live.tick(TODAY + END * DAY + HOUR)
-            live.published((TODAY + END * DAY) // HOUR - 1)
+            live.send(crowd, until=plan.end)
+            live.tick(plan.end + HOUR)
+            live.published(plan.end // HOUR - 1)
             act.outcome = f"{live.sent:,} posts, {live.requests:,} requests, {len(live.failures)} failed"
         books(stage, figures, settings, live, crowd, to_alarm=to_alarm, seconds=lambda: perf_counter() - began)
-        stage.next_steps(next_steps(settings, live, headless=headless))
+        stage.next_steps(next_steps(settings, live, plan, headless=headless))
         if not headless:
             live_on(live, number=len(stage.acts) + 1)
 
@@ -148,6 +171,7 @@ def books(
     drawn = {opinion.id for opinion in live.opinions.values() if opinion.inclusion is not None}
     errors = share_errors(timeline, truth, confusions, without=drawn)
     stage.table("Shares of brand-days against the truth", *errors.table())
+    both, mistaken = compared(timeline, truth)
     known: Confusion | None = next(iter(confusions.values()), None)
     alarms = None if known is None else false_alarms(known) / 100
     retracted = sum(alarm.kind == "retracted" for alarm in live.alarms)
@@ -161,6 +185,8 @@ def books(
         ("demo.share_mae_raw", errors.raw, "share", None),
         ("demo.share_mae_corrected", errors.corrected, "share", None),
         ("demo.share_coverage90", errors.coverage, "share", None),
+        ("demo.compared_opinions", both, "opinions", None),
+        ("demo.compared_error", mistaken, "share", None),
         ("seam.recounted", hours, "brand-hours", None),
         ("seam.mismatches", wrong, "brand-hours", "== 0"),
         ("alarm.false_per_brand_month", alarms, "alarms", "<= 1"),
@@ -168,16 +194,19 @@ def books(
     for name, value, unit, target in figured:
         figures.figure(name, value, unit=unit, target=target)
     stage.table("Figures", ["", "value", "unit", "target"], [[n, v, u, t or ""] for n, v, u, t in figured])
+    for failure in live.failures:
+        stage.say(f"failed: {failure}")
     stage.say(f"\n{took:.0f} s; everything that was written: {settings.var}")
 
 
 def live_on(live: Live, *, number: int) -> None:
     """Until Ctrl-C the crowd goes on, slowly: there is something to watch and to try."""
-    live.tell(Scene(number=number, title="The crowd goes on until Ctrl-C: try the buttons", at=live.clock.now()))
-    day = (live.clock.now() // DAY) + 1
+    title = "The crowd goes on, slowly, until Ctrl-C: type a sentence, correct one, roll back"
+    live.tell(Scene(number=number, title=title, at=live.clock.now()))
+    day = live.clock.now() // DAY
     while True:
         later = simulate(seed=day, start=day * DAY, days=1, posts_a_day=POSTS, grammar=LIVE)
-        live.send(later, until=(day + 1) * DAY)
+        live.send(later, until=(day + 1) * DAY, nap=NAP)
         day += 1
 
 
@@ -228,13 +257,13 @@ def release_bad_model(settings: Settings, live: Live) -> None:
     live.command(Command(kind="promote", version=version.version, force=True, who="operator", why=HOT_FIX))
 
 
-def next_steps(settings: Settings, live: Live, *, headless: bool) -> list[tuple[str, str]]:
+def next_steps(settings: Settings, live: Live, plan: Plan, *, headless: bool) -> list[tuple[str, str]]:
     """Commands that work as they stand."""
     steps = [(f"ls {settings.var}/batch", "the batch view: a file an hour and version, and the manifest")]
     if headless:
         return [*steps, ("make demo-sentiment", "the same, and the service stays up to be tried")]
     curl = f'curl -s -H "X-API-Key: $(cat {settings.var}/api_key.secret)" {live.url}'
-    span = f"from={TODAY + CRISIS * DAY}&to={TODAY + SLANG * DAY}"
+    span = f"from={plan.slang - DAY}&to={plan.slang}"
     return [
         (live.url, "the page, in the browser that has opened it once"),
         (f"{curl}'/v1/brands/{BRAND}/timeline?{span}'", "the day of the crisis"),

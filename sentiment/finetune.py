@@ -5,8 +5,10 @@ Training only: what serves never imports this, and needs neither torch nor trans
 
 import hashlib
 import importlib.util
+import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -60,13 +62,12 @@ class Network(nn.Module):
         self.dropout = nn.Dropout(0.1)
         self.head = nn.Linear(config.hidden_size, len(LABELS))
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """(n, tokens), (n, tokens) -> (n, 3)."""
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """(n, tokens), (n, tokens) -> logits (n, 3), and what they are made of, (n, width)."""
         hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         mask = attention_mask.unsqueeze(-1).to(hidden.dtype)
         pooled = (hidden * mask).sum(1) / mask.sum(1)
-        logits: Tensor = self.head(self.dropout(pooled))
-        return logits
+        return self.head(self.dropout(pooled)), pooled
 
 
 def pretrained() -> Path:
@@ -146,7 +147,7 @@ def _learn(
     for batch in _batches([len(ids) for ids in tokens], epochs=recipe.epochs, seed=seed):
         ids, mask = padded([tokens[place] for place in batch])
         optimizer.zero_grad()
-        loss(network(ids, mask), torch.tensor([truth[place] for place in batch])).backward()
+        loss(network(ids, mask)[0], torch.tensor([truth[place] for place in batch])).backward()
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         schedule.step()
@@ -186,13 +187,14 @@ def export(network: Network, folder: Path, samples: Sequence[list[int]]) -> None
             (ids, mask),
             str(raw),
             input_names=["input_ids", "attention_mask"],
-            output_names=["logits"],
-            dynamic_axes={"input_ids": axes, "attention_mask": axes, "logits": {0: "posts"}},
+            output_names=["logits", "pooled"],
+            dynamic_axes={"input_ids": axes, "attention_mask": axes, "logits": {0: "posts"}, "pooled": {0: "posts"}},
             opset_version=17,
             dynamo=False,
         )
     # Without VNNI the 16-bit sums of int8 products overflow; half the range leaves them room.
-    quantize_dynamic(raw, final, per_channel=True, weight_type=QuantType.QInt8, reduce_range=not _vnni())
+    with _silent():
+        quantize_dynamic(raw, final, per_channel=True, weight_type=QuantType.QInt8, reduce_range=not _vnni())
     torchs, exported, rounded = (np.array([say(s)[0] for s in samples]) for say in _sayers(network, raw, final))
     raw.unlink()
     if (apart := np.abs(torchs - exported).max()) > PARITY:
@@ -202,12 +204,23 @@ def export(network: Network, folder: Path, samples: Sequence[list[int]]) -> None
         raise NotExported(f"int8 changes {flipped:.1%} of labels, {FLIPPED:.0%} are allowed")
 
 
+@contextmanager
+def _silent() -> Iterator[None]:
+    """The quantiser tells the root logger of every tensor that it leaves as it is, and what it would like better."""
+    root, before = logging.getLogger(), logging.getLogger().level
+    root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(before)
+
+
 def _sayers(network: Network, *files: Path) -> Iterator[Callable[[list[int]], NDArray[np.float64]]]:
     """Torch, and each file, as a function from token ids to logits (1, 3)."""
 
     def by_torch(ids: list[int]) -> NDArray[np.float64]:
         with torch.no_grad():
-            return np.asarray(network(*padded([ids])).numpy(), dtype=np.float64)
+            return np.asarray(network(*padded([ids]))[0].numpy(), dtype=np.float64)
 
     yield by_torch
     for file in files:
@@ -217,7 +230,7 @@ def _sayers(network: Network, *files: Path) -> Iterator[Callable[[list[int]], ND
 
         def by_file(ids: list[int], session: InferenceSession = session) -> NDArray[np.float64]:
             given = np.array([ids], dtype=np.int64)
-            (logits,) = session.run(None, {"input_ids": given, "attention_mask": np.ones_like(given)})
+            (logits,) = session.run(["logits"], {"input_ids": given, "attention_mask": np.ones_like(given)})
             return np.asarray(logits, dtype=np.float64)
 
         yield by_file

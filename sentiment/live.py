@@ -45,6 +45,7 @@ from shared.settings import Settings
 from shared.story import Scene
 
 BATCH = 200  # records an append
+FEW = 4  # for whoever watches
 PATIENCE = 300.0  # seconds to wait for a process before giving up
 MISTAKEN = 0.05  # of the audits: people slip
 
@@ -108,26 +109,29 @@ class Live:
         """Posts a second, from sending to the commit of their minutes."""
         return self.sent / self.busy if self.busy else 0.0
 
-    def send(self, posts: pl.DataFrame, *, until: int, pause: Callable[[], bool] = lambda: False) -> int:
+    def send(
+        self, posts: pl.DataFrame, *, until: int, pause: Callable[[], bool] = lambda: False, nap: float = 0.0
+    ) -> int:
         """Posts in order of arrival, hour by hour up to `until`, audits as they fall due; gives the hour reached.
 
-        After each hour all is counted, and `pause` may say that it is enough.
+        After each hour all is counted, and `pause` may say that it is enough. `nap`: seconds of real time after
+        every FEW posts, for whoever watches.
         """
         hours = range(self.clock.now() // HOUR * HOUR, until, HOUR)
         with self._stage.progress(len(hours), "hours") as done:
             for hour in hours:
                 part = posts.filter(pl.col("sent").is_between(hour, hour + HOUR, closed="left"))
-                self.hour(part, hour + HOUR)
+                self.hour(part, hour + HOUR, nap=nap)
                 done(1)
                 if pause():
                     return hour + HOUR
         return until
 
-    def hour(self, part: pl.DataFrame, end: int) -> None:
+    def hour(self, part: pl.DataFrame, end: int, *, nap: float = 0.0) -> None:
         """One hour's arrivals; returns once they are scored, counted and, if an hour has closed, published."""
         self.truth |= dict(part.filter(pl.col("label").is_not_null()).select("id", "label").iter_rows())
         began = perf_counter()
-        for rows in part.iter_slices(BATCH):
+        for rows in part.iter_slices(FEW if nap else BATCH):
             self.clock.observe(rows["sent"][-1])
             posts = [
                 Post.model_validate({k: row[k] for k in ("id", "author", "at", "text")})
@@ -135,6 +139,7 @@ class Live:
             ]
             self.log.append([Entry(POSTS, post.id, post.model_dump_json().encode()) for post in posts])
             self.sent += rows.height
+            sleep(nap)
         self.tick(end)
         self._settle(WORKERS, POSTS)
         self._wait(lambda: self._counted() >= end, "mentions are not counted; see serve.log")

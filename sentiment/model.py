@@ -146,10 +146,18 @@ class Transformer:
         self._unknown = self._tokenizer.token_to_id("[UNK]")
 
     def score(self, text: Text) -> Score:
-        ids = np.array([self._tokenizer.encode(text).ids], dtype=np.int64)
-        (logits,) = self._session.run(None, {"input_ids": ids, "attention_mask": np.ones_like(ids)})
-        negative, neutral, positive = softmax(np.asarray(logits, dtype=np.float64))[0].tolist()
+        negative, neutral, positive = softmax(self._run(text, "logits"))[0].tolist()
         return negative, neutral, positive
+
+    def embed(self, text: Text) -> NDArray[np.float64]:
+        """Where a text lies, (width,), of length one: the mean over its tokens, from which the score is made."""
+        (pooled,) = self._run(text, "pooled")
+        return np.asarray(pooled / np.linalg.norm(pooled), dtype=np.float64)
+
+    def _run(self, text: Text, output: str) -> NDArray[np.float64]:
+        ids = np.array([self._tokenizer.encode(text).ids], dtype=np.int64)
+        (found,) = self._session.run([output], {"input_ids": ids, "attention_mask": np.ones_like(ids)})
+        return np.asarray(found, dtype=np.float64)
 
     def pieces(self, text: Text) -> tuple[int, int]:
         """Into how many pieces a text falls, and how many of them are in no vocabulary."""

@@ -72,6 +72,12 @@ def entry(message: Alarm | Release | Report) -> Entry:
     return Entry(REPORTS, str(message.day), message.model_dump_json().encode())
 
 
+def _moved(report: Report) -> str:
+    said = [f"moved two days running: {', '.join(report.drifted)}"] * bool(report.drifted)
+    said += [f"by audits, posts that are {', '.join(report.shifted)} read otherwise"] * bool(report.shifted)
+    return "; ".join(said)
+
+
 class Monitor:
     """`fetch` gives the folder of a release's artifact; `folder` is the batch view's; `pages` evidently's."""
 
@@ -210,15 +216,11 @@ class Monitor:
         champion = self._champion
         if champion is None:
             return
-        if report.drifted and not self._since_release("drift"):
+        if (report.drifted or report.shifted) and not self._since_release("drift"):
             self._drifted_since = self._drifted_since or (day - 1) * DAY
             self._retrain_on = day + LEARNABLE
-            self._raise(
-                "drift",
-                at,
-                f"moved two days running: {', '.join(report.drifted)}",
-                action=f"audits go on; retrain when day {self._retrain_on} is over",
-            )
+            action = f"audits go on; retrain when day {self._retrain_on} is over"
+            self._raise("drift", at, _moved(report), action=action)
         # [6.2] Quality in production is what people say of a random sample, and nothing else: readers' corrections are
         # no sample, and the model's own certainty rises while it drifts.
         promised = self._promised(champion)
@@ -295,8 +297,9 @@ class Monitor:
                 champion=folder,
                 recipe=self._recipe,
                 since=self._drifted_since or 0,
+                unseen=int(self._registry.tags(champion.version).get("as_of", 0)) if champion else 0,
             )
-        except (NotEnough, NotExported, LakeCorrupt, ModelCorrupt, Corrupt, Unavailable) as error:
+        except (NotEnough, NotExported, LakeCorrupt, ModelCorrupt, Corrupt, Unavailable, UnknownVersion) as error:
             self._retrain_on = again
             return self._raise("gate", as_of, f"not retrained: {error}", action=stays)
         if candidate.refused:

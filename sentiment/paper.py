@@ -126,6 +126,6 @@ def _logits(network: Network, texts: Sequence[str], *, batch: int = 64) -> NDArr
     with torch.no_grad():
         for first in range(0, len(order), batch):
             places = order[first : first + batch].tolist()
-            rows = network(*padded([tokens[place] for place in places])).numpy()
+            rows = network(*padded([tokens[place] for place in places]))[0].numpy()
             found |= dict(zip(places, rows, strict=True))
     return np.array([found[place] for place in range(len(texts))], dtype=np.float64)

@@ -13,12 +13,13 @@ from sentiment.dataset import day_of
 from sentiment.evaluate import best, macro_recall
 from sentiment.features import normalise
 from sentiment.schema import Confusion, Release, Report
-from sentiment.shares import confusion
+from sentiment.shares import confusion, shifted
 from sentiment.train import BLOCK
 from shared import drift
 from shared.lake import Lake
 
 WINDOW = 3  # days of audits that quality is measured on
+SHIFT = 2  # days of audits in which a label's posts may have begun to read otherwise
 MEMORY = 14  # days of audits that a confusion is made of
 
 
@@ -42,6 +43,7 @@ class Judge:
             history = [report.drift for report in past if report.version == version and report.drift]
             beyond = drift.drifted([*history, distances], limits) if distances else ()
         recall, audits = self._quality(day, version)
+        known, moved = self._corrected_by(day, version, past)
         return Report(
             day=day,
             posts=opinions.height,
@@ -51,7 +53,8 @@ class Judge:
             drifted=beyond,
             audits=audits,
             macro_recall=recall,
-            confusion=self._confusion(day, version),
+            confusion=known,
+            shifted=moved,
             corrections=self._corrections(day),
         )
 
@@ -63,7 +66,7 @@ class Judge:
         scored = scored.unique("text", keep="first")  # a flood of one text is no new language
         rows = scored.sort("at", "id").gather_every(max(1, scored.height // BLOCK)).head(BLOCK)
         normal, limits = reference(folder)
-        if rows.height < BLOCK // 3 or not limits:
+        if rows.height < BLOCK or not limits:  # a smaller one would be further away for nothing
             return {}, {}
         scores = [(row[0], row[1], row[2]) for row in rows["score"].to_list()]
         frame = drift_frame([normalise(text) for text in rows["text"]], scores, artifact)
@@ -83,13 +86,26 @@ class Judge:
         said = best(np.array(rows["score"].to_list()))
         return macro_recall(rows["label"].to_list(), said, (1 / rows["inclusion"]).to_list()), rows.height
 
-    def _confusion(self, day: int, version: str | None) -> Confusion | None:
-        """From what is known when the day is over: it corrects the next one."""
-        rows = self._audited(day - MEMORY + 1, day + 1, version)
+    def _corrected_by(
+        self, day: int, version: str | None, past: Sequence[Report]
+    ) -> tuple[Confusion | None, tuple[str, ...]]:
+        """What corrects the next day, and the labels whose posts have begun to read otherwise."""
+        # [5.3] The prior may shift, as PACC undoes it; that a label's posts read otherwise is what it cannot undo, and
+        # what only audits can tell. Those from before it say nothing about the posts of today.
+        turned = [report.day - SHIFT + 1 for report in past if report.version == version and report.shifted]
+        first = max([day - MEMORY + 1, *turned])
+        fresh = self._confusion(day - SHIFT + 1, day, version)
+        known = self._confusion(first, day - SHIFT, version)
+        moved = shifted(known, fresh) if known and fresh else ()
+        return fresh if moved else self._confusion(first, day, version), moved
+
+    def _confusion(self, first: int, last: int, version: str | None) -> Confusion | None:
+        """From audits that became known on these days; what is known when a day is over corrects the next one."""
+        rows = self._audited(first, last + 1, version)
         if rows.is_empty():
             return None
         weights = (1 / rows["inclusion"]).to_list()
-        return confusion(np.array(rows["score"].to_list()), rows["label"].to_list(), weights, seed=day)
+        return confusion(np.array(rows["score"].to_list()), rows["label"].to_list(), weights, seed=last)
 
     def _corrections(self, day: int) -> int:
         """Posts on which so many readers agree; who sends too many a day is heard for none of them."""

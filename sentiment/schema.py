@@ -257,6 +257,7 @@ class Report(Noun):
     audits: int  # known by the end of the day, of the champion
     macro_recall: float | None
     confusion: Confusion | None  # from audits of earlier days, for the version above
+    shifted: tuple[str, ...] = ()  # labels whose posts are scored otherwise than on the days before
     corrections: int = 0  # of readers who agree
 
 

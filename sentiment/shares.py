@@ -18,6 +18,9 @@ Matrix = NDArray[np.float64]  # (3, 3) or (n, 3)
 REPLICAS = 50  # bootstrap samples: of audits in a confusion, and of authors for each of those
 SUM = 1_000.0  # weight of "shares add up to one" beside the three equations
 FEWEST = 8  # audits of each label
+# Nine means a day: by chance one passes four standard errors in one month of sixty. What moves by less than LEAST
+# changes a share by less than its interval is wide.
+ERRORS, LEAST = 4.0, 0.05
 
 
 class Shares(NamedTuple):
@@ -47,6 +50,21 @@ def confusion(scores: Matrix, labels: Sequence[str], weights: Sequence[float], *
         drawn = np.concatenate([rng.choice(np.flatnonzero(truth == label), counts[label]) for label in range(3)])
         replicas.append(_rows(scores[drawn], truth[drawn], weighed[drawn]))
     return Confusion(_rows(scores, truth, weighed), _three(counts), tuple(replicas))  # type: ignore[arg-type]
+
+
+def shifted(known: Confusion, fresh: Confusion) -> tuple[str, ...]:
+    """Labels whose posts are scored otherwise than they were: what PACC takes for granted has changed.
+
+    A prior that shifts moves none: rows are by true label. Only words that mean something else now, or new ones, do.
+    """
+    found = []
+    for number, label in enumerate(LABELS):
+        before, after = (np.array(of.replicas)[:, number] for of in (known, fresh))
+        error = np.sqrt(before.var(axis=0) + after.var(axis=0))
+        moved = np.abs(np.array(fresh.rows[number]) - np.array(known.rows[number]))
+        if (moved > np.maximum(ERRORS * error, LEAST)).any():
+            found.append(label)
+    return tuple(found)
 
 
 def shares(scores: Matrix, labels: Sequence[str | None], authors: Sequence[str], known: Confusion | None) -> Shares:

@@ -22,11 +22,13 @@ from shared.lake import Lake
 from shared.registry import Registry, Version
 
 FEWEST = 200  # labels to learn from
-FRESH = 3  # times that a retrain sees what is new, as history is so much longer
-BLOCK = 250  # posts that drift is measured on: about an evening of a small brand
-NORMAL, BLOCKS = 5, 4  # blocks of the newest posts: what is normal, and how far from it a normal block is
+FRESH = 2  # times that a retrain sees what is new, as history is so much longer
+BLOCK = 500  # posts that drift is measured on, of a day; of half as many, noise hides one word in six that is new
+NORMAL, REST = 1_250, 1_000  # of the newest: what is normal, and from what blocks are drawn that are normal, too
+DRAWS = 24
+PLACED = 4  # every so many of them tells where the labels lie
 # What a verdict is made of. Not the labels' probabilities: they move in a crisis, when nothing is wrong with the model.
-WATCHED = ("pieces_per_word", "unknown", "confidence")
+WATCHED = ("pieces_per_word", "unknown", "confidence", "distance")
 
 
 class Candidate(NamedTuple):
@@ -45,13 +47,15 @@ def train(
     champion: Path | None,
     recipe: Recipe | None,
     since: int = 0,
+    unseen: int = 0,
     threads: int = 1,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Candidate:
     """Learn from the labels known at `as_of`, register the result, and let the gate judge it.
 
-    `champion`: the folder of what it has to beat, which it also starts from. `since`: the time of writing from
-    which posts are new to the champion. Without a `recipe` the linear model scores alone.
+    `champion`: the folder of what it has to beat, which it also starts from. `unseen`: the time of writing from
+    which it has learnt nothing; `since`: from which posts are new in kind, and judged on. Without a `recipe` the
+    linear model scores alone.
 
     Raises:
         NotEnough: too few labels. ModelCorrupt: the champion cannot be read.
@@ -66,7 +70,7 @@ def train(
         folder.mkdir()
         transformer = None
         if recipe is not None:
-            chosen = _chosen(learnt, since, recipe.posts, seed)
+            chosen = _chosen(learnt, unseen, recipe.posts, seed)
             finetune(
                 [texts[place] for place in chosen],
                 [labels[place] for place in chosen],
@@ -80,10 +84,12 @@ def train(
             transformer = Transformer(folder)
         artifact = Artifact(Linear.fit(texts, labels, seed=seed), transformer, Policy())
         figures, why = _judged(artifact, judged, champion)
-        quiet = [normalise(text) for text in rows.sort("of")["text"][-BLOCK * (NORMAL + BLOCKS) :]]
-        frame = drift_frame(quiet, [artifact.score(text, artifact.path) for text in quiet], artifact)
+        quiet = [normalise(text) for text in rows.sort("of")["text"][-NORMAL - REST :]]
+        scores = [artifact.score(text, artifact.path) for text in quiet]
+        artifact = artifact.placed(quiet[::PLACED], scores[::PLACED])
+        frame = drift_frame(quiet, scores, artifact)
         mixed = frame.sample(fraction=1.0, shuffle=True, seed=0)
-        normal = mixed.head(BLOCK * NORMAL)
+        normal = mixed.head(NORMAL)
         artifact.save(folder, texts=quiet, reference=normal, limits=_limits(normal, mixed.tail(-normal.height)))
         (folder / "figures.json").write_text(json.dumps(figures, indent=1))
         version = registry.register(
@@ -109,10 +115,10 @@ def _parted(rows: pl.DataFrame, since: int) -> tuple[pl.DataFrame, pl.DataFrame]
     return pl.concat([rows.filter(pl.col("of") < since), fresh.filter(half)]), fresh.filter(~half)
 
 
-def _chosen(learnt: pl.DataFrame, since: int, most: int, seed: int) -> list[int]:
-    """Rows for the transformer: all that is new, several times, and old ones so that nothing is forgotten."""
+def _chosen(learnt: pl.DataFrame, unseen: int, most: int, seed: int) -> list[int]:
+    """Rows for the transformer: all that its start has not seen, several times, and old ones: nothing is forgotten."""
     places = np.arange(learnt.height)
-    fresh = places[(learnt["of"] >= since).to_numpy()] if since else places[:0]
+    fresh = places[(learnt["of"] >= unseen).to_numpy()] if unseen else places[:0]
     old = np.random.default_rng(seed).permutation(np.setdiff1d(places, fresh))
     return [*np.tile(fresh, FRESH), *old][:most]
 
@@ -132,8 +138,8 @@ def _judged(artifact: Artifact, rows: pl.DataFrame, champion: Path | None) -> tu
 
 def _limits(normal: pl.DataFrame, rest: pl.DataFrame) -> dict[str, float]:
     """By column, the distance from what is normal that no block of the rest reaches."""
-    firsts = range(0, rest.height - BLOCK + 1, BLOCK)
-    if len(firsts) < 2:
+    if rest.height < BLOCK:
         return {}  # too short a history does not know what is normal, so nothing is called drift
-    usual = drift.Reference.of(normal.select(WATCHED))
-    return drift.thresholds([usual.distances(rest.slice(first, BLOCK)) for first in firsts])
+    usual = drift.Reference.of(normal.select(name for name in WATCHED if name in normal.columns))
+    blocks = [rest.sample(BLOCK, with_replacement=True, seed=number) for number in range(DRAWS)]
+    return drift.thresholds([usual.distances(block) for block in blocks])

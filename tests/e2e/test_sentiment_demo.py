@@ -27,13 +27,16 @@ def run(*arguments: object) -> str:
 
 @pytest.mark.slow
 def test_the_demo_lives_through_crisis_new_words_and_bad_release(tmp_path: Path) -> None:
-    said = run("--var", tmp_path, "demo", "--headless", "--linear")
+    said = run("--var", tmp_path, "demo", "--headless", "--linear", "--days", 6)
     for act in ("History", "Training", "Live", "Crisis", "New words", "A bad release", "The rest"):
         assert re.search(rf"\d  {act}", said)
     assert "rollback to version" in said
+    assert re.search(r"promote version \d: what is new has labels", said)
     figures = {name: figure["value"] for name, figure in read(tmp_path / "results" / "sentiment.json").items()}
     assert figures["seam.mismatches"] == 0
     assert figures["demo.failed_requests"] == 0
+    assert isinstance(figures["alarm.false_per_brand_month"], float)
+    assert figures["alarm.false_per_brand_month"] <= 1
     assert isinstance(figures["demo.seconds_to_alarm"], int)
     assert figures["demo.seconds_to_alarm"] <= 6 * 3_600
 

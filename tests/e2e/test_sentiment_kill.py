@@ -3,7 +3,8 @@
 import random
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -13,11 +14,11 @@ from sentiment.config import DAY, HOUR
 from sentiment.hours import Manifest
 from shared.checklist import ROOT
 from shared.clock import monotonic, sleep
-from tests.sentiment.conftest import crowd, open_crowd, world
+from tests.sentiment.conftest import crowd, open_crowd, tuned, world
 from tests.sentiment.crowd import KEY, TODAY, Crowd, Trained
 from tests.sentiment.test_stream import everything
 
-__all__ = ["crowd", "open_crowd", "world"]
+__all__ = ["crowd", "open_crowd", "tuned", "world"]
 pytestmark = [pytest.mark.kill, pytest.mark.e2e, pytest.mark.timeout(900)]
 
 PATIENCE = 120.0  # seconds until a test gives up
@@ -48,9 +49,25 @@ def until(crowd: Crowd, done: Callable[[], bool], *children: "subprocess.Popen[b
 def test_stream_and_batch_killed_at_random_moments_end_in_the_same_timeline(
     crowd: Crowd, world: Trained, open_crowd: Callable[[], Crowd], request: pytest.FixtureRequest
 ) -> None:
-    kills, chance = int(request.config.getoption("--kills")), random.Random(11)
-    posts = world.posts.filter(pl.col("at") < TODAY + DAY)
+    kills = int(request.config.getoption("--kills"))
     killed = open_crowd()
+    kill(killed, world.posts.filter(pl.col("at") < TODAY + DAY), kills)
+    compare(killed, crowd, world.posts.filter(pl.col("at") < TODAY + DAY))
+
+
+@pytest.mark.slow
+def test_one_that_scores_with_the_transformer_is_killed_and_says_the_same(tuned: Trained, tmp_path: Path) -> None:
+    posts = tuned.posts.filter(pl.col("at") < TODAY + DAY).head(250)
+    with closing(Crowd(tuned, tmp_path / "killed")) as killed, closing(Crowd(tuned, tmp_path / "quiet")) as quiet:
+        kill(killed, posts, 1)
+        compare(killed, quiet, posts)
+        paths = {opinion.path for opinion in killed.opinions() if opinion.score}
+        assert paths == {"transformer"}
+
+
+def kill(killed: Crowd, posts: pl.DataFrame, kills: int) -> None:
+    """The posts, and a night after them, while worker or batch are killed so many times."""
+    chance = random.Random(11)
     (killed.var / "pseudonym_key.secret").write_bytes(KEY)  # audits are drawn with it
     parts = list(posts.iter_slices(posts.height // (kills + 1) + 1))
     for number in range(kills):
@@ -74,6 +91,9 @@ def test_stream_and_batch_killed_at_random_moments_end_in_the_same_timeline(
         until(killed, lambda: Manifest.read(killed.var / "batch").night == TODAY // DAY + 2, worker, batch)
         until(killed, lambda: not killed.unread(), worker, batch)
 
+
+def compare(killed: Crowd, crowd: Crowd, posts: pl.DataFrame) -> None:
+    """With a run of the same posts to which nothing happens: both views, hour by hour, and nothing refused."""
     crowd.send(posts)
     crowd.tick(TODAY + DAY + 2 * HOUR)
     crowd.stream()

@@ -50,15 +50,10 @@ def trained(var: Path) -> Trained:
     """Ten weeks of 300 shoppers in the lake, and a recipe learnt from them."""
     truth = simulate.open_shop(seed=SEED, start=START, days=HISTORY + LIVE, users=USERS, items=ITEMS)
     truth = truth._replace(visits=(truth.visits * 1.5).clip(0, 0.9))
-    life, days = simulate.born(truth), []
-    for day in range(HISTORY + LIVE):
-        luck = simulate.chances(truth, day)
-        days.append(simulate.events(truth, day, luck, simulate.live(truth, life, day, luck, None)))
-    events = pl.concat(days).sort("at", maintain_order=True)
-    changes = [simulate.products(truth, day, since=day - 1) for day in range(1, HISTORY)]
+    events = lived(truth, HISTORY + LIVE)
     lake = Lake(var / "lake")
     past = events.filter(pl.col("at") < TODAY)
-    write_history(lake, past, pl.concat([simulate.products(truth, 0), *changes]), key=KEY)
+    write_history(lake, past, catalogue(truth, HISTORY), key=KEY)
     registry = open_registry(var)
     candidate = train(lake, registry, as_of=TODAY, seed=SEED, champion=None)
     version = candidate.version
@@ -66,6 +61,21 @@ def trained(var: Path) -> Trained:
     named = hidden(events.filter(pl.col("at") >= TODAY), key=KEY)
     live = [named.filter((named["at"] - TODAY) // DAY == day) for day in range(LIVE)]
     return Trained(var, truth, live, promotion(version, at=TODAY, who="tests", why="the first"))
+
+
+def lived(truth: Truth, days: int) -> pl.DataFrame:
+    """The events of a shop's first days, with names and nobody recommending, in order of time."""
+    life, parts = simulate.born(truth), []
+    for day in range(days):
+        luck = simulate.chances(truth, day)
+        parts.append(simulate.events(truth, day, luck, simulate.live(truth, life, day, luck, None)))
+    return pl.concat(parts).sort("at", maintain_order=True)
+
+
+def catalogue(truth: Truth, days: int) -> pl.DataFrame:
+    """What the shop's catalogue says in these days: all of it once, then what changes."""
+    changes = [simulate.products(truth, day, since=day - 1) for day in range(1, days)]
+    return pl.concat([simulate.products(truth, 0), *changes])
 
 
 def open_registry(var: Path) -> Registry:

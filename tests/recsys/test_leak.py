@@ -20,7 +20,7 @@ from recsys.table import Manifest
 from recsys.topk import DEEP, arranged, latest, nearest
 from shared.lake import Lake
 from shared.public_data import load
-from tests.recsys.shop import KEY, START
+from tests.recsys.shop import KEY, START, lived
 
 SMALL = Parameters(factors=8, iterations=2, pool=20)
 DAYS, LEARNT = 70, 56
@@ -82,12 +82,8 @@ def lines() -> list[str]:
     """A CSV of ten weeks in order of time, its header first."""
     shop = simulate.open_shop(seed=4, start=START, days=DAYS, users=200, items=100)
     shop = shop._replace(visits=(shop.visits * 1.5).clip(0, 0.9))
-    life, days = simulate.born(shop), []
-    for day in range(DAYS):
-        luck = simulate.chances(shop, day)
-        days.append(simulate.events(shop, day, luck, simulate.live(shop, life, day, luck, None)))
-    about = pl.concat([simulate.products(shop, DAYS - 1)]).select("item", "title", "category")
-    events = pl.concat(days).sort("at", maintain_order=True).join(about, on="item", how="left", maintain_order="left")
+    about = simulate.products(shop, DAYS - 1).select("item", "title", "category")
+    events = lived(shop, DAYS).join(about, on="item", how="left", maintain_order="left")
     raw = events.select(
         user_id="user",
         item_id="item",

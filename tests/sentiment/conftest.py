@@ -8,12 +8,19 @@ from uuid import uuid4
 import pytest
 
 from infra.local import Kafka
+from sentiment.finetune import DEMO
 from tests.sentiment.crowd import Crowd, Trained, trained
 
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     return trained(tmp_path_factory.getbasetemp() / "crowd")
+
+
+@pytest.fixture(scope="session")
+def tuned(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """The same with the transformer, learnt as the demo learns it: a minute or two."""
+    return trained(tmp_path_factory.getbasetemp() / "tuned", posts_a_day=1_200, recipe=DEMO)
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ import polars as pl
 from sentiment.artifact import Artifact
 from sentiment.batch import Batch
 from sentiment.config import DAY, HOUR, POST_PARTITIONS
+from sentiment.finetune import Recipe
 from sentiment.grammar import LIVE
 from sentiment.history import write_labels
 from sentiment.hours import Manifest, read_hour
@@ -68,13 +69,13 @@ class Trained(NamedTuple):
 
 
 @cache
-def trained(var: Path) -> Trained:
-    """A few days of labelled posts in the lake, and a linear model learnt from them."""
-    past = history(seed=SEED, start=START, days=HISTORY, posts_a_day=500)
+def trained(var: Path, *, posts_a_day: int = 500, recipe: Recipe | None = None) -> Trained:
+    """A few days of labelled posts in the lake, and what is learnt from them; without a recipe a linear model alone."""
+    past = history(seed=SEED, start=START, days=HISTORY, posts_a_day=posts_a_day)
     live = simulate(seed=SEED + 1, start=TODAY, days=LIVING, posts_a_day=400, grammar=LIVE)
     lake, registry = Lake(var / "lake"), open_registry(var)
     write_labels(lake, past, known_at=TODAY - HOUR)
-    candidate = train(lake, registry, as_of=TODAY, seed=SEED, champion=None, recipe=None)
+    candidate = train(lake, registry, as_of=TODAY, seed=SEED, champion=None, recipe=recipe)
     assert not candidate.refused, candidate.refused
     version = candidate.version
     registry.fetch(version.artifact, digest=version.digest, into=var / "models")

@@ -7,10 +7,13 @@ import pytest
 
 from sentiment import batch as module
 from sentiment import config
+from sentiment.batch import Batch
 from sentiment.config import DAY, HOUR, LATENESS, MINUTE
+from sentiment.features import DEFINITION
 from sentiment.hours import HoursCorrupt, Manifest, read_hour, write_hour
-from sentiment.schema import Counts, Post, Tombstone
+from sentiment.schema import OPINIONS, Counts, Opinion, Post, Tombstone
 from sentiment.timeline import counted
+from shared.eventlog.port import Entry
 from tests.sentiment.crowd import TODAY, Crowd, Trained, post, quiet
 
 FIRST = TODAY // HOUR
@@ -145,6 +148,49 @@ def test_it_may_die_between_file_and_manifest(crowd: Crowd, monkeypatch: pytest.
     assert {hour: line.version for hour, line in crowd.publish().hours.items()} == {FIRST: 1, FIRST + 1: 1}
 
 
+def overheard(batch: Batch, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The ids of the posts that it scores from now on."""
+    scored: list[str] = []
+    read = batch._reader.read
+
+    def watched(post: Post, *given: object, **more: object) -> object:
+        scored.append(post.id)
+        return read(post, *given, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(batch._reader, "read", watched)
+    return scored
+
+
+def test_what_the_stream_has_scored_at_its_best_is_not_scored_again(
+    crowd: Crowd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crowd.post(*(post("@northair is a joke", id=id) for id in ("best", "shed", "older", "other-words")))
+    best = Opinion(
+        id="best",
+        at=TODAY + 60,
+        text="@northair is a joke",
+        label="positive",  # which it would never say again
+        score=(0.1, 0.1, 0.8),
+        model=crowd.world.release.version,
+        definition=DEFINITION,
+    )
+    others: dict[str, dict[str, object]] = {
+        "shed": {"mark": "shed"},
+        "older": {"model": "0"},
+        "other-words": {"text": "@northair is great"},
+    }
+    said = [best, *(best.model_copy(update={"id": id} | change) for id, change in others.items())]
+    crowd.log.append([Entry(OPINIONS, opinion.id, opinion.model_dump_json().encode()) for opinion in said])
+    crowd.tick(TODAY + 2 * HOUR)
+    batch = crowd.batch()
+    scored = overheard(batch, monkeypatch)
+    while batch.step():
+        pass
+    assert sorted(scored) == sorted(others)
+    labels = dict(crowd.published()[FIRST].filter(brand="northair").select("post", "label").iter_rows())
+    assert labels == dict.fromkeys(others, "negative") | {"best": "positive"}
+
+
 def test_the_pinned_model_scores_an_hour_again_only_if_it_is_another(
     crowd: Crowd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,14 +200,7 @@ def test_the_pinned_model_scores_an_hour_again_only_if_it_is_another(
     batch = crowd.batch()
     while batch.step():
         pass
-    scored: list[str] = []
-    read = batch._reader.read
-
-    def watched(post: Post, *given: object, **more: object) -> object:
-        scored.append(post.id)
-        return read(post, *given, **more)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(batch._reader, "read", watched)
+    scored = overheard(batch, monkeypatch)
     batch._publish(FIRST)
     assert scored == []
     batch._champion.version = "2"

@@ -11,8 +11,9 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sentiment.artifact import GOLDEN, Artifact, drift_frame, reference
 from sentiment.explanation import NOISE, moved
 from sentiment.features import normalise
-from sentiment.grammar import LEARNT
+from sentiment.grammar import LEARNT, LIVE
 from sentiment.model import CHARACTERS, WORDS, Linear, ModelCorrupt, softmax
+from sentiment.policy import LABELS
 from sentiment.simulate import simulate
 from tests.sentiment.crowd import START, Trained
 
@@ -118,3 +119,20 @@ def test_the_word_that_moved_most_is_found_and_a_filler_is_not(folder: Path) -> 
     words = {word.word: word.moved for word in moved("my app is terrible", "negative", artifact)}
     assert max(words, key=words.__getitem__) == "terrible"
     assert all(value == 0 or abs(value) > NOISE["linear"] for value in words.values())
+
+
+def test_without_the_words_that_moved_it_an_opinion_falls_further_than_without_any_others(folder: Path) -> None:
+    """The deletion test: two words left out, the most moving ones or any."""
+    artifact, rng = Artifact.load(folder), np.random.default_rng(1)
+    posts = simulate(seed=9, start=START, days=1, posts_a_day=150, grammar=LIVE).filter(kind="plain")
+    moving, any_two = list[float](), list[float]()
+    for text in map(normalise, posts["text"]):
+        scores = artifact.score(text, artifact.path)
+        best, words = int(np.argmax(scores)), text.split()
+        label = LABELS[best]
+        found = moved(text, label, artifact)
+        first = sorted(range(len(found)), key=lambda place: -found[place].moved)[:2]
+        for places, into in ((first, moving), (rng.permutation(len(words))[:2].tolist(), any_two)):
+            left = " ".join(word for place, word in enumerate(words) if place not in places)
+            into.append(scores[best] - artifact.score(left, artifact.path)[best])
+    assert np.mean(moving) > 2 * np.mean(any_two)

@@ -5,16 +5,18 @@ import pytest
 from numpy.typing import NDArray
 
 from sentiment.config import AUDITS_NEEDED, LABELS, SHARE_NEEDED
-from sentiment.shares import confusion, shares, undone
+from sentiment.shares import confusion, shares, shifted, undone
 
 # A classifier that is right on two posts of three, and leans to neutral.
 ALPHA = np.array([[6.0, 3.0, 1.0], [1.5, 7.0, 1.5], [1.0, 3.0, 6.0]])
 
 
-def world(rng: np.random.Generator, n: int, prior: list[float]) -> tuple[NDArray[np.float64], list[str]]:
+def world(
+    rng: np.random.Generator, n: int, prior: list[float], alpha: NDArray[np.float64] = ALPHA
+) -> tuple[NDArray[np.float64], list[str]]:
     """Scores and true labels of n posts."""
     truth = rng.choice(3, n, p=prior)
-    return np.array([rng.dirichlet(ALPHA[label]) for label in truth]), [LABELS[label] for label in truth]
+    return np.array([rng.dirichlet(alpha[label]) for label in truth]), [LABELS[label] for label in truth]
 
 
 def test_what_a_confusion_does_is_undone() -> None:
@@ -49,6 +51,25 @@ def test_a_shifted_prior_is_covered_and_the_error_shrinks() -> None:
         covered += list((np.array(found.low) <= true) & (true <= np.array(found.high)))
     assert np.mean(corrected) < 0.6 * np.mean(raw)
     assert 0.82 <= np.mean(covered) <= 0.99
+
+
+def test_posts_that_read_otherwise_are_flagged_and_a_shifted_prior_is_not() -> None:
+    rng, even = np.random.default_rng(8), [1 / 3, 1 / 3, 1 / 3]
+    scores, labels = world(rng, 400, even)
+    known = confusion(scores, labels, [10.0] * 400, seed=1)
+    assert known is not None
+    flagged = []
+    for _ in range(40):
+        scores, labels = world(rng, 300, rng.dirichlet((4, 4, 4)).tolist())
+        fresh = confusion(scores, labels, [10.0] * 300, seed=2)
+        flagged.append(fresh is not None and shifted(known, fresh) != ())
+    assert sum(flagged) <= 1
+    sarcastic = ALPHA.copy()
+    sarcastic[0] = (3.0, 2.0, 5.0)  # what is meant badly now sounds good
+    scores, labels = world(rng, 300, even, sarcastic)
+    fresh = confusion(scores, labels, [10.0] * 300, seed=2)
+    assert fresh is not None
+    assert shifted(known, fresh) == ("negative",)
 
 
 def test_an_author_of_many_posts_widens_the_interval() -> None:

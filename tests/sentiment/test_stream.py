@@ -79,6 +79,7 @@ def test_odd_texts_get_an_opinion_and_are_kept_as_they_were_written(crowd: Crowd
     [
         ("Das ist leider schon wieder kaputt, danke für nichts @northair", "language"),
         ("شركة سيئة جدا ولا أنصح بها أبدا @northair", "language"),
+        ("השירות שלהם נוראי ואני לא אחזור לשם לעולם @northair", "language"),
         ("@northair " + "#win " * config.SPAM_TAGS, "spam"),
     ],
 )

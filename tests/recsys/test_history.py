@@ -1,0 +1,138 @@
+"""Files: known columns, bad rows by line and reason, and the troubles of real shops."""
+
+from datetime import datetime
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from recsys.history import FILE_COLUMNS, PRODUCT_COLUMNS, Past, Refused, read_file, write_history
+from shared.lake import Lake
+from tests.recsys.shop import KEY, START
+
+HEADER = ",".join(FILE_COLUMNS)
+GOOD = "ann,pen,purchase,2026-01-01 10:00:00,2,1.50,o-1,A pen,ink"
+
+
+def read(folder: Path, *lines: str, header: str = HEADER) -> Past:
+    path = folder / "events.csv"
+    path.write_text("\n".join([header, *lines]))
+    return read_file(path)
+
+
+def test_a_row_is_a_deed_and_its_item_is_in_the_catalogue_from_then_on(tmp_path: Path) -> None:
+    past = read(tmp_path, GOOD, GOOD.replace("10:00:00", "09:00:00").replace("A pen", "An older name"))
+    row = past.events.row(1, named=True)
+    assert (row["kind"], row["user"], row["item"], row["order"]) == ("purchase", "ann", "pen", "o-1")
+    assert (row["at"], row["quantity"], row["cents"], row["id"]) == (START + 36_000, 2, 150, "line-2")
+    assert past.products.select("item", "at", "title", "category", "cents").rows() == [
+        ("pen", START + 32_400, "An older name", "ink", 150)
+    ]
+    assert past.letters == []
+
+
+def test_all_but_four_columns_may_be_missing(tmp_path: Path) -> None:
+    past = read(tmp_path, "ann,pen,view,2026-01-01T10:00:00", header="user_id,item_id,event,at")
+    assert past.events.select("quantity", "cents", "order").row(0) == (1, 0, None)
+    for name in FILE_COLUMNS[:4]:
+        header = HEADER.replace(name, "other")
+        with pytest.raises(Refused, match=f"lacks {name}"):
+            read(tmp_path, GOOD, header=header)
+
+
+BROKEN = {
+    "user_id": ["", "a b", "x" * 65],
+    "item_id": ["", "p;en"],
+    "event": ["stolen", ""],
+    "at": ["yesterday", "2026-13-01 10:00:00", "", "-5"],
+    "quantity": ["0", "-2", "many", "NaN", "1e9"],
+    "price": ["-1", "free", "NaN", "inf"],
+}
+
+
+@pytest.mark.parametrize(("field", "value"), [(field, value) for field, values in BROKEN.items() for value in values])
+def test_a_bad_row_is_reported_by_line_and_reason_and_the_rest_is_read(tmp_path: Path, field: str, value: str) -> None:
+    cells = GOOD.split(",")
+    cells[FILE_COLUMNS.index(field)] = value
+    past = read(tmp_path, GOOD, ",".join(cells), GOOD.replace("ann", "bob"))
+    assert past.events["user"].to_list() == ["ann", "bob"]
+    (letter,) = past.letters
+    assert (letter.offset, letter.field) == (3, field)
+    assert letter.reason.startswith("must ")
+
+
+def test_a_row_with_two_faults_has_two_letters_and_is_left_out_once(tmp_path: Path) -> None:
+    past = read(tmp_path, GOOD, "a b,pen,stolen,2026-01-01 10:00:00,1,1,,,")
+    assert [(letter.offset, letter.field) for letter in past.letters] == [(3, "user_id"), (3, "event")]
+    assert past.events.height == 1
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1 no more", b"\xff\xfe\x00bad"])
+def test_what_is_no_such_file_is_refused_as_a_whole(tmp_path: Path, content: bytes) -> None:
+    for name in ("events.csv", "events.parquet"):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(Refused):
+            read_file(tmp_path / name)
+
+
+def invoices(**columns: list[object]) -> pl.DataFrame:
+    rows = {
+        "invoice_no": ["536365", "C536366", "A563185", "536367", "536368", "536369", "536370"],
+        "stock_code": ["85123A", "85123a", "B", "POST", "22423", "22423", "gift_0001_20"],
+        "description": ["HOLDER", "HOLDER", "Adjust bad debt", "POSTAGE", None, "STAND", "gift"],
+        "quantity": [6, -6, 1, 1, 2, 3, 1],
+        "invoice_ts": [datetime(2010, 12, 1 + day, 8, 26) for day in range(7)],
+        "unit_price": [2.55, 2.55, -11_062.06, 18.0, 0.0, 12.75, 10.0],
+        "customer_id": [17850, 17850, 12345, 12583, 12583, None, 1],
+        "country": ["United Kingdom"] * 7,
+    }
+    return pl.DataFrame(rows | columns)
+
+
+def test_invoices_of_online_retail(tmp_path: Path) -> None:
+    invoices().write_parquet(tmp_path / "retail.parquet")
+    past = read_file(tmp_path / "retail.parquet")
+    assert past.events.select("kind", "user", "item", "quantity", "cents").rows() == [
+        ("purchase", "17850", "85123A", 6, 255),
+        ("cancel", "17850", "85123A", 6, 255),  # the code is written in two ways
+    ]
+    assert past.set_aside == {"no customer": 1, "no price": 1, "no product": 3}
+    assert past.products.select("item", "family").rows() == [("85123A", "85123")]
+    assert past.letters == []
+
+
+def test_behaviours_of_retailrocket(tmp_path: Path) -> None:
+    at = [datetime(2015, 5, 3, 1, number) for number in range(3)]
+    frame = pl.DataFrame(
+        {"user_id": [1, 1, 1], "item_id": [5, 5, 5], "behavior": ["view", "cart", "buy"], "event_ts": at}
+    )
+    frame.with_columns(pl.col("event_ts").dt.replace_time_zone("UTC")).write_parquet(tmp_path / "rocket.parquet")
+    assert read_file(tmp_path / "rocket.parquet").events["kind"].to_list() == ["view", "cart", "purchase"]
+
+
+def test_receipts_of_the_complete_journey_with_products_beside_them(tmp_path: Path) -> None:
+    receipts = {
+        "household_id": [900, 900],
+        "product_id": [1095275, 9878513],
+        "basket_id": [31198570044, 31198570047],
+        "quantity": [2, 1],
+        "sales_value": [3.0, 0.0],
+        "transaction_ts": [datetime(2017, 1, 1, 11, 53)] * 2,
+    }
+    pl.DataFrame(receipts).write_parquet(tmp_path / "transactions.parquet")
+    about = {"product_id": [1095275], "product_category": ["ROLLS"], "product_type": ["ROLLS: DINNER"]}
+    pl.DataFrame(about).write_parquet(tmp_path / "products.parquet")
+    past = read_file(tmp_path / "transactions.parquet")
+    assert past.events.select("user", "item", "quantity", "cents").rows() == [("900", "1095275", 2, 150)]
+    assert past.products.select("title", "category").rows() == [("ROLLS: DINNER", "ROLLS")]
+    assert past.set_aside == {"no price": 1}
+
+
+def test_history_ends_before_the_first_offset_and_names_nobody(tmp_path: Path) -> None:
+    lake, past = Lake(tmp_path / "lake"), read(tmp_path, GOOD, GOOD.replace("ann", "bob"), GOOD.replace("pen", "ink"))
+    write_history(lake, past.events, past.products, key=KEY)
+    rows = lake.read("events")
+    assert rows.group_by("partition").agg(pl.col("offset").max())["offset"].unique().to_list() == [-1]
+    assert not set(rows["user"]) & {"ann", "bob"}
+    assert rows["user"].n_unique() == 2
+    assert set(PRODUCT_COLUMNS) <= set(lake.read("catalogue").columns)
