@@ -31,7 +31,7 @@ export function update(told) {
   rollback.textContent = told.back_to === null ? "Roll back" : `Roll back to version ${told.back_to}`;
   if (!waits("rollback")) rollback.disabled = told.back_to === null;
   answered({release, alarm}, (name, kinds) => {
-    if (kinds.includes("release")) return `Done: ${release.action === "promote" ? "promoted" : "rolled back to"} version ${release.version}, ${release.why}.`;
+    if (kinds.includes("release") && (release.action === "rollback") === (name === "rollback")) return `Done: ${release.action === "promote" ? "promoted" : "rolled back to"} version ${release.version}, ${release.why}.`;
     return kinds.includes("alarm") && ["command", "gate"].includes(alarm.kind) && `${alarm.message}; ${alarm.action}.`;
   }, "python -m sentiment monitor");
 }

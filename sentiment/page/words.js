@@ -13,7 +13,7 @@ export const KINDS = {
 };
 const COLUMNS = {
   words: "words in a post", pieces_per_word: "pieces a word", unknown: "unknown pieces", negative: "score of negative",
-  positive: "score of positive", confidence: "confidence",
+  positive: "score of positive", confidence: "confidence", distance: "distance from known posts",
 };
 export const column = (name) => COLUMNS[name] ?? name;
 

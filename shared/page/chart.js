@@ -111,9 +111,10 @@ export class Charts {
       ctx.lineTo(x, bbox.top + bbox.height);
       ctx.stroke();
       ctx.textAlign = x > end - (mark.name ? 40 : 16) * ratio ? "right" : "left";
+      if (mark.name) return ctx.fillText(mark.name, x + (ctx.textAlign === "left" ? 3 : -3) * ratio, bbox.top + bbox.height - 3 * ratio);
       row = x - last < 16 * ratio ? row + 1 : 0; // neighbours stand below one another
       last = x;
-      ctx.fillText(mark.name ?? String(place + 1), x + (ctx.textAlign === "left" ? 3 : -3) * ratio, bbox.top + (9 + 11 * row) * ratio);
+      ctx.fillText(String(place + 1), x + (ctx.textAlign === "left" ? 3 : -3) * ratio, bbox.top + (9 + 11 * row) * ratio);
     });
     ctx.restore();
   }

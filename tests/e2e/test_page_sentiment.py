@@ -165,7 +165,7 @@ def test_a_post_is_explained_by_keyboard_and_corrected_with_a_click(tab: Page, s
     assert (correction["post"], correction["shown"], correction["label"]) == ("p-1", said["label"], "neutral")
     tab.keyboard.press("Escape")
     expect(button).to_be_focused()
-    expect(tab.locator("#rows")).to_contain_text("not English")
+    expect(tab.locator("#rows")).to_contain_text("Not English")
     service.client.delete("/v1/posts/p-2")
     service.crowd.stream()
     press(tab, "Hold")
