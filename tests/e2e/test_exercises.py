@@ -25,6 +25,19 @@ BELOW = {
         "serve",
         "monitor",
     ),
+    # Long, and they count what they are given, whatever it is called.
+    "sentiment": (
+        "features",
+        "finetune",
+        "mentions",
+        "simulate",
+        "stream",
+        "seam",
+        "batch",
+        "monitor",
+        "dataset",
+        "crisis",
+    ),
 }
 LONG = ("faults", "monitor", "openapi", "serve", "train")  # left to the proof
 QUICK = ["-m", "not (kill or e2e or bench or slow or data)", "-k", "not kafka and not redis and not that_dies_leaves"]
