@@ -22,6 +22,7 @@ from sentiment.history import write_labels
 from sentiment.live import Live
 from sentiment.model import Linear
 from sentiment.schema import Command, Confusion
+from sentiment.shares import correcting
 from sentiment.simulate import Crisis, Flood, history, simulate
 from sentiment.train import Candidate, train
 from shared import story
@@ -160,7 +161,7 @@ def books(
         hours, wrong = seam(timeline, log)
         stage.table("What batch made of what the stream had counted", *difference(timeline, log).table())
     live.follow()
-    confusions = {(r.day + 1, r.version): r.confusion for r in live.reports if r.version and r.confusion}
+    confusions = correcting(live.reports)
     truth = crowd.select(post="id", at="at", brand="brand", label="label").filter(pl.col("label").is_not_null())
     drawn = {opinion.id for opinion in live.opinions.values() if opinion.inclusion is not None}
     errors = share_errors(timeline, truth, confusions, without=drawn)
@@ -179,6 +180,7 @@ def books(
         ("demo.share_mae_raw", errors.raw, "share", None),
         ("demo.share_mae_corrected", errors.corrected, "share", None),
         ("demo.share_coverage90", errors.coverage, "share", None),
+        ("demo.days_withheld", sum(bool(r.confusion) for r in live.reports) - len(confusions), "days", None),
         ("demo.compared_opinions", both, "opinions", None),
         ("demo.compared_error", mistaken, "share", None),
         ("seam.recounted", hours, "brand-hours", None),
