@@ -41,6 +41,7 @@ POSTS = 1_200  # a day
 TODAY = START + HISTORY * DAY
 MIN_DAYS = 5  # a quiet one, a crisis, two of new words, a bad release
 BRAND, BOTS = "northair", "peach-mobile"
+THREADS = 2  # to learn with before anything is live; another number adds up in another order, and moves the figures
 MISTAKEN = 0.05  # of the audits: people slip
 NAP = 0.5  # seconds of real time between a few posts, once the story is told
 HOT_FIX = "a hot fix, no time for the gate"
@@ -214,7 +215,9 @@ def learn(settings: Settings, stage: Stage, *, as_of: int, seed: int, recipe: Re
         version = registry.version(alias)
         champion = registry.fetch(version.artifact, digest=version.digest, into=settings.var / "models")
     with stage.progress(recipe.posts * recipe.epochs if recipe else 1, "posts learnt") as done:
-        return train(lake, registry, as_of=as_of, seed=seed, champion=champion, recipe=recipe, progress=done)
+        return train(
+            lake, registry, as_of=as_of, seed=seed, champion=champion, recipe=recipe, threads=THREADS, progress=done
+        )
 
 
 def told(candidate: Candidate) -> str:
