@@ -22,6 +22,7 @@ from sentiment.history import write_labels
 from sentiment.live import Live
 from sentiment.model import Linear
 from sentiment.schema import Command, Confusion
+from sentiment.shares import correcting
 from sentiment.simulate import Crisis, Flood, history, simulate
 from sentiment.train import Candidate, train
 from shared import story
@@ -40,6 +41,7 @@ POSTS = 1_200  # a day
 TODAY = START + HISTORY * DAY
 MIN_DAYS = 5  # a quiet one, a crisis, two of new words, a bad release
 BRAND, BOTS = "northair", "peach-mobile"
+THREADS = 2  # to learn with before anything is live; another number adds up in another order, and moves the figures
 MISTAKEN = 0.05  # of the audits: people slip
 NAP = 0.5  # seconds of real time between a few posts, once the story is told
 HOT_FIX = "a hot fix, no time for the gate"
@@ -160,7 +162,7 @@ def books(
         hours, wrong = seam(timeline, log)
         stage.table("What batch made of what the stream had counted", *difference(timeline, log).table())
     live.follow()
-    confusions = {(r.day + 1, r.version): r.confusion for r in live.reports if r.version and r.confusion}
+    confusions = correcting(live.reports)
     truth = crowd.select(post="id", at="at", brand="brand", label="label").filter(pl.col("label").is_not_null())
     drawn = {opinion.id for opinion in live.opinions.values() if opinion.inclusion is not None}
     errors = share_errors(timeline, truth, confusions, without=drawn)
@@ -179,6 +181,7 @@ def books(
         ("demo.share_mae_raw", errors.raw, "share", None),
         ("demo.share_mae_corrected", errors.corrected, "share", None),
         ("demo.share_coverage90", errors.coverage, "share", None),
+        ("demo.days_withheld", sum(bool(r.confusion) for r in live.reports) - len(confusions), "days", None),
         ("demo.compared_opinions", both, "opinions", None),
         ("demo.compared_error", mistaken, "share", None),
         ("seam.recounted", hours, "brand-hours", None),
@@ -212,7 +215,9 @@ def learn(settings: Settings, stage: Stage, *, as_of: int, seed: int, recipe: Re
         version = registry.version(alias)
         champion = registry.fetch(version.artifact, digest=version.digest, into=settings.var / "models")
     with stage.progress(recipe.posts * recipe.epochs if recipe else 1, "posts learnt") as done:
-        return train(lake, registry, as_of=as_of, seed=seed, champion=champion, recipe=recipe, progress=done)
+        return train(
+            lake, registry, as_of=as_of, seed=seed, champion=champion, recipe=recipe, threads=THREADS, progress=done
+        )
 
 
 def told(candidate: Candidate) -> str:

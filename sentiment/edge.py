@@ -26,6 +26,7 @@ from sentiment.schema import (
     Release,
     Report,
 )
+from sentiment.shares import correcting
 from sentiment.stream import WORKERS
 from sentiment.timeline import Timeline
 from sentiment.watch import Watch
@@ -95,9 +96,7 @@ class Edge:
             self.typed.popitem(last=False)
 
     def confusions(self) -> dict[tuple[int, str], Confusion]:
-        """By day and version: of a day, what was audited before it began."""
-        known = {(day + 1, report.version): report.confusion for day, report in list(self.reports.items())}
-        return {(day, version): said for (day, version), said in known.items() if version and said}
+        return correcting(list(self.reports.values()))
 
     def _follow(self) -> None:
         while not self._stopped.is_set():

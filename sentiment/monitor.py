@@ -41,7 +41,6 @@ from shared.eventlog.port import Entry, EventLog, Place, Position, beginning
 from shared.lake import Lake, LakeCorrupt
 from shared.registry import Corrupt, Registry, Unavailable, UnknownVersion, Version
 
-LEARNABLE = 1  # days: what is drawn today is labelled tomorrow, and half of it is for the gate
 LOST = 0.06  # of the macro-recall that was promised, before audits call it a fall
 GUARD_COUNT = 150  # live posts of a new version that are scored by the one before as well
 GUARD_FLIPS = 0.40  # of labels: a retrain changes one in ten to one in five
@@ -218,9 +217,8 @@ class Monitor:
             return
         if (report.drifted or report.shifted) and not self._since_release("drift"):
             self._drifted_since = self._drifted_since or (day - 1) * DAY
-            self._retrain_on = day + LEARNABLE
-            action = f"audits go on; retrain when day {self._retrain_on} is over"
-            self._raise("drift", at, _moved(report), action=action)
+            self._retrain_on = day  # or as soon as there are labels enough for both sides of the gate
+            self._raise("drift", at, _moved(report), action="retrain on what has been audited since")
         # [6.2] Quality in production is what people say of a random sample, and nothing else: readers' corrections are
         # no sample, and the model's own certainty rises while it drifts.
         promised = self._promised(champion)

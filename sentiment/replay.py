@@ -14,6 +14,7 @@ from sentiment.finetune import Recipe
 from sentiment.history import Unusable, read_file, write_labels
 from sentiment.live import Live
 from sentiment.schema import DEAD, Command, DeadLetter
+from sentiment.shares import correcting
 from shared.clock import SystemClock, perf_counter
 from shared.console import Stage
 from shared.eventlog import open_log
@@ -81,7 +82,7 @@ def run(settings: Settings, file: Path, *, port: int, world: str, seed: int, rec
             timeline = opened(settings, log)
             hours, wrong = seam(timeline, log)
             stage.table("What batch made of what the stream had counted", *difference(timeline, log).table())
-        confusions = {(r.day + 1, r.version): r.confusion for r in live.reports if r.version and r.confusion}
+        confusions = correcting(live.reports)
         truth = live_posts.select(post="id", at="at", brand="brand", label="label").filter(
             pl.col("label").is_not_null()
         )

@@ -13,13 +13,12 @@ from sentiment.dataset import day_of
 from sentiment.evaluate import best, macro_recall
 from sentiment.features import normalise
 from sentiment.schema import Confusion, Release, Report
-from sentiment.shares import confusion, shifted
+from sentiment.shares import SHIFT, confusion, shifted
 from sentiment.train import BLOCK
 from shared import drift
 from shared.lake import Lake
 
 WINDOW = 3  # days of audits that quality is measured on
-SHIFT = 2  # days of audits in which a label's posts may have begun to read otherwise
 MEMORY = 14  # days of audits that a confusion is made of
 
 

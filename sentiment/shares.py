@@ -4,7 +4,7 @@ Probabilistic adjusted classify and count (PACC; Bella et al., 2010): the mean s
 classifier's confusion makes of the true shares, so these are found by undoing it, on the simplex.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.optimize import nnls  # type: ignore[attr-defined]  # it is public, and only its stub forgets that
 
 from sentiment.config import AUDITS_NEEDED, LABELS, SHARE_NEEDED
-from sentiment.schema import Confusion, Score
+from sentiment.schema import Confusion, Report, Score
 
 Matrix = NDArray[np.float64]  # (3, 3) or (n, 3)
 REPLICAS = 50  # bootstrap samples: of audits in a confusion, and of authors for each of those
@@ -21,6 +21,7 @@ FEWEST = 8  # audits of each label
 # Nine means a day: by chance one passes four standard errors in one month of sixty. What moves by less than LEAST
 # changes a share by less than its interval is wide.
 ERRORS, LEAST = 4.0, 0.05
+SHIFT = 2  # days of audits in which a label's posts may have begun to read otherwise
 
 
 class Shares(NamedTuple):
@@ -65,6 +66,20 @@ def shifted(known: Confusion, fresh: Confusion) -> tuple[str, ...]:
         if (moved > np.maximum(ERRORS * error, LEAST)).any():
             found.append(label)
     return tuple(found)
+
+
+def correcting(reports: Iterable[Report]) -> dict[tuple[int, str], Confusion]:
+    """By day and model version: what a day is corrected by, from audits before it.
+
+    Days whose posts turn out to have read otherwise stay as counted: no audit from before them knows what they say.
+    """
+    told = list(reports)
+    known = {(report.day + 1, report.version): report.confusion for report in told}
+    # [6.2] Audits come a day late, so two days' worth of them tell of posts up to SHIFT days before the report.
+    otherwise = {
+        (day, report.version) for report in told if report.shifted for day in range(report.day - SHIFT, report.day + 1)
+    }
+    return {(d, v): said for (d, v), said in known.items() if v and said and (d, v) not in otherwise}
 
 
 def shares(scores: Matrix, labels: Sequence[str | None], authors: Sequence[str], known: Confusion | None) -> Shares:

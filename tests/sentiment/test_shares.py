@@ -5,7 +5,8 @@ import pytest
 from numpy.typing import NDArray
 
 from sentiment.config import AUDITS_NEEDED, LABELS, SHARE_NEEDED
-from sentiment.shares import confusion, shares, shifted, undone
+from sentiment.schema import Report
+from sentiment.shares import confusion, correcting, shares, shifted, undone
 
 # A classifier that is right on two posts of three, and leans to neutral.
 ALPHA = np.array([[6.0, 3.0, 1.0], [1.5, 7.0, 1.5], [1.0, 3.0, 6.0]])
@@ -70,6 +71,27 @@ def test_posts_that_read_otherwise_are_flagged_and_a_shifted_prior_is_not() -> N
     fresh = confusion(scores, labels, [10.0] * 300, seed=2)
     assert fresh is not None
     assert shifted(known, fresh) == ("negative",)
+
+
+def test_days_whose_posts_read_otherwise_are_not_corrected_by_what_was_audited_before() -> None:
+    scores, labels = world(np.random.default_rng(9), 200, [0.3, 0.4, 0.3])
+    known = confusion(scores, labels, [1.0] * 200, seed=1)
+    reports = [
+        Report(
+            day=day,
+            posts=1_000,
+            dropped={},
+            version="1",
+            drift={},
+            drifted=(),
+            audits=200,
+            macro_recall=0.7,
+            confusion=known,
+            shifted=("negative",) if day == 7 else (),
+        )
+        for day in range(1, 10)
+    ]
+    assert sorted(correcting(reports)) == [(day, "1") for day in (2, 3, 4, 8, 9, 10)]
 
 
 def test_an_author_of_many_posts_widens_the_interval() -> None:
