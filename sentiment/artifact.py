@@ -115,7 +115,7 @@ def drift_frame(texts: Sequence[Text], scores: Sequence[Score], artifact: Artifa
     )
 
 
-def _distances(found: Sequence[NDArray[np.float32]], places: NDArray[np.float32]) -> NDArray[np.float64]:
+def _distances(found: Sequence[NDArray[np.float64]], places: Places) -> NDArray[np.float64]:
     """How far texts lie from the nearest label, as a multiple of what is usual for that label.
 
     From the nearest, and by its own measure: a crisis moves posts from one label to another, and that is no drift.
@@ -124,7 +124,7 @@ def _distances(found: Sequence[NDArray[np.float32]], places: NDArray[np.float32]
     lengths = np.linalg.norm(places, axis=1)
     cosines = np.array(found) @ (places / lengths[:, None]).T
     nearest = cosines.argmax(axis=1)
-    return (1.0 - cosines[np.arange(len(nearest)), nearest]) / (1.0 - lengths[nearest])
+    return np.asarray((1.0 - cosines[np.arange(len(nearest)), nearest]) / (1.0 - lengths[nearest]))
 
 
 def reference(folder: Path) -> tuple[pl.DataFrame, dict[str, float]]:
