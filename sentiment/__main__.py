@@ -245,12 +245,12 @@ def monitor(
 @app.command()
 def demo(
     context: typer.Context,
-    days: Annotated[int, typer.Option(help="Days of live posts.")] = 7,
+    days: Annotated[int, typer.Option(help="Days of live posts.")] = 8,
     seed: int = 7,
     headless: Annotated[bool, typer.Option(help="End by itself.")] = False,
     linear: Annotated[bool, typer.Option("--linear", help="Without the transformer: faster, and less to see.")] = False,
 ) -> None:
-    """A week of brands in a few minutes."""
+    """Eight days of brands in a few minutes."""
     parts: Parts = context.obj
     port = free_port(8000)
     visitor = secrets.token_urlsafe(16)

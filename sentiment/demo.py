@@ -1,4 +1,4 @@
-"""THE MAIN PATH: a week of brands and crowds, one call per stage, and what came of each."""
+"""THE MAIN PATH: eight days of brands and crowds, one call per stage, and what came of each."""
 
 import json
 import shutil
@@ -60,8 +60,8 @@ class Plan(NamedTuple):
 
     @classmethod
     def of(cls, days: int) -> Self:
-        """The crisis comes after two sevenths, new words the day after, the bad release on the last day."""
-        crisis = TODAY + days * 2 // 7 * DAY
+        """Quiet days, a crisis, new words the day after, and on the last day the bad release."""
+        crisis = TODAY + max(1, days - 5) * DAY
         return cls(crisis - 9 * HOUR, crisis + 12 * HOUR, crisis + DAY, TODAY + (days - 1) * DAY, TODAY + days * DAY)
 
 
