@@ -107,7 +107,8 @@ class Judge:
         if rows.is_empty():
             return None
         weights = (1 / rows["inclusion"]).to_list()
-        return confusion(np.array(rows["score"].to_list()), rows["label"].to_list(), weights, seed=last)
+        brands = rows["brands"].list.join(" ").to_list()
+        return confusion(np.array(rows["score"].to_list()), rows["label"].to_list(), weights, seed=last, brands=brands)
 
     def _corrections(self, day: int) -> int:
         """Posts on which so many readers agree; who sends too many a day is heard for none of them."""
