@@ -77,12 +77,10 @@ def test_a_replay_of_the_handbook_ranks_as_it_should(tmp_path: Path, data: Path,
 @pytest.fixture(scope="module")
 def taken(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Lake]:
     """What is said, and the lake, after a file of which three rows are bad, and the last 28, one a day, are frauds."""
-    var, header = (
-        tmp_path_factory.mktemp("taken"),
-        "TRANSACTION_ID,TX_DATETIME,CUSTOMER_ID,TERMINAL_ID,TX_AMOUNT,TX_FRAUD",
-    )
+    header = "TRANSACTION_ID,TX_DATETIME,CUSTOMER_ID,TERMINAL_ID,TX_AMOUNT,TX_FRAUD"
     good = [f"{n},2026-01-{1 + n % 28:02} 10:00:00,c{n % 9},t1,12.50,{int(n >= 172)}" for n in range(200)]
     bad = ["a b,2026-01-01 10:00:00,c1,t1,1,0", "900,2026-01-01 10:00:00,c1,t1,-5,0", "901,yesterday,c1,t1,5,0"]
+    var = tmp_path_factory.mktemp("taken")
     (var / "payments.csv").write_text("\n".join([header, *good, *bad]))
     return run("--var", var, "ingest", var / "payments.csv"), Lake(var / "lake")
 
