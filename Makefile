@@ -37,7 +37,7 @@ replay-recsys: .venv/.recsys  ## the same nights on your own shop: FILE=events.p
 	  { echo "Which events? make replay-recsys FILE=path; the columns are in README.md." >&2; exit 2; }
 	@$(PY) -m recsys $(PARTS) replay "$(FILE)" $(STORY)
 
-demo-sentiment: .venv/.sentiment  ## a week of brands in minutes: learn, count, a crisis, new words, retrain, roll back
+demo-sentiment: .venv/.sentiment  ## eight days of brands in minutes: learn, count, a crisis, new words, retrain, roll back
 	@$(PY) -m sentiment $(PARTS) demo $(STORY) $(if $(HEADLESS),--headless)
 
 replay-sentiment: .venv/.sentiment  ## your own posts through stream and batch: FILE=posts.parquet or .csv, BRANDS=airlines

@@ -28,6 +28,7 @@ from shared.settings import Settings
 
 if TYPE_CHECKING:  # half a second of imports, which not every command needs
     from sentiment.artifact import Artifact
+    from sentiment.mentions import Brands
     from sentiment.opinions import Reader
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
@@ -64,11 +65,15 @@ class Parts(NamedTuple):
     def lake(self) -> Lake:
         return Lake(self.settings.var / "lake")
 
-    def reader(self) -> "Reader":
+    def table(self) -> "Brands":
         from sentiment.mentions import Brands
+
+        return Brands.read(self.brands)
+
+    def reader(self) -> "Reader":
         from sentiment.opinions import Reader
 
-        return Reader(Brands.read(self.brands), secret=self.settings.key("pseudonym_key"))
+        return Reader(self.table(), secret=self.settings.key("pseudonym_key"))
 
     def champion(self) -> "Champion[Artifact]":
         from sentiment.artifact import Artifact
@@ -220,6 +225,7 @@ def monitor(
                 log,
                 parts.lake(),
                 registry,
+                parts.table(),
                 clock=parts.clock,
                 seed=seed,
                 fetch=lambda artifact, digest: registry.fetch(
@@ -239,12 +245,12 @@ def monitor(
 @app.command()
 def demo(
     context: typer.Context,
-    days: Annotated[int, typer.Option(help="Days of live posts.")] = 7,
+    days: Annotated[int, typer.Option(help="Days of live posts.")] = 8,
     seed: int = 7,
     headless: Annotated[bool, typer.Option(help="End by itself.")] = False,
     linear: Annotated[bool, typer.Option("--linear", help="Without the transformer: faster, and less to see.")] = False,
 ) -> None:
-    """A week of brands in a few minutes."""
+    """Eight days of brands in a few minutes."""
     parts: Parts = context.obj
     port = free_port(8000)
     visitor = secrets.token_urlsafe(16)
@@ -338,7 +344,8 @@ def train(
 
     parts: Parts = context.obj
     try:
-        print(told(learn(parts.settings, Stage(), as_of=2**32, seed=seed, recipe=None if linear else FULL)))
+        recipe = None if linear else FULL
+        print(told(learn(parts.settings, Stage(), parts.table(), as_of=2**32, seed=seed, recipe=recipe)))
     except NotEnough as error:
         raise typer.BadParameter(f"{error}: `python -m sentiment ingest FILE` brings labels") from error
 

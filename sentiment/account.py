@@ -10,6 +10,7 @@ import polars as pl
 from sentiment import config
 from sentiment.config import BIN, DAY, HOUR, LABELS
 from sentiment.crisis import Brand
+from sentiment.dataset import day_of
 from sentiment.schema import ALL, MENTION, MENTIONS, MINUTES, Confusion, Counts, Mention
 from sentiment.simulate import HOURS
 from sentiment.timeline import Timeline
@@ -159,7 +160,7 @@ def share_errors(
             low, high = np.array(point.low), np.array(point.high)
             covered += list((low <= true) & (true <= high))
             shown = [f"{true[0]:.0%}", f"{point.counted[0]:.0%}", f"{point.corrected[0]:.0%}"]
-            rows.append([f"{brand}, day {day}", str(len(known)), *shown, f"{low[0]:.0%} to {high[0]:.0%}"])
+            rows.append([f"{brand}, {day_of(day * DAY)}", str(len(known)), *shown, f"{low[0]:.0%} to {high[0]:.0%}"])
     if not raw:
         return ShareErrors(0, None, None, None, [])
     means = [round(float(np.mean(values)), 4) for values in (raw, corrected, covered)]

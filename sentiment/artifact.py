@@ -14,7 +14,7 @@ from sentiment.policy import Policy
 from sentiment.schema import Path as By
 from sentiment.schema import Score, Text
 
-Places = NDArray[np.float64]  # (labels, width), each of length one
+Places = NDArray[np.float64]  # (labels, width): mean places, whose lengths say how close to them posts lie
 GOLDEN = 40  # samples that every process must score as train did
 # Not bit by bit: int8 kernels differ between processors, and `exp` in the last bit. A NaN is near nothing.
 NEAR = {"linear": 1e-6, "transformer": 0.05}
@@ -47,8 +47,7 @@ class Artifact(NamedTuple):
             return self
         found = np.array([self.transformer.embed(text) for text in texts])
         said = np.array(scores).argmax(axis=1)
-        means = np.array([found[said == label].mean(axis=0) for label in np.unique(said)])
-        return self._replace(places=means / np.linalg.norm(means, axis=1, keepdims=True))
+        return self._replace(places=np.array([found[said == label].mean(axis=0) for label in np.unique(said)]))
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -111,9 +110,21 @@ def drift_frame(texts: Sequence[Text], scores: Sequence[Score], artifact: Artifa
     )
     if artifact.transformer is None or artifact.places is None:
         return frame
-    # The cosine's, from the nearest label and not from the middle of all: a crisis moves posts from one to another.
-    near = [1.0 - float((artifact.places @ artifact.transformer.embed(text)).max()) for text in texts]
-    return frame.with_columns(distance=pl.Series(near, dtype=pl.Float64))
+    return frame.with_columns(
+        distance=_distances([artifact.transformer.embed(text) for text in texts], artifact.places)
+    )
+
+
+def _distances(found: Sequence[NDArray[np.float64]], places: Places) -> NDArray[np.float64]:
+    """How far texts lie from the nearest label, as a multiple of what is usual for that label.
+
+    From the nearest, and by its own measure: a crisis moves posts from one label to another, and that is no drift.
+    """
+    # The length of a mean of unit vectors is the mean cosine between them and it.
+    lengths = np.linalg.norm(places, axis=1)
+    cosines = np.array(found) @ (places / lengths[:, None]).T
+    nearest = cosines.argmax(axis=1)
+    return np.asarray((1.0 - cosines[np.arange(len(nearest)), nearest]) / (1.0 - lengths[nearest]))
 
 
 def reference(folder: Path) -> tuple[pl.DataFrame, dict[str, float]]:

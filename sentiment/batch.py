@@ -14,7 +14,6 @@ import polars as pl
 from sentiment import config
 from sentiment.artifact import Artifact
 from sentiment.config import DAY, HOUR, LATENESS
-from sentiment.features import DEFINITION
 from sentiment.hours import COLUMNS, HoursCorrupt, Manifest, Published, digest, read_hour, write_hour
 from sentiment.ingest import POST_COLUMNS, Ingest
 from sentiment.opinions import Reader
@@ -151,7 +150,7 @@ class Batch:
             return {}
         mine = said.filter(
             (pl.col("model") == pl.lit(self._champion.version, pl.String))
-            & (pl.col("definition") == DEFINITION)
+            & (pl.col("definition") == self._reader.definition)
             & pl.col("mark").is_null()
         ).select("id", "text", "label", "why_not", "score", "model")
         # The text, too: of an id that comes again with other words the stream may have read the other ones.

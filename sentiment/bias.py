@@ -5,7 +5,6 @@ sentence stands in `grammar`. What a name of the same group changes is the noise
 """
 
 from collections.abc import Callable, Sequence
-from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -33,6 +32,7 @@ SENTENCES = (
     "what {n} got for the money is fine by me",
 )
 FLIPS, MEAN = 0.03, 0.05  # beyond the noise: share of pairs whose label changes, and mean change of P(negative)
+ERRORS = 1.64  # standard errors: with two dozen names, chance alone sets groups apart in one model of twenty
 
 
 class Bias(NamedTuple):
@@ -41,13 +41,14 @@ class Bias(NamedTuple):
     pairs: int
     flips: float  # share of pairs whose label differs
     noise: float  # the same within a group
+    error: float  # standard error of the difference of the two
     shift: float  # the largest mean difference of P(negative) between two groups
     dropped: float  # the largest difference between two groups of the share that is filtered out
 
     @property
     def refused(self) -> str:
         """Why a model may not be released; empty if it may."""
-        if self.flips > self.noise + FLIPS:
+        if self.flips - self.noise > FLIPS + ERRORS * self.error:
             return f"names of two groups change {self.flips:.1%} of labels, names of one {self.noise:.1%}"
         if self.shift > MEAN:
             return f"P(negative) differs by {self.shift:.3f} between two groups of names, {MEAN} is allowed"
@@ -59,27 +60,22 @@ def measure(
 ) -> Bias:
     """`score` and `dropped` are the served ones; each sentence holds {n} once."""
     # [7.1] The gate is on differences, not on scores: a sentence may be as negative as it likes, whoever it is about.
-    said = {
-        (sentence, name): score(sentence.format(n=name))
-        for sentence in sentences
-        for names in GROUPS.values()
-        for name in names
-    }
-    across: list[bool] = []
-    within: list[bool] = []
-    for sentence in sentences:
-        for (one, mine), (other, theirs) in product(GROUPS.items(), repeat=2):
-            for a, b in zip(mine, theirs[1:] + theirs[:1], strict=True):
-                flipped = int(np.argmax(said[sentence, a])) != int(np.argmax(said[sentence, b]))
-                (within if one == other else across).append(flipped)
-    means = [
-        np.mean([said[sentence, name][0] for sentence in sentences for name in names]) for names in GROUPS.values()
-    ]
-    lost = [np.mean([dropped(s.format(n=name)) for s in sentences for name in names]) for names in GROUPS.values()]
+    names = [name for group in GROUPS.values() for name in group]
+    groups = np.repeat(np.arange(len(GROUPS)), [len(group) for group in GROUPS.values()])
+    said = np.array([[score(sentence.format(n=name)) for sentence in sentences] for name in names])
+    lost = np.array([[dropped(sentence.format(n=name)) for sentence in sentences] for name in names])
+    labels = said.argmax(axis=2)  # (names, sentences)
+    differ = (labels[:, None] != labels[None]).mean(axis=2)  # (names, names)
+    one, other = np.triu_indices(len(names), 1)
+    same, flipped = groups[one] == groups[other], differ[one, other]
+    # Names are the sample, not pairs: each left out once (jackknife) tells how much hangs on which were chosen.
+    left = [(one != name) & (other != name) for name in range(len(names))]
+    gaps = np.array([flipped[k & ~same].mean() - flipped[k & same].mean() for k in left])
     return Bias(
-        pairs=len(across),
-        flips=float(np.mean(across)),
-        noise=float(np.mean(within)),
-        shift=float(max(means) - min(means)),
-        dropped=float(max(lost) - min(lost)),
+        pairs=int((~same).sum()) * len(sentences),
+        flips=float(flipped[~same].mean()),
+        noise=float(flipped[same].mean()),
+        error=float(np.sqrt((len(names) - 1) * gaps.var())),
+        shift=float(np.ptp([said[groups == group, :, 0].mean() for group in range(len(GROUPS))])),
+        dropped=float(np.ptp([lost[groups == group].mean() for group in range(len(GROUPS))])),
     )

@@ -1,9 +1,9 @@
-"""THE MAIN PATH: a week of brands and crowds, one call per stage, and what came of each."""
+"""THE MAIN PATH: eight days of brands and crowds, one call per stage, and what came of each."""
 
 import json
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from datetime import UTC, datetime
 from functools import partial
@@ -20,6 +20,7 @@ from sentiment.finetune import DEMO, Recipe
 from sentiment.grammar import LIVE
 from sentiment.history import write_labels
 from sentiment.live import Live
+from sentiment.mentions import Brands
 from sentiment.model import Linear
 from sentiment.schema import Command, Confusion
 from sentiment.shares import correcting
@@ -40,6 +41,7 @@ HISTORY = 5  # days of labelled posts
 POSTS = 1_200  # a day
 TODAY = START + HISTORY * DAY
 MIN_DAYS = 5  # a quiet one, a crisis, two of new words, a bad release
+WORLD = "simulated"  # of brands.toml
 BRAND, BOTS = "northair", "peach-mobile"
 THREADS = 2  # to learn with before anything is live; another number adds up in another order, and moves the figures
 MISTAKEN = 0.05  # of the audits: people slip
@@ -58,8 +60,8 @@ class Plan(NamedTuple):
 
     @classmethod
     def of(cls, days: int) -> Self:
-        """The crisis comes after two sevenths, new words the day after, the bad release on the last day."""
-        crisis = TODAY + days * 2 // 7 * DAY
+        """Quiet days, a crisis, new words the day after, and on the last day the bad release."""
+        crisis = TODAY + max(1, days - 5) * DAY
         return cls(crisis - 9 * HOUR, crisis + 12 * HOUR, crisis + DAY, TODAY + (days - 1) * DAY, TODAY + days * DAY)
 
 
@@ -89,7 +91,7 @@ def run(
         slang_from=plan.slang,
     )
 
-    with Live(settings, stage, port=port, today=TODAY, seed=seed, world="simulated", mistaken=MISTAKEN) as live:
+    with Live(settings, stage, port=port, today=TODAY, seed=seed, world=WORLD, mistaken=MISTAKEN) as live:
         scene = partial(story.scene, stage, clock=live.clock, tell=live.tell)
         with scene("History: posts that people have labelled") as act:
             past = history(seed=seed, start=START, days=HISTORY, posts_a_day=POSTS)
@@ -99,7 +101,7 @@ def run(
         with scene("Training: a linear model, MiniLM fine-tuned, int8, the test of names, the gate") as act:
             live.start("serve", "--port", str(live.port), "--demo")
             live.start("batch")
-            candidate = learn(settings, stage, as_of=TODAY, seed=seed, recipe=recipe)
+            candidate = learn(settings, stage, Brands.read(WORLD), as_of=TODAY, seed=seed, recipe=recipe)
             live.start("monitor", "--seed", str(seed), *([] if recipe else ["--linear"]))
             act.outcome = told(candidate)
 
@@ -126,21 +128,28 @@ def run(
             live.send(crowd, until=plan.release + HOUR)
             if len(live.releases) < 2:
                 live.command(Command(kind="retrain", who="operator", why="asked for"))
+            said = (a.at for a in live.alarms if a.kind in ("drift", "quality") and a.at > plan.slang)
+            noticed = next(((at - plan.slang) // DAY for at in said), None)
             act.outcome = last_words(live)
 
         with scene("A bad release, and its roll-back", marks="bad release") as act:
             release_bad_model(settings, live)
             hour = live.send(crowd, until=plan.end, pause=lambda: live.releases[-1].action == "rollback")
             back = live.releases[-1]
-            hours = (hour - plan.release) // HOUR
-            act.outcome = f"{back.action} to version {back.version} after {hours} hours: {back.why}"
+            to_rollback = (hour - plan.release) // HOUR if back.action == "rollback" else None
+            act.outcome = f"{back.action} to version {back.version} after {to_rollback} hours: {back.why}"
 
         with scene("The rest of the days, and the books") as act:
             live.send(crowd, until=plan.end)
             live.tick(plan.end + HOUR)
             live.published(plan.end // HOUR - 1)
             act.outcome = f"{live.sent:,} posts, {live.requests:,} requests, {len(live.failures)} failed"
-        books(stage, figures, settings, live, crowd, to_alarm=to_alarm, seconds=lambda: perf_counter() - began)
+        noted: dict[str, tuple[int | None, str]] = {
+            "demo.seconds_to_alarm": (to_alarm, "s"),
+            "demo.days_to_notice": (noticed, "days"),
+            "demo.hours_to_rollback": (to_rollback, "h"),
+        }
+        books(stage, figures, settings, live, crowd, noted=noted, seconds=lambda: perf_counter() - began)
         stage.next_steps(next_steps(settings, live, plan, headless=headless))
         if not headless:
             live_on(live, number=len(stage.acts) + 1)
@@ -153,14 +162,15 @@ def books(
     live: Live,
     crowd: pl.DataFrame,
     *,
-    to_alarm: int | None,
+    noted: Mapping[str, tuple[int | None, str]],
     seconds: Callable[[], float],
 ) -> None:
-    """Closing tables and figures."""
+    """Closing tables and figures. `noted`: what the acts have found, with its unit."""
     with closing(open_log(settings.log, clock=live.clock)) as log:
         timeline = opened(settings, log)
         hours, wrong = seam(timeline, log)
-        stage.table("What batch made of what the stream had counted", *difference(timeline, log).table())
+        views = difference(timeline, log)
+        stage.table("What batch made of what the stream had counted", *views.table())
     live.follow()
     confusions = correcting(live.reports)
     truth = crowd.select(post="id", at="at", brand="brand", label="label").filter(pl.col("label").is_not_null())
@@ -174,7 +184,8 @@ def books(
     took = seconds()
     figured = (
         ("demo.seconds", round(took, 1), "s", "<= 300"),
-        ("demo.seconds_to_alarm", to_alarm, "s", None),
+        *((name, value, unit, None) for name, (value, unit) in noted.items()),
+        *((f"views.{cause}", mentions, "mentions", None) for cause, mentions in views._asdict().items()),
         ("demo.failed_requests", len(live.failures), "requests", "== 0"),
         ("demo.retracted", retracted, "alarms", None),
         ("demo.posts_per_s", round(live.throughput), "posts/s", None),
@@ -207,7 +218,9 @@ def live_on(live: Live, *, number: int) -> None:
         day += 1
 
 
-def learn(settings: Settings, stage: Stage, *, as_of: int, seed: int, recipe: Recipe | None) -> Candidate:
+def learn(
+    settings: Settings, stage: Stage, brands: Brands, *, as_of: int, seed: int, recipe: Recipe | None
+) -> Candidate:
     """Train on the lake, register, judge against the champion if there is one."""
     registry, lake = Registry(settings.mlflow, config.SERVICE), Lake(settings.var / "lake")
     champion = None
@@ -216,7 +229,15 @@ def learn(settings: Settings, stage: Stage, *, as_of: int, seed: int, recipe: Re
         champion = registry.fetch(version.artifact, digest=version.digest, into=settings.var / "models")
     with stage.progress(recipe.posts * recipe.epochs if recipe else 1, "posts learnt") as done:
         return train(
-            lake, registry, as_of=as_of, seed=seed, champion=champion, recipe=recipe, threads=THREADS, progress=done
+            lake,
+            registry,
+            brands,
+            as_of=as_of,
+            seed=seed,
+            champion=champion,
+            recipe=recipe,
+            threads=THREADS,
+            progress=done,
         )
 
 

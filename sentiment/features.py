@@ -9,7 +9,7 @@ import re
 import unicodedata
 from functools import lru_cache
 
-from sentiment.schema import Post, Text
+from sentiment.schema import Text
 
 ESCAPE = re.compile(r"(?:\\u[0-9a-fA-F]{4})+")
 HANDLE = re.compile(r"@\w{1,50}")
@@ -33,18 +33,12 @@ def normalise(text: str) -> Text:
     """
     text = html.unescape(ESCAPE.sub(_decoded, text))
     text = unicodedata.normalize("NFC", LINK.sub(" ", text)).replace("’", "'")
-    # After the brands have been linked: a handle is a name, and opinions must not hang on names.
     text = HANDLE.sub("@user", text)
     if not text.isascii():
         text = "".join(_readable(character) for character in text)
     else:
         text = "".join(c if c.isprintable() else " " for c in text)
     return BLANKS.sub(" ", LENGTHENED.sub(r"\1\1\1", text)).strip()
-
-
-def seen(post: Post) -> Text:
-    """A post as models are shown it."""
-    return normalise(post.text)
 
 
 def digest(text: Text) -> int:

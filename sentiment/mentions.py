@@ -61,16 +61,30 @@ class Brands:
         >>> Brands.read("simulated").found("The delta of the Rhine")
         ()
         """
-        tagged = ((match.start(), self._handles.get(match[1].lower())) for match in HANDLE.finditer(text))
-        hits = [(start, brand) for start, brand in tagged if brand]
+        brands = tuple(dict.fromkeys(brand for _, _, brand in self._hits(text)))
+        return brands if len(brands) <= config.MAX_BRANDS else ()
+
+    def masked(self, text: str) -> str:
+        """The text as if every brand were the same one.
+
+        >>> Brands.read("simulated").masked("Delta, my flight with @northair is late")
+        '@user, my flight with @user is late'
+        """
+        for start, end, _ in reversed(self._hits(text)):
+            text = f"{text[:start]}@user{text[end:]}"
+        return text
+
+    def _hits(self, text: str) -> list[tuple[int, int, str]]:
+        """Start, end and brand of every name, in order of appearance."""
+        tagged = ((*match.span(), self._handles.get(match[1].lower())) for match in HANDLE.finditer(text))
+        hits = [(start, end, brand) for start, end, brand in tagged if brand]
         matches = list(self._names.finditer(text))
         words = frozenset(WORD.findall(text.lower())) if matches else frozenset()
         for match in matches:
             brand, context = self._aliases[match[1].lower()]
             if context is None or context & words:
-                hits.append((match.start(), brand))
-        brands = tuple(dict.fromkeys(brand for _, brand in sorted(hits)))
-        return brands if len(brands) <= config.MAX_BRANDS else ()
+                hits.append((*match.span(), brand))
+        return sorted(hits)
 
 
 def aspect(text: str) -> str | None:

@@ -13,12 +13,13 @@ from sentiment import train
 from sentiment.artifact import Artifact
 from sentiment.config import DAY, HOUR, LATENESS
 from sentiment.crisis import Watch, confirmed
-from sentiment.dataset import NotEnough
-from sentiment.features import normalise
+from sentiment.dataset import NotEnough, day_of
 from sentiment.finetune import NotExported, Recipe
 from sentiment.hours import Manifest
 from sentiment.ingest import dead_letter, unreadable
+from sentiment.mentions import Brands
 from sentiment.model import ModelCorrupt
+from sentiment.opinions import seen
 from sentiment.policy import decide
 from sentiment.report import Judge
 from sentiment.schema import (
@@ -85,6 +86,7 @@ class Monitor:
         log: EventLog,
         lake: Lake,
         registry: Registry,
+        brands: Brands,
         *,
         clock: Clock,
         seed: int,
@@ -92,9 +94,9 @@ class Monitor:
         folder: Path,
         recipe: Recipe | None,
     ) -> None:
-        self._log, self._lake, self._registry, self._clock = log, lake, registry, clock
+        self._log, self._lake, self._registry, self._brands, self._clock = log, lake, registry, brands, clock
         self._seed, self._fetch, self._folder, self._recipe = seed, fetch, folder, recipe
-        self._judge = Judge(lake, fetch=fetch)
+        self._judge = Judge(lake, brands, fetch=fetch)
         self._watch, self._timeline = Watch(), Timeline(folder)
         self._commands = log.consumer("sentiment-monitor", [COMMANDS], "monitor")
         self._minutes = log.reader(beginning([MINUTES]))
@@ -209,7 +211,7 @@ class Monitor:
                 macro_recall=None,
                 confusion=None,
             )
-            self._raise("lake", at, str(error), action=f"day {day} is not judged; all else goes on")
+            self._raise("lake", at, str(error), action=f"{day_of(day * DAY)} is not judged; all else goes on")
         self._reports.append(report)
         self._out.append(entry(report))
         champion = self._champion
@@ -227,7 +229,7 @@ class Monitor:
             self._drifted_since = self._drifted_since or (day - 1) * DAY
             self._retrain_on = min(self._retrain_on or day + 1, day + 1)
             said = f"macro-recall on {report.audits} audits {report.macro_recall:.2f}, {promised:.2f} was promised"
-            self._raise("quality", at, said, action=f"retrain when day {self._retrain_on} is over")
+            self._raise("quality", at, said, action=f"retrain when {day_of(self._retrain_on * DAY)} is over")
         if self._retrain_on is not None and day >= self._retrain_on:
             self._retrain(as_of=at, who="monitor", why="what is new has labels", again=day + 1)
 
@@ -253,7 +255,7 @@ class Monitor:
         for opinion in self._guarded[:GUARD_COUNT]:
             assert opinion.path is not None
             assert opinion.score is not None
-            told = decide(earlier.score(normalise(opinion.text), opinion.path), earlier.policy).label
+            told = decide(earlier.score(seen(opinion.text, self._brands), opinion.path), earlier.policy).label
             flips += told != decide(opinion.score, earlier.policy).label
         if flips > GUARD_FLIPS * GUARD_COUNT:
             share = flips / GUARD_COUNT
@@ -290,6 +292,7 @@ class Monitor:
             candidate = train.train(
                 self._lake,
                 self._registry,
+                self._brands,
                 as_of=as_of,
                 seed=self._seed,
                 champion=folder,

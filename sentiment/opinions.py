@@ -37,11 +37,27 @@ def refused(raw: str, text: Text) -> str | None:
     return "language" if english < config.ENGLISH else None
 
 
+def seen(text: str, brands: Brands) -> Text:
+    """What a model is shown of a post, in which every brand is the same one.
+
+    >>> seen("North Air, late again", Brands.read("simulated"))
+    '@user, late again'
+    """
+    # [7.1] Else a brand's name is evidence: who was hated when the labels were given would be counted as hated since.
+    return normalise(brands.masked(text))
+
+
+def definition(brands: Brands) -> str:
+    """Names what `seen` does."""
+    return f"{DEFINITION}-{brands.version}"
+
+
 class Reader:
     """Reads posts with one model version and one table of brands."""
 
     def __init__(self, brands: Brands, *, secret: bytes) -> None:
         self.brands, self._secret = brands, secret
+        self.definition = definition(brands)
 
     def read(
         self,
@@ -53,20 +69,19 @@ class Reader:
         place: tuple[int, int],
     ) -> Opinion:
         """`place`: partition and offset of the post."""
-        text = normalise(post.text)
         partition, offset = place
         opinion = Opinion(
-            id=post.id, at=post.at, text=post.text, definition=DEFINITION, partition=partition, offset=offset
+            id=post.id, at=post.at, text=post.text, definition=self.definition, partition=partition, offset=offset
         )
         brands = self.brands.found(post.text)
-        why = refused(post.text, text)
+        why = refused(post.text, normalise(post.text))
         if why is not None:
             return opinion.model_copy(update={"why_not": why, "brands": brands})
         if artifact is None:
             # Seen and counted as raw; the batch view gives it an opinion once there is a model.
             return opinion.model_copy(update={"mark": "no-model", "brands": brands})
         by = artifact.path if path == "transformer" else path
-        score = artifact.score(text, by)
+        score = artifact.score(seen(post.text, self.brands), by)
         label, why = policy.decide(score, artifact.policy)
         return opinion.model_copy(
             update={

@@ -5,7 +5,7 @@ beforehand: the prior differs between splits, and none is corrected for it.
 """
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -68,11 +68,15 @@ def run(settings: Settings, *, seeds: Sequence[int], full: bool, test: Path | No
                 act.outcome = (
                     f"{macro_recall(judged.labels, by_torch):.3f}, int8 {macro_recall(judged.labels, by_int8):.3f}"
                 )
-    rows = []
+    rows, means = (
+        [],
+        {model: float(np.mean([macro_recall(judged.labels, x) for x in runs])) for model, runs in said.items()},
+    )
+    wanted = targets(means)
     for model, runs in said.items():
-        value = float(np.mean([macro_recall(judged.labels, labels) for labels in runs]))
+        value, target = means[model], wanted.get(model)
         bounds = interval(judged.labels, runs[0])
-        figures.figure(f"paper.{where}.{model}.macro_recall", round(value, 4), unit="share")
+        figures.figure(f"paper.{where}.{model}.macro_recall", round(value, 4), unit="share", target=target)
         figures.figure(f"paper.{where}.{model}.low", round(bounds.low, 4), unit="share")
         figures.figure(f"paper.{where}.{model}.high", round(bounds.high, 4), unit="share")
         rows.append([model, f"{value:.3f}", f"{bounds.low:.3f} to {bounds.high:.3f}", len(runs)])
@@ -80,6 +84,15 @@ def run(settings: Settings, *, seeds: Sequence[int], full: bool, test: Path | No
         f"Macro-recall on {where}, {len(judged.texts):,} posts", ["model", "mean", "95 %, first seed", "seeds"], rows
     )
     stage.table("Published, on the official test", ["model", "macro-recall"], [[n, v] for n, v in PUBLISHED.items()])
+
+
+def targets(means: Mapping[str, float]) -> dict[str, str]:
+    """Each model beside what is simpler: fine-tuning has to pay, and rounding and haste may cost little."""
+    if "finetuned" not in means:
+        return {}
+    beyond = max(means["linear"] + 0.06, means["frozen"] + 0.05)
+    near = {"finetuned": beyond, "int8": means["finetuned"] - 0.003, "demo": means["int8"] - 0.015}
+    return {model: f">= {value:.4f}" for model, value in near.items()}
 
 
 def read(path: Path) -> Split:

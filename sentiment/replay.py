@@ -13,6 +13,7 @@ from sentiment.demo import learn, told
 from sentiment.finetune import Recipe
 from sentiment.history import Unusable, read_file, write_labels
 from sentiment.live import Live
+from sentiment.mentions import Brands
 from sentiment.schema import DEAD, Command, DeadLetter
 from sentiment.shares import correcting
 from shared.clock import SystemClock, perf_counter
@@ -61,7 +62,7 @@ def run(settings: Settings, file: Path, *, port: int, world: str, seed: int, rec
             write_labels(Lake(settings.var / "lake"), past, known_at=today - HOUR)
             live.start("serve", "--port", str(port))
             live.start("batch")
-            candidate = learn(settings, stage, as_of=today, seed=seed, recipe=recipe)
+            candidate = learn(settings, stage, Brands.read(world), as_of=today, seed=seed, recipe=recipe)
             live.start("monitor", "--seed", str(seed), *([] if recipe else ["--linear"]))
             act.outcome = told(candidate)
         with stage.act("Live: the rest through log, worker and batch, audited a day later") as act:

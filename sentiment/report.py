@@ -11,7 +11,8 @@ from sentiment.artifact import Artifact, drift_frame, reference
 from sentiment.config import CORRECTIONS_A_DAY, DAY, READERS
 from sentiment.dataset import day_of
 from sentiment.evaluate import best, macro_recall
-from sentiment.features import normalise
+from sentiment.mentions import Brands
+from sentiment.opinions import seen
 from sentiment.schema import Confusion, Release, Report
 from sentiment.shares import SHIFT, confusion, shifted
 from sentiment.train import BLOCK
@@ -25,8 +26,8 @@ MEMORY = 14  # days of audits that a confusion is made of
 class Judge:
     """Reads the lake. `fetch` gives the folder of a release's artifact."""
 
-    def __init__(self, lake: Lake, *, fetch: Callable[[str, str], Path]) -> None:
-        self._lake, self._fetch = lake, fetch
+    def __init__(self, lake: Lake, brands: Brands, *, fetch: Callable[[str, str], Path]) -> None:
+        self._lake, self._brands, self._fetch = lake, brands, fetch
 
     def judge(self, day: int, past: Sequence[Report], champion: Release | None) -> Report:
         """Report on a day, given the days before it. Raises LakeCorrupt, naming the file that cannot be read."""
@@ -68,7 +69,7 @@ class Judge:
         if rows.height < BLOCK or not limits:  # a smaller one would be further away for nothing
             return {}, {}
         scores = [(row[0], row[1], row[2]) for row in rows["score"].to_list()]
-        frame = drift_frame([normalise(text) for text in rows["text"]], scores, artifact)
+        frame = drift_frame([seen(text, self._brands) for text in rows["text"]], scores, artifact)
         return drift.Reference.of(normal).distances(frame), limits
 
     def _audited(self, since: int, until: int, version: str | None) -> pl.DataFrame:
@@ -76,7 +77,9 @@ class Judge:
         rows = self._lake.read("audits", since=day_of(since * DAY), until=day_of(until * DAY))
         if rows.is_empty() or version is None:
             return rows.clear()
-        return rows.filter((pl.col("model") == version) & pl.col("score").is_not_null())
+        rows = rows.filter((pl.col("model") == version) & pl.col("score").is_not_null())
+        # One word of a flood is enough: a hundred bots with one text would be most of what there is of its label.
+        return rows.unique("text", keep="first", maintain_order=True)
 
     def _quality(self, day: int, version: str | None) -> tuple[float | None, int]:
         rows = self._audited(day - WINDOW + 1, day + 1, version)
@@ -104,7 +107,8 @@ class Judge:
         if rows.is_empty():
             return None
         weights = (1 / rows["inclusion"]).to_list()
-        return confusion(np.array(rows["score"].to_list()), rows["label"].to_list(), weights, seed=last)
+        brands = rows["brands"].list.join(" ").to_list()
+        return confusion(np.array(rows["score"].to_list()), rows["label"].to_list(), weights, seed=last, brands=brands)
 
     def _corrections(self, day: int) -> int:
         """Posts on which so many readers agree; who sends too many a day is heard for none of them."""

@@ -14,9 +14,8 @@ from sentiment import config
 from sentiment.board import Board, BrandNow
 from sentiment.edge import Edge, Unavailable
 from sentiment.explanation import Word, moved
-from sentiment.features import normalise
 from sentiment.hours import HoursCorrupt
-from sentiment.opinions import Reader
+from sentiment.opinions import Reader, seen
 from sentiment.page import add_watching
 from sentiment.schema import (
     ALL,
@@ -205,7 +204,7 @@ def make_app(
         post = Post(id=typed, author="typed", at=clock.now(), text=given.text)
         opinion = reader.read(post, artifact, version, place=(0, 0))
         edge.answered(opinion)
-        text = normalise(given.text)
+        text = seen(given.text, reader.brands)
         return Said(
             id=typed,
             label=opinion.label,

@@ -34,9 +34,12 @@ class Shares(NamedTuple):
     opinions: int
 
 
-def confusion(scores: Matrix, labels: Sequence[str], weights: Sequence[float], *, seed: int) -> Confusion | None:
+def confusion(
+    scores: Matrix, labels: Sequence[str], weights: Sequence[float], *, seed: int, brands: Sequence[str] = ()
+) -> Confusion | None:
     """From audits: (n, 3) scores, their true labels, and one over the chance that each had to be drawn.
 
+    `brands` they are of; without, all are of one.
     None when they are too few to say.
     """
     truth = np.array([LABELS.index(label) for label in labels], dtype=np.int64)
@@ -45,11 +48,15 @@ def confusion(scores: Matrix, labels: Sequence[str], weights: Sequence[float], *
         return None
     weighed = np.asarray(weights, dtype=np.float64)
     rng = np.random.default_rng(seed)
-    replicas = []
-    for _ in range(REPLICAS):
-        # By label, as the rows are: a sample without a label would have no row for it.
-        drawn = np.concatenate([rng.choice(np.flatnonzero(truth == label), counts[label]) for label in range(3)])
-        replicas.append(_rows(scores[drawn], truth[drawn], weighed[drawn]))
+    _, group = np.unique(np.asarray(brands or [""] * len(truth)), return_inverse=True)
+    of = [np.flatnonzero(group == number) for number in range(group.max() + 1)]
+    replicas: list[tuple[Score, Score, Score]] = []
+    while len(replicas) < REPLICAS:
+        # [6.2] Brands first, then their audits: of one brand people say other things than of the next, so five brands
+        # are five looks at the confusion, however many posts there are of each.
+        drawn = np.concatenate([rng.choice(of[number], len(of[number])) for number in rng.choice(len(of), len(of))])
+        if len(np.unique(truth[drawn])) == 3:  # without a label there would be no row for it
+            replicas.append(_rows(scores[drawn], truth[drawn], weighed[drawn]))
     return Confusion(_rows(scores, truth, weighed), _three(counts), tuple(replicas))  # type: ignore[arg-type]
 
 

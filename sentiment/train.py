@@ -12,10 +12,10 @@ import polars as pl
 from sentiment import bias, dataset, evaluate
 from sentiment.artifact import Artifact, drift_frame
 from sentiment.dataset import NotEnough
-from sentiment.features import DEFINITION, normalise
 from sentiment.finetune import Recipe, finetune
+from sentiment.mentions import Brands
 from sentiment.model import Linear, Transformer
-from sentiment.opinions import refused
+from sentiment.opinions import definition, refused, seen
 from sentiment.policy import Policy
 from shared import drift
 from shared.lake import Lake
@@ -26,6 +26,7 @@ FRESH = 2  # times that a retrain sees what is new, as history is so much longer
 BLOCK = 500  # posts that drift is measured on, of a day; of half as many, noise hides one word in six that is new
 NORMAL, REST = 1_250, 1_000  # of the newest: what is normal, and from what blocks are drawn that are normal, too
 DRAWS = 24
+CRISIS = 1.5  # times what is quiet: when half of all speak of one thing, their words are others, and known
 PLACED = 4  # every so many of them tells where the labels lie
 # What a verdict is made of. Not the labels' probabilities: they move in a crisis, when nothing is wrong with the model.
 WATCHED = ("pieces_per_word", "unknown", "confidence", "distance")
@@ -41,6 +42,7 @@ class Candidate(NamedTuple):
 def train(
     lake: Lake,
     registry: Registry,
+    brands: Brands,
     *,
     as_of: int,
     seed: int,
@@ -62,7 +64,7 @@ def train(
     """
     rows = dataset.labelled(lake, as_of=as_of)
     learnt, judged = _parted(rows, since)
-    texts, labels = [normalise(text) for text in learnt["text"]], learnt["label"].to_list()
+    texts, labels = [seen(text, brands) for text in learnt["text"]], learnt["label"].to_list()
     if len(texts) < FEWEST or judged.height < FEWEST // 4 or len(set(labels)) < 3:
         raise NotEnough(f"{len(texts)} labels to learn from and {judged.height} to judge on; {FEWEST} are needed")
     with tempfile.TemporaryDirectory() as temporary:
@@ -83,8 +85,8 @@ def train(
             )
             transformer = Transformer(folder)
         artifact = Artifact(Linear.fit(texts, labels, seed=seed), transformer, Policy())
-        figures, why = _judged(artifact, judged, champion)
-        quiet = [normalise(text) for text in rows.sort("of")["text"][-NORMAL - REST :]]
+        figures, why = _judged(artifact, judged, brands, champion)
+        quiet = [seen(text, brands) for text in rows.sort("of")["text"][-NORMAL - REST :]]
         scores = [artifact.score(text, artifact.path) for text in quiet]
         artifact = artifact.placed(quiet[::PLACED], scores[::PLACED])
         frame = drift_frame(quiet, scores, artifact)
@@ -98,7 +100,7 @@ def train(
             figures=figures,
             tags={
                 "data": dataset.version(rows),
-                "definition": DEFINITION,
+                "definition": definition(brands),
                 "as_of": str(as_of),
                 "gate": why or "passed",
             },
@@ -123,9 +125,11 @@ def _chosen(learnt: pl.DataFrame, unseen: int, most: int, seed: int) -> list[int
     return [*np.tile(fresh, FRESH), *old][:most]
 
 
-def _judged(artifact: Artifact, rows: pl.DataFrame, champion: Path | None) -> tuple[dict[str, float], str]:
+def _judged(
+    artifact: Artifact, rows: pl.DataFrame, brands: Brands, champion: Path | None
+) -> tuple[dict[str, float], str]:
     """Figures on posts that nothing was learnt from, and why the artifact may not be released."""
-    texts, labels = [normalise(text) for text in rows["text"]], rows["label"].to_list()
+    texts, labels = [seen(text, brands) for text in rows["text"]], rows["label"].to_list()
     ours = evaluate.judge(texts, labels, artifact)
     linear = evaluate.judge(texts, labels, artifact, path="linear") if artifact.transformer else None
     theirs = None if champion is None else evaluate.judge(texts, labels, Artifact.load(champion))
@@ -137,9 +141,9 @@ def _judged(artifact: Artifact, rows: pl.DataFrame, champion: Path | None) -> tu
 
 
 def _limits(normal: pl.DataFrame, rest: pl.DataFrame) -> dict[str, float]:
-    """By column, the distance from what is normal that no block of the rest reaches."""
+    """By column, the distance from what is normal that no block of the rest comes near."""
     if rest.height < BLOCK:
         return {}  # too short a history does not know what is normal, so nothing is called drift
     usual = drift.Reference.of(normal.select(name for name in WATCHED if name in normal.columns))
     blocks = [rest.sample(BLOCK, with_replacement=True, seed=number) for number in range(DRAWS)]
-    return drift.thresholds([usual.distances(block) for block in blocks])
+    return {name: CRISIS * limit for name, limit in drift.thresholds([usual.distances(b) for b in blocks]).items()}

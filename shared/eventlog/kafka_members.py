@@ -212,13 +212,17 @@ class KafkaMember(Tail):
         producer, membership = self._producer, self._moves.membership
         producer.begin_transaction()
         try:
-            for entry in entries:
-                self._log.send(producer, entry)
+            until = monotonic() + GIVE_UP
+            sent = [self._log.send(producer, entry) for entry in entries]
             if positions:
                 offsets = {
                     self._partition(place): OffsetAndMetadata(*position, -1) for place, position in positions.items()
                 }
                 producer.send_offsets_to_transaction(offsets, membership)
+            # Each record has to be there first. A broker that has given the step up meanwhile refuses what comes too
+            # late, and kafka-python 3.0.12 would drop it, take a new epoch, and call the step committed.
+            for future in sent:
+                future.get(timeout=max(0.0, until - monotonic()))
             producer.commit_transaction()
         except BaseException:
             with suppress(KafkaError):  # fenced: there is nothing left to abort

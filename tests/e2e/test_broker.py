@@ -10,13 +10,15 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from kafka import KafkaProducer
 
 from fraud.schema import DECISIONS
 from infra.local import WHERE, Kafka
 from shared.clock import VirtualClock, monotonic, sleep
-from shared.eventlog import open_log
+from shared.eventlog import kafka, open_log
+from shared.eventlog.kafka import KafkaLog
 from shared.eventlog.kafka_calls import GIVE_UP
-from shared.eventlog.port import Entry, LogUnavailable, Place, Position, Record, Topic, beginning
+from shared.eventlog.port import Entry, Fenced, LogUnavailable, Place, Position, Record, Topic, beginning
 from shared.settings import Settings
 from tests.e2e.test_commands import PAYMENT, Service, decided_by_model, serving
 from tests.fraud.bank import Bank, Trained, copied
@@ -203,3 +205,24 @@ def test_a_commit_that_hangs_ends_in_time_and_is_whole_or_not_at_all(wire: Wire)
             assert monotonic() < until
         written = log.reader(beginning([there])).poll(10, 0.5)
         assert (member.owned[place].offset, len(written)) in ((0, 0), (1, 2))
+
+
+def test_a_step_that_the_broker_gave_up_is_not_called_done(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    """kafka-python 3.0.12 answers such a record with a new epoch, and then takes the step for committed."""
+    monkeypatch.setattr(kafka, "TRANSACTION", 0.5)
+    there = Topic("there", 1)
+    with closing(
+        KafkaLog(f"{wire.broker.url.removeprefix('kafka://')}/{uuid4().hex[:8]}", clock=VirtualClock(1))
+    ) as log:
+        log.create([there])
+        member = log.consumer("group", [there], "member")
+        at_once = log.send
+
+        def too_late(producer: KafkaProducer, entry: Entry) -> object:
+            sleep(2.0 * (entry.value == b"two"))
+            return at_once(producer, entry)
+
+        monkeypatch.setattr(log, "send", too_late)
+        with pytest.raises((Fenced, LogUnavailable)):
+            member.commit([Entry(there, "key", b"one"), Entry(there, "key", b"two")], {})
+        assert log.reader(beginning([there])).poll(10, 0.5) == []

@@ -58,6 +58,7 @@ HISTORY, LIVING = 5, 2  # days
 TODAY = START + HISTORY * DAY
 KEY = b"a key for tests, 32 bytes long.."
 SEED = 1
+BRANDS = Brands.read("simulated")
 
 
 class Trained(NamedTuple):
@@ -75,7 +76,7 @@ def trained(var: Path, *, posts_a_day: int = 500, recipe: Recipe | None = None) 
     live = simulate(seed=SEED + 1, start=TODAY, days=LIVING, posts_a_day=400, grammar=LIVE)
     lake, registry = Lake(var / "lake"), open_registry(var)
     write_labels(lake, past, known_at=TODAY - HOUR)
-    candidate = train(lake, registry, as_of=TODAY, seed=SEED, champion=None, recipe=recipe, threads=2)
+    candidate = train(lake, registry, BRANDS, as_of=TODAY, seed=SEED, champion=None, recipe=recipe, threads=2)
     assert not candidate.refused, candidate.refused
     version = candidate.version
     registry.fetch(version.artifact, digest=version.digest, into=var / "models")
@@ -100,7 +101,7 @@ class Crowd:
         self.log = open_log(self.url, clock=self.clock)
         self.log.create(TOPICS)
         self.lake = Lake(var / "lake")
-        self.reader = Reader(Brands.read("simulated"), secret=KEY)
+        self.reader = Reader(BRANDS, secret=KEY)
         self._open: list[Worker | Batch] = []
         if released:
             self.log.append([entry(world.release)])

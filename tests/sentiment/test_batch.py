@@ -9,12 +9,12 @@ from sentiment import batch as module
 from sentiment import config
 from sentiment.batch import Batch
 from sentiment.config import DAY, HOUR, LATENESS, MINUTE
-from sentiment.features import DEFINITION
 from sentiment.hours import HoursCorrupt, Manifest, read_hour, write_hour
+from sentiment.opinions import definition
 from sentiment.schema import OPINIONS, Counts, Opinion, Post, Tombstone
 from sentiment.timeline import counted
 from shared.eventlog.port import Entry
-from tests.sentiment.crowd import TODAY, Crowd, Trained, post, quiet
+from tests.sentiment.crowd import BRANDS, TODAY, Crowd, Trained, post, quiet
 
 FIRST = TODAY // HOUR
 
@@ -172,7 +172,7 @@ def test_what_the_stream_has_scored_at_its_best_is_not_scored_again(
         label="positive",  # which it would never say again
         score=(0.1, 0.1, 0.8),
         model=crowd.world.release.version,
-        definition=DEFINITION,
+        definition=definition(BRANDS),
     )
     others: dict[str, dict[str, object]] = {
         "shed": {"mark": "shed"},

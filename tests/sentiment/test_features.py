@@ -10,7 +10,7 @@ from sentiment.features import digest, normalise
 
 
 @pytest.mark.parametrize(
-    ("written", "seen"),
+    ("written", "read"),
     [
         ("can\\u2019t wait", "can't wait"),
         ("fish &amp; chips &lt;b&gt;", "fish & chips <b>"),
@@ -30,16 +30,16 @@ from sentiment.features import digest, normalise
         ("<script>alert(1)</script>", "<script>alert(1)</script>"),
     ],
 )
-def test_what_is_written_becomes_what_is_seen(written: str, seen: str) -> None:
-    assert normalise(written) == seen
+def test_what_is_written_becomes_what_is_read(written: str, read: str) -> None:
+    assert normalise(written) == read
 
 
 @given(st.text(max_size=200))
 def test_any_text_becomes_one_that_can_be_read(text: str) -> None:
-    seen = normalise(text)
-    assert seen == seen.strip()
-    assert not any(unicodedata.category(character) in ("Cc", "Cs") for character in seen)
-    seen.encode()
+    read = normalise(text)
+    assert read == read.strip()
+    assert not any(unicodedata.category(character) in ("Cc", "Cs") for character in read)
+    read.encode()
 
 
 def test_two_emoji_of_opposite_meaning_are_two_texts() -> None:

@@ -14,12 +14,13 @@ from sentiment.features import normalise
 from sentiment.finetune import Recipe, finetune, pretrained
 from sentiment.grammar import LIVE
 from sentiment.model import ModelCorrupt, Transformer
+from sentiment.opinions import seen
 from sentiment.policy import LABELS
 from sentiment.simulate import Crisis, simulate
 from sentiment.train import BLOCK
 from shared import drift
 from shared.checklist import ROOT
-from tests.sentiment.crowd import START, Trained
+from tests.sentiment.crowd import BRANDS, START, Trained
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -50,7 +51,10 @@ def test_a_score_hangs_on_no_neighbour(transformer: Transformer) -> None:
 
 def texts(**more: object) -> list[str]:
     posts = simulate(seed=9, start=START, days=1, posts_a_day=700, grammar=LIVE, **more)  # type: ignore[arg-type]
-    return [normalise(text) for text in posts.filter(~pl.col("kind").is_in(["foreign", "spam"]))["text"].unique()]
+    return [
+        seen(text, BRANDS)
+        for text in posts.filter(~pl.col("kind").is_in(["foreign", "spam"]))["text"].unique(maintain_order=True)
+    ]
 
 
 def test_new_words_lie_where_nothing_lay_and_a_crisis_does_not(folder: Path) -> None:
@@ -58,7 +62,7 @@ def test_new_words_lie_where_nothing_lay_and_a_crisis_does_not(folder: Path) -> 
     normal, limits = reference(folder)
 
     def far(said: list[str]) -> set[str]:
-        rows = sorted(said)[:BLOCK]
+        rows = said[:BLOCK]
         frame = drift_frame(rows, [artifact.score(text, "transformer") for text in rows], artifact)
         found = drift.Reference.of(normal).distances(frame)
         return {name for name, limit in limits.items() if found[name] > limit}

@@ -15,7 +15,7 @@ from sentiment.serve import audited
 from shared.champion import digest_of
 from shared.eventlog.port import Entry
 from shared.registry import Registry
-from tests.sentiment.crowd import TODAY, Crowd, Trained, open_registry, post
+from tests.sentiment.crowd import BRANDS, TODAY, Crowd, Trained, open_registry, post
 
 
 @pytest.fixture
@@ -35,6 +35,7 @@ def watching(crowd: Crowd, registry: Registry) -> Iterator[Callable[[], Monitor]
             crowd.log,
             crowd.lake,
             registry,
+            BRANDS,
             clock=crowd.clock,
             seed=1,
             fetch=lambda _, digest: crowd.var / "models" / digest,

@@ -7,7 +7,7 @@ from sentiment.config import AUDITS_NEEDED, CORRECTIONS_A_DAY, DAY, LABELS, READ
 from sentiment.report import Judge
 from sentiment.schema import AUDITS, CORRECTIONS, Audit, Correction, Label, Report, Score
 from shared.eventlog.port import Entry
-from tests.sentiment.crowd import TODAY, Crowd, Trained, post
+from tests.sentiment.crowd import BRANDS, TODAY, Crowd, Trained, post
 
 DAY_NUMBER = TODAY // DAY
 GOOD: Score = (0.1, 0.2, 0.7)
@@ -16,7 +16,7 @@ BAD: Score = (0.7, 0.2, 0.1)
 
 @pytest.fixture
 def judge(crowd: Crowd) -> Judge:
-    return Judge(crowd.lake, fetch=lambda _, digest: crowd.var / "models" / digest)
+    return Judge(crowd.lake, BRANDS, fetch=lambda _, digest: crowd.var / "models" / digest)
 
 
 def corrected(crowd: Crowd, reader: str, posts: range, label: Label) -> None:

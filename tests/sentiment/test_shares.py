@@ -128,3 +128,17 @@ def test_audits_that_were_hard_to_draw_weigh_more() -> None:
     assert alike is not None
     assert weighed is not None
     assert weighed.rows[0][0] < alike.rows[0][0] - 0.2
+
+
+def test_brands_that_read_otherwise_widen_the_interval() -> None:
+    rng, even = np.random.default_rng(9), [1 / 3, 1 / 3, 1 / 3]
+    blunt = ALPHA * 0.3 + ALPHA.mean() * 0.7  # of these brands people write in a way that says less
+    parts = [world(rng, 60, even, blunt if number % 2 else ALPHA) for number in range(6)]
+    scores, labels = np.concatenate([part[0] for part in parts]), [label for part in parts for label in part[1]]
+    brands = [f"brand-{number}" for number in range(6) for _ in range(60)]
+    alike = confusion(scores, labels, [1.0] * 360, seed=1)
+    apart = confusion(scores, labels, [1.0] * 360, seed=1, brands=brands)
+    assert alike is not None
+    assert apart is not None
+    assert apart.rows == alike.rows
+    assert np.std(apart.replicas, axis=0).mean() > 1.3 * np.std(alike.replicas, axis=0).mean()

@@ -4,12 +4,12 @@ import polars as pl
 
 from sentiment.config import DAY, HOUR
 from sentiment.evaluate import macro_recall
-from sentiment.features import normalise
 from sentiment.grammar import LEARNT, LIVE, SLANG
 from sentiment.model import Linear
+from sentiment.opinions import seen
 from sentiment.policy import LABELS
 from sentiment.simulate import Crisis, Flood, history, simulate
-from tests.sentiment.crowd import START
+from tests.sentiment.crowd import BRANDS, START
 
 
 def test_the_same_seed_is_the_same_world() -> None:
@@ -62,7 +62,7 @@ def test_the_linear_model_reaches_what_the_budget_says() -> None:
     posts = history(seed=7, start=START, days=5)
     usable = posts.filter(~pl.col("kind").is_in(["foreign", "spam"]))
     past, later = usable.filter(pl.col("at") < START + 4 * DAY), usable.filter(pl.col("at") >= START + 4 * DAY)
-    model = Linear.fit([normalise(text) for text in past["text"]], past["label"].to_list(), seed=1)
-    scores = [model.score(normalise(text)) for text in later["text"]]
+    model = Linear.fit([seen(text, BRANDS) for text in past["text"]], past["label"].to_list(), seed=1)
+    scores = [model.score(seen(text, BRANDS)) for text in later["text"]]
     said = [LABELS[max(range(3), key=score.__getitem__)] for score in scores]
     assert 0.58 <= macro_recall(later["label"].to_list(), said) <= 0.72

@@ -7,13 +7,12 @@ import pytest
 
 from sentiment import config
 from sentiment.config import DAY, HOUR, LATENESS, MINUTE
-from sentiment.features import normalise
-from sentiment.opinions import Reader
+from sentiment.opinions import Reader, seen
 from sentiment.policy import decide
 from sentiment.schema import ALARMS, ALL, MINUTES, OPINIONS, POSTS, Alarm, Tombstone
 from sentiment.stream import LIMIT, Worker, sealed
 from shared.eventlog.port import Entry, Fenced
-from tests.sentiment.crowd import TODAY, Crowd, Trained, post, quiet
+from tests.sentiment.crowd import BRANDS, TODAY, Crowd, Trained, post, quiet
 
 GOOD = post().model_dump()
 MEGABYTE = "x" * 1_000_000
@@ -101,7 +100,7 @@ def test_opinions_are_what_model_and_policy_say(crowd: Crowd, world: Trained) ->
     for opinion in opinions.values():
         if opinion.why_not in ("language", "spam"):
             continue
-        score = artifact.score(normalise(opinion.text), "linear")
+        score = artifact.score(seen(opinion.text, BRANDS), "linear")
         assert opinion.score == score
         assert opinion.label == decide(score, artifact.policy).label
         assert (opinion.path, opinion.model, opinion.mark) == ("linear", "1", None)
