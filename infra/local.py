@@ -8,8 +8,10 @@ import signal
 import socket
 import subprocess
 import sys
+from base64 import urlsafe_b64encode
 from contextlib import suppress
 from pathlib import Path
+from secrets import token_bytes
 from typing import Annotated
 
 import typer
@@ -25,9 +27,10 @@ START, STOP = 60.0, 30.0  # seconds to wait for each
 WHERE = """Where is Kafka? Set KAFKA_HOME to the folder of an unpacked release (the one with libs/ in it), from
 https://kafka.apache.org/downloads. It needs Java 17 or newer, and nothing else."""
 
-# The last five: committed offsets never expire, so that nobody decides old payments again after a holiday;
-# a dead worker's transaction ends when it times out, not up to ten seconds later; tests may use short
-# sessions; and few internal partitions, small buffers and no topics by accident suit one node.
+# From offsets.retention on: committed offsets never expire, so that nobody decides old payments again after a
+# holiday; a dead worker's transaction ends when it times out, not up to ten seconds later; tests may use short
+# sessions; few internal partitions, small buffers and no topics by accident suit one node; and a broker that was
+# killed is let in again after three seconds, not after the nine that its predecessor's session would have.
 PROPERTIES = """\
 process.roles=broker,controller
 node.id=1
@@ -50,6 +53,8 @@ offsets.topic.num.partitions=4
 transaction.state.log.num.partitions=4
 log.cleaner.dedupe.buffer.size=16777216
 auto.create.topics.enable=false
+broker.session.timeout.ms=3000
+broker.heartbeat.interval.ms=500
 """
 
 LOGGING = """\
@@ -130,11 +135,10 @@ class Kafka:
         self._await()
 
     def _format(self, java: list[str]) -> None:
-        tool = [*java, "kafka.tools.StorageTool"]
+        identity = urlsafe_b64encode(b"\0" + token_bytes(15)).decode().rstrip("=")  # never with a minus in front
+        tool = [*java, "kafka.tools.StorageTool", "format", "--standalone", "--cluster-id", identity]
         try:
-            identity = subprocess.run([*tool, "random-uuid"], capture_output=True, text=True, check=True).stdout.strip()
-            command = [*tool, "format", "--standalone", "-t", identity, "-c", str(self._properties)]
-            subprocess.run(command, capture_output=True, text=True, check=True)
+            subprocess.run([*tool, "-c", str(self._properties)], capture_output=True, text=True, check=True)
         except FileNotFoundError as error:
             raise NotStarted("There is no java on the path; Kafka needs Java 17 or newer.") from error
         except subprocess.CalledProcessError as error:

@@ -58,7 +58,7 @@ def proof(pytestconfig: pytest.Config) -> bool:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--kills", type=int, default=4, help=f"how often the kill tests kill; {PROOF} is the proof")
+    parser.addoption("--kills", type=int, default=3, help=f"how often the kill tests kill; {PROOF} is the proof")
     parser.addoption("--away", type=float, default=5.0, help="seconds that a broker is away; 20 is the proof")
     parser.addoption("--all", action="store_true", help="run everything; a test that skips itself fails")
 

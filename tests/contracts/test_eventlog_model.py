@@ -343,8 +343,6 @@ def die(member: Member) -> None:
 
 
 @pytest.mark.timeout(600)  # when it fails, making the failing case small takes its time
-def test_a_group_does_what_lists_in_memory_do() -> None:
-    run_state_machine_as_test(
-        Group,
-        settings=settings(max_examples=200, stateful_step_count=40, derandomize=True, database=None, deadline=None),
-    )
+def test_a_group_does_what_lists_in_memory_do(proof: bool) -> None:
+    tried = settings(stateful_step_count=40, derandomize=True, database=None, deadline=None)
+    run_state_machine_as_test(Group, settings=settings(tried, max_examples=200 if proof else 60))

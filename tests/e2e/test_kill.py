@@ -23,7 +23,7 @@ from tests.fraud.bank import KEY, LIVE, TODAY, Bank, Trained, days, once, paymen
 
 pytestmark = [pytest.mark.kill, pytest.mark.e2e, pytest.mark.timeout(900)]
 
-DAYS = 6  # of traffic
+DAYS = 3  # of traffic; six are the proof
 BATCH = 20  # events an append
 PATIENCE = 60.0  # seconds until a test gives up
 
@@ -65,10 +65,10 @@ def same(killed: Bank, undisturbed: Bank) -> None:
 
 
 def test_a_worker_killed_again_and_again_decides_what_an_undisturbed_one_does(
-    bank: Bank, world: Trained, open_bank: Callable[..., Bank], request: pytest.FixtureRequest
+    bank: Bank, world: Trained, open_bank: Callable[..., Bank], request: pytest.FixtureRequest, proof: bool
 ) -> None:
     kills, chance = int(request.config.getoption("--kills")), random.Random(7)
-    rows = days(world, 0, min(DAYS, LIVE) - 1)
+    rows = days(world, 0, (6 if proof else DAYS) - 1)
     killed = open_bank(history=False)
     killed.release(world.release)
     (killed.var / "pseudonym_key.secret").write_bytes(KEY)  # exploration is drawn with it

@@ -267,8 +267,10 @@ def test_the_holder_is_a_source_of_labels() -> None:
 
 
 @pytest.fixture(scope="module")
-def bank(world: Trained, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bank]:
+def bank(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bank]:
     """Two live days, decided by the model that train releases."""
+    must("challenge" in get_args(Action), "schema.Action has no 'challenge', so nobody can decide it")
+    world: Trained = request.getfixturevalue("world")  # only now, as a bank takes some seconds to learn
     with closing(copied(world, tmp_path_factory.mktemp("step-up") / "var")) as bank:
         bank.send(days(world, 0, 1))
         bank.decide()
