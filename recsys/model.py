@@ -7,12 +7,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
 
+import lightgbm as lgb
 import numpy as np
 from numpy.typing import NDArray
 
 from recsys.features import DEFINITION, NAMES
 from recsys.schema import SOURCES, Candidates, Floats, Ints, Ranked
-from shared.trees import lgb
 
 PARAMETERS: dict[str, str | int | float | list[int]] = {
     "num_leaves": 15,

@@ -1,4 +1,4 @@
-"""LightGBM as `lgb`, without its half for scikit-learn, whose import would cost two seconds of every start.
+"""LightGBM as `lgb`, without its half for scikit-learn, whose import takes as long as all the rest of a start.
 
 Who is killed and comes back reads one model and predicts. LightGBM has no option for that: it takes
 scikit-learn wherever it finds it, so it is not to find it.

@@ -10,7 +10,7 @@ from contextlib import closing
 from pathlib import Path
 from statistics import median
 
-import lightgbm as lgb  # whole, as it comes before fraud's
+import lightgbm as lgb
 import numpy as np
 import polars as pl
 
