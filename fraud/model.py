@@ -7,12 +7,14 @@ from math import exp, inf, isfinite
 from pathlib import Path
 from typing import Self
 
+import lightgbm as lgb
 import numpy as np
+from lightgbm.libpath import _LIB
 from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
 
 from fraud.features import DEFINITION, NAMES
 from fraud.schema import Features, Score
-from shared.trees import LIB, lgb
 
 Matrix = NDArray[np.float64]  # (payments, features)
 Vector = NDArray[np.float64]  # (payments,)
@@ -52,19 +54,19 @@ class SingleRow:
         self._out = (ctypes.c_double * outputs)()
         self._count = ctypes.c_int64()
         self._handle = ctypes.c_void_p()
-        failed = LIB.LGBM_BoosterPredictForMatSingleRowFastInit(
+        failed = _LIB.LGBM_BoosterPredictForMatSingleRowFastInit(
             booster._handle, kind, 0, -1, FLOAT64, len(NAMES), b"num_threads=1", ctypes.byref(self._handle)
         )
         if failed:
-            raise ModelCorrupt(ctypes.string_at(LIB.LGBM_GetLastError()).decode())
+            raise ModelCorrupt(ctypes.string_at(_LIB.LGBM_GetLastError()).decode())
 
     def __del__(self) -> None:
         if self._handle:
-            LIB.LGBM_FastConfigFree(self._handle)
+            _LIB.LGBM_FastConfigFree(self._handle)
 
     def __call__(self, features: Features) -> "ctypes.Array[ctypes.c_double]":
         self._row[:] = features  # type: ignore[assignment]  # ctypes takes floats; its stub forgets that
-        LIB.LGBM_BoosterPredictForMatSingleRowFast(self._handle, self._row, ctypes.byref(self._count), self._out)
+        _LIB.LGBM_BoosterPredictForMatSingleRowFast(self._handle, self._row, ctypes.byref(self._count), self._out)
         return self._out
 
 
@@ -97,8 +99,6 @@ class Model:
 
     def calibrated(self, matrix: Matrix, frauds: Vector, weights: Vector) -> Self:
         """The same trees under a new Platt scaling, which keeps the ranking without ties."""
-        from sklearn.linear_model import LogisticRegression  # takes seconds: who only scores needs none
-
         platt = LogisticRegression(C=np.inf)  # type: ignore[no-untyped-call]  # sklearn has no annotations
         platt.fit(self.margins(matrix)[:, None], frauds, weights)
         return type(self)(self._booster, slope=float(platt.coef_[0, 0]), intercept=float(platt.intercept_[0]))
