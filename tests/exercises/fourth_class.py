@@ -32,7 +32,7 @@ from sentiment.timeline import Point
 from sentiment.train import Candidate, train
 from shared.eventlog.port import Entry
 from shared.lake import Lake
-from tests.sentiment.crowd import HISTORY, SEED, START, TODAY, Crowd, Trained, open_registry, post, trained
+from tests.sentiment.crowd import BRANDS, HISTORY, SEED, START, TODAY, Crowd, Trained, open_registry, post, trained
 
 pytestmark = pytest.mark.timeout(300)  # two models are learnt first
 
@@ -81,7 +81,7 @@ def labelled(posts: Sequence[tuple[str, int, str]], label: str = "mixed") -> pl.
 def learn(var: Path, posts: pl.DataFrame, champion: Path | None = None) -> Candidate:
     lake = Lake(var / "lake")
     write_labels(lake, posts, known_at=TODAY - HOUR)
-    return train(lake, open_registry(var), as_of=TODAY, seed=SEED, champion=champion, recipe=None)
+    return train(lake, open_registry(var), BRANDS, as_of=TODAY, seed=SEED, champion=champion, recipe=None)
 
 
 @pytest.fixture(scope="module")
@@ -270,7 +270,7 @@ def test_who_says_mixed_contradicts_nobody(
     version = registry.register(folder_of(after), params={}, figures={}, tags={"gate": "passed"})
     crowd.log.append([entry(promotion(version, at=TODAY, who="tests", why="it knows mixed"))])
     monitor = Monitor(
-        *(crowd.log, crowd.lake, registry),
+        *(crowd.log, crowd.lake, registry, BRANDS),
         clock=crowd.clock,
         seed=1,
         fetch=lambda _, digest: crowd.var / "models" / digest,
@@ -337,7 +337,7 @@ def test_quality_does_not_fall_because_people_may_say_more(before: Trained, tmp_
                 [audit(n, label, row) for n, (label, row) in enumerate(zip(labels, scored(labels, 3), strict=True))]
             )
             crowd.ingest()
-            judge = Judge(crowd.lake, fetch=lambda _, digest: before.var / "models" / digest)
+            judge = Judge(crowd.lake, BRANDS, fetch=lambda _, digest: before.var / "models" / digest)
             recalls.append(judge.judge(TODAY // DAY, [], before.release).macro_recall)
     must(
         recalls[0] == recalls[1],
