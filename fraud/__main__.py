@@ -21,9 +21,10 @@ import typer
 from fraud import config
 from fraud.schema import EVENTS, TOPICS, Tick
 from shared.champion import Champion
-from shared.clock import Clock, SystemClock, VirtualClock, sleep
-from shared.eventlog import open_log
-from shared.eventlog.port import Entry, EventLog, Fenced, LogUnavailable
+from shared.children import free_port
+from shared.clock import Clock, SystemClock, VirtualClock
+from shared.daemon import opened, opened_at_last, until_stopped
+from shared.eventlog.port import Entry, EventLog, LogUnavailable
 from shared.lake import Lake
 from shared.settings import Settings
 
@@ -40,22 +41,10 @@ class Parts(NamedTuple):
     options: list[str]  # those that a child command has to be given
 
     def log(self) -> EventLog:
-        log = open_log(self.settings.log, clock=self.clock)
-        try:
-            log.create(TOPICS)
-        except LogUnavailable:
-            log.close()
-            raise
-        return log
+        return opened(self.settings, self.clock, TOPICS)
 
     def log_at_last(self) -> EventLog:
-        """The log, however long it is away: whoever starts a service starts its parts in any order."""
-        while True:
-            try:
-                return self.log()
-            except LogUnavailable as error:
-                logging.getLogger("fraud").warning("waiting for the log: %s", error)
-                sleep(0.5)
+        return opened_at_last(self.settings, self.clock, TOPICS)
 
     def lake(self) -> Lake:
         return Lake(self.settings.var / "lake")
@@ -177,7 +166,7 @@ def worker(
         """A worker that outlived its supervisor would fight over the slot with the next one's."""
         return parent in (None, os.getppid())
 
-    _until_stopped(work, wanted=wanted)
+    until_stopped(work, wanted=wanted)
 
 
 @app.command()
@@ -205,7 +194,7 @@ def monitor(context: typer.Context, seed: int = 0) -> None:
                 stopping.wait(0.1)  # larger bites cost less
             monitor.close()
 
-    _until_stopped(watch)
+    until_stopped(watch)
 
 
 @app.command()
@@ -287,31 +276,6 @@ def train(context: typer.Context, seed: int = 0) -> None:
         raise typer.BadParameter("the lake is empty: `python -m fraud ingest FILE` fills it")
     as_of = (days[-1] - date(1970, 1, 1)).days * config.DAY  # the last day may not be over
     print(told(learn(parts.settings, Stage(), as_of=as_of, seed=seed)))
-
-
-def free_port(first: int) -> int:
-    """The first port from there on that nobody listens on."""
-    for port in range(first, 65_536):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)):
-                return port
-    raise OSError(f"no free port from {first} on")
-
-
-def _until_stopped(run: Callable[[threading.Event], None], *, wanted: Callable[[], bool] = lambda: True) -> None:
-    """Run until SIGINT or SIGTERM; when the log fails, or somebody took over, start afresh with nothing remembered.
-
-    `wanted` is asked before each start, too: who fails while starting would come to no later question.
-    """
-    stopping = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stopping.set())
-    while not stopping.is_set() and wanted():
-        try:
-            run(stopping)
-        except (Fenced, LogUnavailable) as error:
-            logging.getLogger("fraud").warning("starting afresh: %s", error)
-            stopping.wait(0.5)
 
 
 def _supervise(start: Callable[[], subprocess.Popen[bytes]], stopping: threading.Event) -> Callable[[], bool]:

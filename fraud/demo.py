@@ -160,8 +160,8 @@ def past(settings: Settings, world: pl.DataFrame, live: Live, *, until: int) -> 
     """The past goes straight to the lake; the worker and the monitor start on it."""
     payments = world.filter(pl.col("at") < until)
     live.expect(write_past(settings, payments, until=until, seed=live.seed))
-    live.start("serve", "--port", str(live.port), "--patience", "inf", "--demo")
-    live.start("monitor", "--seed", str(live.seed))
+    live.children.start("serve", "--port", str(live.port), "--patience", "inf", "--demo")
+    live.children.start("monitor", "--seed", str(live.seed))
     frauds = payments["fraud"].sum()
     return f"{payments.height:,} payments in the lake, {frauds:,} of them frauds ({frauds / payments.height:.2%})"
 

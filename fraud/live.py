@@ -1,16 +1,11 @@
 """A bank's days, sent through the running service: payments, the labels that follow, the ticks of the clock."""
 
 import json
-import signal
-import subprocess
-import sys
 import urllib.request
 from collections.abc import Callable
-from contextlib import ExitStack
 from functools import partial
 from itertools import chain
 from typing import Self
-from urllib.error import URLError
 
 import polars as pl
 
@@ -35,7 +30,8 @@ from fraud.schema import (
     message,
 )
 from fraud.simulate import labels
-from shared.clock import VirtualClock, monotonic, perf_counter, sleep
+from shared.children import Children, ready
+from shared.clock import VirtualClock, perf_counter, sleep
 from shared.console import Stage
 from shared.eventlog import open_log
 from shared.eventlog.port import Entry, beginning
@@ -45,10 +41,6 @@ from shared.story import Scene
 BATCH = 200  # records an append: the queue that a request stands in
 STRIDE = 2 * config.HOUR  # of event time an append, so that what is under way is never as old as a late payment
 PATIENCE = 300.0  # seconds to wait for a process before giving up
-
-
-class Stuck(Exception):
-    """A process did not do its part in time."""
 
 
 class Live:
@@ -80,8 +72,7 @@ class Live:
         self.wishes: list[str] = []  # of whoever watches, not yet fulfilled
         self.obeys: dict[str, Callable[[], None]] = {}  # what is done about a wish, between two parts of a day
         self.visited = False  # whether there were any
-        self._stack = ExitStack()
-        self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self.children = Children(config.SERVICE, settings, self.clock)
 
     @property
     def url(self) -> str:
@@ -91,19 +82,11 @@ class Live:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stack.close()
-
-    def start(self, *command: str) -> None:
-        """Start a child command, as a user would; it ends with this."""
-        options = ["--var", str(self.settings.var), "--log", self.settings.log, "--virtual", str(self.clock.now())]
-        log = (self.settings.var / f"{command[0]}.log").open("w")
-        child = subprocess.Popen([sys.executable, "-m", "fraud", *options, *command], stdout=log, stderr=log)
-        self._stack.callback(finish, child)
-        self._children[command[0]] = child
+        self.children.close()
 
     def open(self, *, rate: float) -> None:
         """Wait until the service is ready, and begin to send test payments by HTTP."""
-        self._wait(lambda: ready(self.url), "the service is not ready; see serve.log")
+        self.children.wait(lambda: ready(self.url), "the service is not ready; see serve.log")
         tick = Tick(at=self.clock.now()).model_dump_json().encode()
         self.log.append([Entry(EVENTS, "tick", tick, partition) for partition in range(EVENTS.partitions)])
         self._settle(DECIDERS)  # the worker has remembered the past
@@ -178,7 +161,7 @@ class Live:
         self._settle(DECIDERS)
         self._busy += perf_counter() - began
         self._settle(GROUP)
-        self._wait(lambda: self._told(part), "decisions cannot be read back; see serve.log")
+        self.children.wait(lambda: self._told(part), "decisions cannot be read back; see serve.log")
         self._learn(part)
 
     def _send(self, rows: pl.DataFrame) -> None:
@@ -193,7 +176,9 @@ class Live:
             self.log.append([Entry(EVENTS, card or "tick", text.encode(), at) for at, card, text in columns])
             self.sent += batch.height
             if earlier is not None:
-                self._wait(partial(self._passed, DECIDERS, earlier[0]), "the worker does not keep up; see serve.log")
+                self.children.wait(
+                    partial(self._passed, DECIDERS, earlier[0]), "the worker does not keep up; see serve.log"
+                )
                 if self._probes is not None:
                     self._probes.now.value = earlier[1]
             earlier = before
@@ -201,20 +186,11 @@ class Live:
     def _settle(self, group: str) -> None:
         """Wait until the group has come to where the log ends now: virtual time stands still meanwhile."""
         ends = self.log.ends(EVENTS)
-        self._wait(lambda: self._passed(group, ends), f"{group} does not come to the end; see the .log files")
+        self.children.wait(lambda: self._passed(group, ends), f"{group} does not come to the end; see the .log files")
 
     def _passed(self, group: str, ends: dict[int, int]) -> bool:
         done = self.log.committed(group, EVENTS)
         return all(p in done and done[p].offset >= end for p, end in ends.items() if end)
-
-    def _wait(self, done: Callable[[], bool], why: str) -> None:
-        until, nap = monotonic() + PATIENCE, 0.001
-        while not done():
-            ended = [name for name, child in self._children.items() if child.poll() is not None]
-            if ended or monotonic() > until:
-                raise Stuck(f"{ended[0]} ended; see {ended[0]}.log" if ended else why)
-            sleep(nap)
-            nap = min(nap * 1.5, 0.02)
 
     def _follow(self) -> None:
         while records := self._reader.poll(10_000, 0.0):
@@ -259,7 +235,7 @@ class Live:
             self._follow()
             return len(self.releases) + len(self.alarms) > before
 
-        self._wait(answered, f"nobody carried out {command.kind}; see monitor.log")
+        self.children.wait(answered, f"nobody carried out {command.kind}; see monitor.log")
 
     def last_words(self) -> str:
         """The last release or alarm, whichever came later, in a sentence."""
@@ -273,19 +249,3 @@ class Live:
         headers = {"X-API-Key": self.key, "Content-Type": "application/json"}
         with urllib.request.urlopen(urllib.request.Request(self.url + path, body, headers), timeout=5) as response:
             return bytes(response.read())
-
-
-def finish(child: subprocess.Popen[bytes]) -> None:
-    child.send_signal(signal.SIGINT)
-    try:
-        child.wait(20)
-    except subprocess.TimeoutExpired:
-        child.kill()
-
-
-def ready(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"{url}/health/ready", timeout=1) as response:
-            return bool(response.status == 200)
-    except (URLError, OSError):
-        return False

@@ -6,7 +6,6 @@ import secrets
 import signal
 import socket
 import threading
-from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -16,9 +15,10 @@ import typer
 from recsys import config
 from recsys.schema import TOPICS
 from shared import public_data
-from shared.clock import Clock, SystemClock, VirtualClock, sleep
-from shared.eventlog import open_log
-from shared.eventlog.port import EventLog, Fenced, LogUnavailable
+from shared.children import free_port
+from shared.clock import Clock, SystemClock, VirtualClock
+from shared.daemon import opened, opened_at_last, until_stopped
+from shared.eventlog.port import EventLog
 from shared.lake import Lake
 from shared.settings import Settings
 
@@ -34,22 +34,10 @@ class Parts(NamedTuple):
     clock: Clock
 
     def log(self) -> EventLog:
-        log = open_log(self.settings.log, clock=self.clock)
-        try:
-            log.create(TOPICS)
-        except LogUnavailable:
-            log.close()
-            raise
-        return log
+        return opened(self.settings, self.clock, TOPICS)
 
     def log_at_last(self) -> EventLog:
-        """The log, however long it is away: whoever starts a service starts its parts in any order."""
-        while True:
-            try:
-                return self.log()
-            except LogUnavailable as error:
-                logging.getLogger("recsys").warning("waiting for the log: %s", error)
-                sleep(0.5)
+        return opened_at_last(self.settings, self.clock, TOPICS)
 
     def lake(self) -> Lake:
         return Lake(self.settings.var / "lake")
@@ -187,7 +175,7 @@ def monitor(context: typer.Context, seed: int = 0) -> None:
                     stopping.wait(0.1)
             monitor.close()
 
-    _until_stopped(watch)
+    until_stopped(watch)
 
 
 @app.command()
@@ -277,7 +265,7 @@ def train(
     days = lake.dates("events")
     if not days:
         raise typer.BadParameter("the lake is empty: `python -m recsys ingest FILE` fills it")
-    as_of = int(lake.read("events", since=days[-1])["at"].max() or 0) + 1  # type: ignore[arg-type]
+    as_of = int(lake.read("events", since=days[-1])["at"].max() or 0) + 1  # type: ignore[arg-type]  # of integers
     registry = Registry(parts.settings.mlflow, config.SERVICE)
     try:
         # The period that trees and policy are chosen on, too: what judges them is later than both.
@@ -287,28 +275,6 @@ def train(
         print(told(made))
     except NotEnough as error:
         raise typer.BadParameter(str(error)) from error
-
-
-def free_port(first: int) -> int:
-    """The first port from there on that nobody listens on."""
-    for port in range(first, 65_536):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)):
-                return port
-    raise OSError(f"no free port from {first} on")
-
-
-def _until_stopped(run: Callable[[threading.Event], None]) -> None:
-    """Run until SIGINT or SIGTERM; when the log fails, or somebody took over, start afresh with nothing remembered."""
-    stopping = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stopping.set())
-    while not stopping.is_set():
-        try:
-            run(stopping)
-        except (Fenced, LogUnavailable) as error:
-            logging.getLogger("recsys").warning("starting afresh: %s", error)
-            stopping.wait(0.5)
 
 
 if __name__ == "__main__":

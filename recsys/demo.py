@@ -13,13 +13,14 @@ import polars as pl
 from recsys import account, config, simulate, table
 from recsys.batch import Nights
 from recsys.history import write_history
-from recsys.live import Live, Stuck
+from recsys.live import Live
 from recsys.model import Model
 from recsys.recipe import Recipe, reference
 from recsys.schema import SOURCES, Command
 from recsys.simulate import Life, Shop
 from recsys.train import Candidate, train
 from shared import story
+from shared.children import Stuck
 from shared.clock import Clock, SystemClock, perf_counter
 from shared.console import Stage
 from shared.eventlog.port import EventLog
@@ -57,8 +58,8 @@ def run(settings: Settings, *, port: int, days: int, seed: int, headless: bool, 
     registry = Registry(settings.mlflow, config.SERVICE)
     with Live(settings, shop, port=port, today=HISTORY, nights=nights_of(settings, registry, seed)) as live:
         scene = partial(story.scene, stage, clock=live.clock, tell=live.tell)
-        live.start("serve", "--port", str(port), "--demo")
-        live.start("monitor", "--seed", str(seed))
+        live.children.start("serve", "--port", str(port), "--demo")
+        live.children.start("monitor", "--seed", str(seed))
         live.obeys["no input"] = live.cut_off
         live.obeys["bad recipe"] = lambda: force(settings, registry, live, BESTSELLERS)
 
@@ -70,7 +71,7 @@ def run(settings: Settings, *, port: int, days: int, seed: int, headless: bool, 
             "A recipe: sources, ranker, policy; learnt, chosen and judged on three weeks, one after another"
         ) as act:
             candidate = learn(settings, registry, as_of=START + HISTORY * config.DAY, seed=seed)
-            live.wait(lambda: answers(live), "serve does not answer; see serve.log")
+            live.children.wait(lambda: answers(live), "serve does not answer; see serve.log")
             live.command(Command(kind="promote", version=candidate.version.version, who="operator", why="the first"))
             act.outcome = told(candidate)
         stage.table("Each source alone", *by_source(candidate))
@@ -246,8 +247,8 @@ def killed(stage: Stage, live: Live) -> str:
     live.clock.observe(live.night_of(live.today))
     date = simulate_date(live)
     ranked = live.settings.var / "nights" / date / "sources.npz"
-    child = live.start("night", "--date", date)
-    live.wait(lambda: ranked.exists() or child.poll() is not None, "the night does not begin; see night.log")
+    child = live.children.start("night", "--date", date, stays=False)
+    live.children.wait(lambda: ranked.exists() or child.poll() is not None, "the night does not begin; see night.log")
     child.kill()
     child.wait()
     mark(stage, live, "A night is killed half-way: yesterday's table stays", "a night is killed")

@@ -1,13 +1,10 @@
 """A shop's days, lived through the running service: lists by look-up and by HTTP, and what shoppers make of them."""
 
 import json
-import signal
-import subprocess
-import sys
 import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from typing import Any, NamedTuple, Self
 from urllib.error import URLError
 
@@ -42,7 +39,8 @@ from recsys.schema import (
 from recsys.shelf import Shelf
 from recsys.simulate import Chances, Deeds, Life, Shop
 from recsys.table import Busy
-from shared.clock import VirtualClock, monotonic, perf_counter, sleep
+from shared.children import Children
+from shared.clock import VirtualClock, perf_counter, sleep
 from shared.eventlog import open_log
 from shared.eventlog.port import Entry, beginning
 from shared.privacy import pseudonym
@@ -55,10 +53,6 @@ VISITS = 50  # a day by HTTP; the others look up in this process
 PATIENCE = 300.0  # seconds to wait for a process before giving up
 VISITOR = "page"  # whose commands come from a browser
 ARMS = ("served", "none", "popularity", "repeats", "oracle")
-
-
-class Stuck(Exception):
-    """A process did not do its part in time."""
 
 
 class Day(NamedTuple):
@@ -104,14 +98,13 @@ class Live:
         self._unjudged: int | None = None  # day that the monitor is to judge, since the epoch
         self._held: list[tuple[int, Entry]] = []  # what clients could not deliver, with its time
         self._reader = self.log.reader(beginning([ALARMS, RELEASES, REPORTS, NIGHTS, COMMANDS, STORY]))
-        self._stack = ExitStack()
-        self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self.children = Children(config.SERVICE, settings, self.clock)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stack.close()
+        self.children.close()
 
     @property
     def url(self) -> str:
@@ -121,26 +114,7 @@ class Live:
         """When the night before a day of the shop begins, epoch seconds."""
         return self.shop.start + day * config.DAY + NIGHT
 
-    # --- processes -----------------------------------------------------------------------------------
-
-    def start(self, *command: str) -> "subprocess.Popen[bytes]":
-        """Start a child command, as a user would; it ends with this."""
-        options = ["--var", str(self.settings.var), "--log", self.settings.log, "--virtual", str(self.clock.now())]
-        log = (self.settings.var / f"{command[0]}.log").open("a")
-        child = subprocess.Popen([sys.executable, "-m", "recsys", *options, *command], stdout=log, stderr=log)
-        self._stack.callback(finish, child)
-        if command[0] in ("serve", "monitor"):
-            self._children[command[0]] = child
-        return child
-
-    def wait(self, done: Callable[[], bool], why: str) -> None:
-        until, nap = monotonic() + PATIENCE, 0.001
-        while not done():
-            ended = [name for name, child in self._children.items() if child.poll() is not None]
-            if ended or monotonic() > until:
-                raise Stuck(f"{ended[0]} ended; see {ended[0]}.log" if ended else why)
-            sleep(nap)
-            nap = min(nap * 1.5, 0.02)
+    # --- what others say ----------------------------------------------------------------------------
 
     def follow(self) -> None:
         """Read what others have said."""
@@ -193,7 +167,7 @@ class Live:
             self.follow()
             return len(self.releases) + len(self.alarms) > before
 
-        self.wait(answered, f"nobody carried out {command.kind}; see monitor.log")
+        self.children.wait(answered, f"nobody carried out {command.kind}; see monitor.log")
 
     # --- a night and a day ------------------------------------------------------------------------------
 
@@ -207,10 +181,10 @@ class Live:
                 made.append(self.nights.run(date_of(self.clock.now())))
             return bool(made)
 
-        self.wait(done, "another night does not end; see monitor.log")
+        self.children.wait(done, "another night does not end; see monitor.log")
         self._unjudged = self.shop.start // config.DAY + self.today - 1
         self.shelf.follow()
-        self.wait(self._served, "serve does not show the newest table; see serve.log")
+        self.children.wait(self._served, "serve does not show the newest table; see serve.log")
         return made[0]
 
     def judged(self) -> None:
@@ -220,7 +194,7 @@ class Live:
             self.follow()
             return self._unjudged is None or any(report.day == self._unjudged for report in self.reports)
 
-        self.wait(reported, "yesterday is not judged; see monitor.log")
+        self.children.wait(reported, "yesterday is not judged; see monitor.log")
         self._unjudged = None
 
     def _served(self) -> bool:
@@ -375,10 +349,7 @@ class Live:
         due, self._due = every.filter(pl.col("at") < end).sort("at"), every.filter(pl.col("at") >= end)
         named = hidden(due, key=self._key)
         made = [
-            (
-                row["at"],
-                Entry(EVENTS, row["user"], json.dumps({k: v for k, v in row.items() if v is not None}).encode()),
-            )
+            (row["at"], Entry(EVENTS, row["user"], _message(row)))
             for row in named.select(list(EVENT_COLUMNS)).iter_rows(named=True)
         ]
         self._held += shown + made
@@ -416,11 +387,3 @@ class Shown(NamedTuple):
 
 def _message(row: dict[str, Any]) -> bytes:
     return json.dumps({name: value for name, value in row.items() if value is not None}).encode()
-
-
-def finish(child: "subprocess.Popen[bytes]") -> None:
-    child.send_signal(signal.SIGINT)
-    try:
-        child.wait(20)
-    except subprocess.TimeoutExpired:
-        child.kill()

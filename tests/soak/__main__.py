@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from fraud.__main__ import free_port
 from infra.local import NotStarted
+from shared.children import free_port
 from shared.settings import Settings
 from tests.soak import fraud
 

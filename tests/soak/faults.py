@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from pydantic_core import from_json
 
-from fraud.live import finish
 from fraud.schema import DECISIONS, EVENTS
+from shared.children import finish
 from shared.clock import monotonic, sleep
 from shared.eventlog.port import EventLog, LogUnavailable, Place, Record, beginning
 from shared.settings import Settings

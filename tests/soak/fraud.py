@@ -16,10 +16,10 @@ from pydantic_core import from_json
 from fraud import config
 from fraud.demo import learn, write_past
 from fraud.ingest import DECIDERS
-from fraud.live import Stuck, ready
 from fraud.monitor import entry, promotion
 from fraud.schema import DEAD, DECISIONS, EVENTS, TOPICS
 from fraud.simulate import simulate
+from shared.children import Stuck, ready
 from shared.clock import SystemClock, monotonic, sleep
 from shared.console import Stage
 from shared.eventlog import open_log
