@@ -112,7 +112,7 @@ def card_precision(payments: pl.DataFrame, scores: Vector, *, cards: int) -> flo
     )
     top = by_card.sort("score", "card", descending=[True, False]).group_by("day", maintain_order=True).head(cards)
     by_day = top.group_by("day", maintain_order=True)  # else the mean's last bits depend on the threads
-    return float(by_day.agg(pl.col("fraud").sum() / cards)["fraud"].mean() or 0.0)  # type: ignore[arg-type]
+    return float(by_day.agg(pl.col("fraud").sum() / cards)["fraud"].mean() or 0.0)  # type: ignore[arg-type]  # a mean of numbers
 
 
 def gate(challenger: Mapping[str, float], champion: Mapping[str, float] | None, rules: float) -> str:

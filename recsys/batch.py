@@ -248,7 +248,7 @@ class Nights:
     def _figures(self, made: Table, known: Interactions, ranked: Ranked) -> dict[str, float]:
         day, week = config.DAY, 7 * config.DAY
         at = pl.concat([known.bought["at"], known.seen["at"]])
-        begun = int(at.min() or 0)  # type: ignore[arg-type]
+        begun = int(at.min() or 0)  # type: ignore[arg-type]  # of integers
         earlier = at.filter(at.is_between(known.cut - week - day, known.cut - day, closed="left")).len()
         days = float(np.clip((known.cut - day - begun) / day, 1.0, 7.0))
         # A shop that rests on Saturdays has no Saturday to miss.

@@ -78,7 +78,7 @@ class Sources(NamedTuple):
                 arrays[f"{name}.shape"] = np.array(value.shape)
             else:
                 arrays[name] = value
-        np.savez(path, **arrays)  # type: ignore[arg-type]
+        np.savez(path, **arrays)  # type: ignore[arg-type]  # its stub forgets arrays by name
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -176,8 +176,8 @@ def _content(known: Interactions) -> csr_matrix:
     words = [f"{title} {category}".lower() for title, category in products.select("title", "category").iter_rows()]
     if not any(text.strip() for text in words):
         return csr_matrix((len(known.items),) * 2, dtype=np.float32)
-    by_word = TfidfVectorizer(token_pattern=r"\S+", dtype=np.float32)  # type: ignore[no-untyped-call]
-    vectors = csr_matrix(by_word.fit_transform(words))  # type: ignore[no-untyped-call]
+    by_word = TfidfVectorizer(token_pattern=r"\S+", dtype=np.float32)  # type: ignore[no-untyped-call]  # sklearn has no annotations
+    vectors = csr_matrix(by_word.fit_transform(words))  # type: ignore[no-untyped-call]  # sklearn has no annotations
     rows, columns, values = [], [], []
     for start in range(0, vectors.shape[0], 1_000):
         block = (vectors[start : start + 1_000] @ vectors.T).toarray()

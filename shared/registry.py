@@ -182,8 +182,8 @@ def _unless_there() -> Iterator[None]:
 
 def _quiet() -> None:
     """No telemetry, no progress bars, no news of migrations: a demo's screen is the demo's."""
-    MLFLOW_DISABLE_TELEMETRY.set(True)  # type: ignore[no-untyped-call]
+    MLFLOW_DISABLE_TELEMETRY.set(True)  # type: ignore[no-untyped-call]  # MLflow has no annotations
     set_telemetry_client()  # type: ignore[no-untyped-call]  # reads it again: importing mlflow had made a client
-    MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.set(False)  # type: ignore[no-untyped-call]
+    MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.set(False)  # type: ignore[no-untyped-call]  # MLflow has no annotations
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -124,10 +124,10 @@ class _Moves(ConsumerRebalanceListener):
         self.kept: set[TopicPartition] = set()  # assigned all the time
         self.joining = self.moved = True
 
-    def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:  # noqa: ARG002
+    def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:  # noqa: ARG002  # kafka-python calls it so
         self.joining = True
 
-    def on_partitions_lost(self, lost: set[TopicPartition]) -> None:  # noqa: ARG002
+    def on_partitions_lost(self, lost: set[TopicPartition]) -> None:  # noqa: ARG002  # kafka-python calls it so
         self.kept, self.assigned, self.joining, self.moved = set(), set(), True, True
 
     def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:

@@ -102,7 +102,7 @@ def test_rows_and_positions_are_written_together_or_not_at_all(store: Store) -> 
     store.put("view", [("a", b"1")], {FIRST: 1})
     for rows, position in (([("b", b"2"), ("c", object())], 3), ([("b", b"2")], object())):
         with pytest.raises(Exception, match=r"type|must be"):
-            store.put("view", rows, {FIRST: position})  # type: ignore[arg-type, dict-item]
+            store.put("view", rows, {FIRST: position})  # type: ignore[arg-type, dict-item]  # the wrong type is the test
     assert store.get("view", "b") is None
     assert store.positions("view") == {FIRST: 1}
     assert store.put("view", [("b", b"2")], {FIRST: 2}) == 1

@@ -36,7 +36,7 @@ def launched(playwright: Playwright) -> Browser:
 @contextmanager
 def opened(chromium: Browser) -> Iterator[Page]:
     """A browser of one's own; at the end it has complained of nothing, and asked nobody else."""
-    context = chromium.new_context(viewport=DESK, color_scheme="light", reduced_motion="reduce")  # type: ignore[arg-type]
+    context = chromium.new_context(viewport=DESK, color_scheme="light", reduced_motion="reduce")  # type: ignore[arg-type]  # a dictionary is enough for it
     page, said, asked = context.new_page(), [], set()
 
     def heard(message: ConsoleMessage) -> None:
@@ -76,8 +76,8 @@ def keep(tab: Page, name: str) -> None:
 def everywhere(tab: Page, name: str) -> None:
     """In the dark and on a telephone it fits, and keeps nobody out."""
     for scheme, size, kind in (("dark", DESK, "-dark"), ("dark", PHONE, "-phone-dark"), ("light", PHONE, "-phone")):
-        tab.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
-        tab.set_viewport_size(size)  # type: ignore[arg-type]
+        tab.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]  # a dictionary is enough for it
+        tab.set_viewport_size(size)  # type: ignore[arg-type]  # a dictionary is enough for it
         tab.wait_for_timeout(700)
         assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth"), "scrolls sideways"
         found = serious(tab)

@@ -197,7 +197,7 @@ def test_a_commit_that_hangs_ends_in_time_and_is_whole_or_not_at_all(wire: Wire)
             member.commit([Entry(there, "key", b"one"), Entry(there, "key", b"two")], {place: Position(1, "note")})
         assert monotonic() - began < GIVE_UP + 3
         wire.proxy.heal()
-    with closing(open_log(f"{wire.broker.url}/{log.prefix.rstrip('.')}", clock=VirtualClock(1_000))) as log:  # type: ignore[attr-defined]
+    with closing(open_log(f"{wire.broker.url}/{log.prefix.rstrip('.')}", clock=VirtualClock(1_000))) as log:  # type: ignore[attr-defined]  # it is Kafka's
         member = log.consumer("group", [here], "member")
         until = monotonic() + 20
         while place not in member.owned:

@@ -58,4 +58,4 @@ def test_a_night_killed_again_and_again_publishes_what_an_undisturbed_one_does(
     assert digest_of(killed.tables / str(ours)) == digest_of(quiet.tables / str(theirs))
     lines = [line.version for line in killed.ledger() if line.subject == "table"]
     assert lines == [before, ours], "one line a version"
-    assert in_force(killed.ledger(), "table").offsets == in_force(quiet.ledger(), "table").offsets  # type: ignore[union-attr]
+    assert in_force(killed.ledger(), "table").offsets == in_force(quiet.ledger(), "table").offsets  # type: ignore[union-attr]  # there is one

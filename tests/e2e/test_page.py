@@ -207,7 +207,7 @@ def test_a_payment_is_explained_by_keyboard_with_the_numbers_of_the_api(
     tab.keyboard.press("Escape")
     expect(tab.locator("#detail")).not_to_be_visible()
     expect(button).to_be_focused()
-    tab.set_viewport_size(PHONE)  # type: ignore[arg-type]
+    tab.set_viewport_size(PHONE)  # type: ignore[arg-type]  # a dictionary is enough for it
     button.click()
     tab.wait_for_selector("#detail .push")
     keep(tab, "payment-phone")

@@ -101,4 +101,4 @@ def test_a_block_is_spread_over_the_day_and_never_larger_than_promised(rows: int
     part = block(pl.DataFrame({"second": range(rows)}))
     assert part.height <= BLOCK
     assert part.height >= min(rows, BLOCK / 2)
-    assert part["second"].max() >= rows // 2  # type: ignore[operator]
+    assert part["second"].max() >= rows // 2  # type: ignore[operator]  # of numbers

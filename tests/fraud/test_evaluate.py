@@ -58,7 +58,7 @@ def test_what_exploration_sees_estimates_what_everything_cost() -> None:
     estimates = []
     for _ in range(600):
         rows = zip(scores.tolist(), truth["cents"], rng.random(n).tolist(), strict=True)
-        verdicts = [decide(p, cents, Policy(), free=False, draw=lambda draw=draw: draw) for p, cents, draw in rows]  # type: ignore[misc]
+        verdicts = [decide(p, cents, Policy(), free=False, draw=lambda draw=draw: draw) for p, cents, draw in rows]  # type: ignore[misc]  # no type for a default
         decisions = truth.select("card", "id").with_columns(
             action=pl.Series([verdict.action for verdict in verdicts]),
             propensity=pl.Series([verdict.propensity for verdict in verdicts]),

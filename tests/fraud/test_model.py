@@ -69,7 +69,7 @@ def test_shifted_changes_the_odds_and_not_the_ranking(model: Model, payments: tu
 def test_contributions_add_up_to_the_margin(model: Model, payments: tuple[Matrix, Vector]) -> None:
     row = payments[0][0]
     contributions = model.contributions(row.tolist())
-    base = model._booster.predict(row[None], pred_contrib=True)[0, -1]  # type: ignore[call-overload]
+    base = model._booster.predict(row[None], pred_contrib=True)[0, -1]  # type: ignore[call-overload]  # its stub knows no such argument
     assert list(contributions) == list(NAMES)
     assert sum(contributions.values()) + base == pytest.approx(model.margins(row[None])[0])
 

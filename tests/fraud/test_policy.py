@@ -103,7 +103,7 @@ def test_only_would_be_declines_are_explored() -> None:
 
 def test_the_draw_decides_at_the_share_of_exploration() -> None:
     below, at = (
-        decide(1.0, 50_00, POLICY, free=True, draw=lambda draw=draw: draw)  # type: ignore[misc]
+        decide(1.0, 50_00, POLICY, free=True, draw=lambda draw=draw: draw)  # type: ignore[misc]  # no type for a default
         for draw in (config.EXPLORATION - 1e-12, config.EXPLORATION)
     )
     assert (below.action, below.explored, below.propensity) == ("approve", True, config.EXPLORATION)

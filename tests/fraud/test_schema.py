@@ -158,7 +158,7 @@ def test_a_repeat_has_the_same_fingerprint_and_other_content_another() -> None:
 
 def test_records_are_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
-        payment(START).cents = 1  # type: ignore[misc]
+        payment(START).cents = 1  # type: ignore[misc]  # that it is frozen is the test
 
 
 def test_columns_of_the_lake_are_those_of_the_events() -> None:

@@ -76,7 +76,7 @@ def test_complaints_come_before_labels_count_as_complete(world: pl.DataFrame) ->
     after = world.filter("fraud")["complaint_after"]
     assert after.is_between(DAY // 2, int(6.8 * DAY)).all()
     assert int(6.8 * DAY) < MATURITY
-    assert after.is_between(int(1.5 * DAY), 5 * DAY).mean() > 0.75  # type: ignore[operator]
+    assert after.is_between(int(1.5 * DAY), 5 * DAY).mean() > 0.75  # type: ignore[operator]  # of numbers
     assert (world.filter(~pl.col("fraud"))["complaint_after"] == 0).all()
 
 
@@ -90,8 +90,8 @@ def test_legitimate_life(world: pl.DataFrame) -> None:
     habit = of_card.filter(pl.col("len") > 30).select(
         pl.col("terminal").list.head(6).list.eval(pl.element().struct.field("count")).list.sum() / pl.col("len")
     )
-    assert 0.75 < habit["terminal"].mean() < 0.95  # type: ignore[operator]
-    assert of_card["cents"].quantile(0.95) > 4 * of_card["cents"].quantile(0.25)  # type: ignore[operator]
+    assert 0.75 < habit["terminal"].mean() < 0.95  # type: ignore[operator]  # of numbers
+    assert of_card["cents"].quantile(0.95) > 4 * of_card["cents"].quantile(0.25)  # type: ignore[operator]  # of numbers
 
 
 def test_no_single_field_gives_fraud_away(world: pl.DataFrame) -> None:
@@ -103,7 +103,7 @@ def test_no_single_field_gives_fraud_away(world: pl.DataFrame) -> None:
     )
     for suspicious in (pl.col("country") != "BE", pl.col("new_device"), pl.col("dear")):
         fraud = seen.filter(suspicious)["fraud"].mean()
-        assert 0.01 < fraud < 0.6  # type: ignore[operator]
+        assert 0.01 < fraud < 0.6  # type: ignore[operator]  # of numbers
 
 
 def test_testing_is_a_burst_of_tiny_payments_and_then_a_large_one(world: pl.DataFrame) -> None:
@@ -113,7 +113,7 @@ def test_testing_is_a_burst_of_tiny_payments_and_then_a_large_one(world: pl.Data
     assert bursts["len"].is_between(6, 13).all()
     assert ((bursts["at"].list.max() - bursts["at"].list.min()) <= 11 * MINUTE).all()
     assert bursts.select(pl.col("cents").list.head(5).list.max() <= 3_00).to_series().all()
-    assert bursts.select(pl.col("cents").list.last() > pl.col("cents").list.median()).to_series().mean() > 0.99  # type: ignore[operator]
+    assert bursts.select(pl.col("cents").list.last() > pl.col("cents").list.median()).to_series().mean() > 0.99  # type: ignore[operator]  # of numbers
     assert not bursts["country"].list.contains("BE").any()
 
 
@@ -145,11 +145,11 @@ def test_new_tactics_stay_below_the_rules(world: pl.DataFrame) -> None:
     assert (slow >= 20 * MINUTE).mean() > 0.95  # type: ignore[operator]  # two fraudsters may share a card
     typical = world.filter(~pl.col("fraud")).group_by("card").agg(typical=pl.col("cents").median())
     times = tactics.join(typical, on="card").filter(pl.col("typical") > 5_00)
-    assert 1.5 < (times["cents"] / times["typical"]).median() < 4  # type: ignore[operator]
+    assert 1.5 < (times["cents"] / times["typical"]).median() < 4  # type: ignore[operator]  # of numbers
     legit = set(world.filter(~pl.col("fraud"))["terminal"])
     own = tactics.filter(~pl.col("terminal").is_in(legit))
     assert 0.6 < own.height / tactics.height < 0.8
-    assert own.group_by("terminal").agg(pl.col("day").max() - pl.col("day").min())["day"].max() < 7  # type: ignore[operator]
+    assert own.group_by("terminal").agg(pl.col("day").max() - pl.col("day").min())["day"].max() < 7  # type: ignore[operator]  # of numbers
 
 
 def test_labels_are_events_of_the_log(handled: pl.DataFrame) -> None:

@@ -82,7 +82,7 @@ def test_decisions_are_what_features_model_and_policy_say(undisturbed: Undisturb
         desk = desks[partition]
         free = desk.free(event.at)
         draw = 0.0 if said.explored else 1.0
-        expected = policy.decide(said.probability, event.cents, prices, free=free, draw=lambda draw=draw: draw)  # type: ignore[misc]
+        expected = policy.decide(said.probability, event.cents, prices, free=free, draw=lambda draw=draw: draw)  # type: ignore[misc]  # no type for a default
         assert (said.action, said.costs, said.propensity) == (expected.action, expected.costs, expected.propensity)
         assert said.rules == policy.rules(event.cents, features)[0]
         if said.action == "review":

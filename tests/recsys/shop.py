@@ -150,7 +150,7 @@ class Shop:
         dicts = rows.select(list(EVENT_COLUMNS)).iter_rows(named=True)
         texts = [(row["user"], json.dumps({k: v for k, v in row.items() if v is not None})) for row in dicts]
         if not rows.is_empty():
-            self.clock.observe(int(rows["at"].max()))  # type: ignore[arg-type]
+            self.clock.observe(int(rows["at"].max()))  # type: ignore[arg-type]  # of integers
         self.log.append([Entry(EVENTS, user, text.encode()) for user, text in texts])
 
     def happens(self, *events: Event) -> None:

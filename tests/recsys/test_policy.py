@@ -8,7 +8,7 @@ from recsys.policy import PAGE, Policy, Rules, allowed, compose
 
 def rules(count: int, **changes: list[int] | list[bool]) -> Rules:
     plain = {"category": list(range(count)), "family": [-1] * count, "small": [False] * count, "new": [False] * count}
-    return Rules(**(plain | changes))  # type: ignore[arg-type]
+    return Rules(**(plain | changes))  # type: ignore[arg-type]  # a mixture by name
 
 
 def test_one_variant_of_a_family_is_enough() -> None:

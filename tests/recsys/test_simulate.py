@@ -68,7 +68,7 @@ def test_what_comes_back_was_bought_some_days_before(shop: Shop) -> None:
     days = (back["at"] - back["at_bought"]) / DAY
     assert events.filter(kind="cancel").height > 20
     assert set(events.filter(kind="cancel")["user"]) <= set(back["user"])
-    assert days.filter(days > 0).min() >= 2.9  # type: ignore[operator]
+    assert days.filter(days > 0).min() >= 2.9  # type: ignore[operator]  # of numbers
 
 
 def shape(events: pl.DataFrame) -> dict[str, float]:
@@ -77,7 +77,7 @@ def shape(events: pl.DataFrame) -> dict[str, float]:
     again = lines.sort("at").select(pl.int_range(pl.len()).over(["user", "item"]) > 0).to_series()
     basket = lines.group_by("user", "day").len()["len"].to_numpy()
     return {
-        "repeats": float(again.mean()),  # type: ignore[arg-type]
+        "repeats": float(again.mean()),  # type: ignore[arg-type]  # of numbers
         "gini of items": gini(lines.group_by("item").len()["len"].to_numpy()),
         "gini of shoppers": gini(lines.group_by("user").len()["len"].to_numpy()),
         "tail of baskets": float(np.quantile(basket, 0.9) / basket.mean()),
@@ -96,7 +96,7 @@ TOLERANCE = {"repeats": 0.06, "gini of items": 0.1, "gini of shoppers": 0.1, "ta
 
 def test_shapes_are_those_of_online_retail(data: Path) -> None:
     real = read_file(load("online_retail", data)).events
-    real = real.filter(pl.col("at") >= real["at"].max() - WEEKS * 7 * DAY)  # type: ignore[operator]
+    real = real.filter(pl.col("at") >= real["at"].max() - WEEKS * 7 * DAY)  # type: ignore[operator]  # of numbers
     truth = simulate.open_shop(seed=7, start=START, days=WEEKS * 7, users=1_000, items=2_000)
     here, there = shape(lived(truth, WEEKS * 7)), shape(real)
     far = {name: (here[name], there[name]) for name in TOLERANCE if abs(here[name] - there[name]) > TOLERANCE[name]}

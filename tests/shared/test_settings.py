@@ -58,7 +58,7 @@ def test_an_empty_variable_is_as_good_as_none(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_setting_that_does_not_exist_is_refused() -> None:
     with pytest.raises(ValueError, match="lgo"):
-        Settings(lgo="sqlite:///var/log.db")  # type: ignore[call-arg]
+        Settings(lgo="sqlite:///var/log.db")  # type: ignore[call-arg]  # the typo is the test
 
 
 # --- under -----------------------------------------------------------------------------------------
