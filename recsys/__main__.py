@@ -137,7 +137,7 @@ def rollback(context: typer.Context, version: str = "", who: str = "operator", w
     log = parts.log_at_last()
     nights = Nights(log, parts.lake(), clock=parts.clock, var=parts.settings.var, seed=0, fetch=parts.fetch)
     try:
-        print(nights.roll_back(who=who, why=why, version=version or None))
+        print(nights.ledger.roll_back(who=who, why=why, version=version or None))
     except LookupError as error:
         raise typer.BadParameter(str(error)) from error
     finally:

@@ -24,18 +24,14 @@ from recsys import config, dataset, table
 from recsys.evaluate import gate_table
 from recsys.features import Facts
 from recsys.ingest import frozen, ingest
+from recsys.ledger import Ledger, entry
 from recsys.recipe import Recipe
 from recsys.schema import (
-    ALARMS,
-    NIGHTS,
-    RELEASES,
     SOURCES,
     Alarm,
     Interactions,
     Night,
     Ranked,
-    Release,
-    before,
     in_force,
 )
 from recsys.sources import Sources, fit
@@ -43,29 +39,10 @@ from recsys.table import Manifest, Table
 from recsys.topk import DEEP, arranged, latest, nearest
 from shared.champion import Champion, NotSwapped
 from shared.clock import Clock, perf_counter
-from shared.eventlog.port import Entry, EventLog, beginning
+from shared.eventlog.port import EventLog
 from shared.lake import Lake
 
 logger = logging.getLogger(__name__)
-
-
-def ledger(log: EventLog) -> list[Release]:
-    """Every release and rollback, oldest first."""
-    reader = log.reader(beginning([RELEASES]))
-    lines = []
-    while records := reader.poll(10_000, 0.0):
-        lines += [Release.model_validate_json(record.value) for record in records]
-    reader.close()
-    return lines
-
-
-def entry(message: Alarm | Night | Release) -> Entry:
-    """The message as a record of its topic."""
-    if isinstance(message, Alarm):
-        return Entry(ALARMS, message.kind, message.model_dump_json().encode())
-    if isinstance(message, Night):
-        return Entry(NIGHTS, message.date, message.model_dump_json().encode())
-    return Entry(RELEASES, message.version, message.model_dump_json().encode())
 
 
 class Frozen(NamedTuple):
@@ -79,7 +56,7 @@ class Frozen(NamedTuple):
 
 
 class Nights:
-    """Runs nights, one at a time, and takes one back. `fetch` gives the folder of a recipe's artifact."""
+    """Runs nights, one at a time. `fetch` gives the folder of a recipe's artifact."""
 
     def __init__(
         self,
@@ -95,6 +72,7 @@ class Nights:
         """`reached` is told each step as it begins."""
         self._log, self._lake, self._clock, self._seed = log, lake, clock, seed
         self.tables, self._nights, self._reached = var / "tables", var / "nights", reached
+        self.ledger = Ledger(log, self.tables, clock=clock)
         self._champion = Champion(cache=var / "recipes", fetch=fetch, load=Recipe.load)
 
     def run(self, date: str, *, who: str = "nightly", why: str = "the night", afresh: bool = False) -> Night:
@@ -104,7 +82,7 @@ class Nights:
             Busy: another one is at work. LogUnavailable: the log is away; what was done stays done.
         """
         with table.sole(self.tables):
-            self._repair()
+            self.ledger.repair()
             folder = self._nights / date
             if afresh:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -166,7 +144,7 @@ class Nights:
 
     def _freeze(self, path: Path) -> Frozen:
         if not path.exists():
-            recipe = in_force(ledger(self._log), "recipe")
+            recipe = in_force(self.ledger.lines(), "recipe")
             begun = Frozen(
                 self._clock.now(),
                 frozen(self._log),
@@ -280,70 +258,11 @@ class Nights:
             made.folder.replace(target)
             table.fsync(self.tables)
         table.point(self.tables, version)
-        self._log_release(version, figures, at=begun.cut, who=who, why=why)
+        self.ledger.publish(version, figures, at=begun.cut, who=who, why=why)
         table.prune(self.tables)
         for old in sorted(self._nights.iterdir())[: -config.VERSIONS]:
             shutil.rmtree(old)
         return version
-
-    # --- the ledger ------------------------------------------------------------------------------------
-
-    def _log_release(self, version: str, figures: dict[str, float], *, at: int, who: str, why: str) -> None:
-        last = in_force(ledger(self._log), "table")
-        if last is not None and last.version == version:
-            return
-        manifest = Table.open(self.tables / version, verify=False).manifest
-        self._log.append(
-            [
-                entry(
-                    Release(
-                        subject="table",
-                        action="publish",
-                        version=version,
-                        recipe=manifest.recipe,
-                        digest=version.rsplit("-", 1)[1],
-                        offsets=manifest.offsets,
-                        at=at,
-                        who=who,
-                        why=why,
-                        figures=figures,
-                    )
-                )
-            ]
-        )
-
-    def _repair(self) -> None:
-        """The pointer decides about tables; a line that is missing was about to be written when somebody died."""
-        if (now := table.current(self.tables)) is not None:
-            self._log_release(now, {}, at=self._clock.now(), who="repair", why="published, but not in the ledger")
-
-    def roll_back(self, *, who: str, why: str, version: str | None = None) -> str:
-        """To an earlier table, the one before this if none is named; its recipe is pinned with it.
-
-        Raises:
-            LookupError: there is no such version. Busy, TableCorrupt.
-        """
-        with table.sole(self.tables):
-            self._repair()
-            lines = ledger(self._log)
-            now = table.current(self.tables)
-            kept = table.versions(self.tables)
-            chosen = version or before(lines, now, kept)
-            if chosen is None or chosen not in kept:
-                raise LookupError(f"no table {chosen or 'before this one'}; there are {', '.join(kept) or 'none'}")
-            manifest = Table.open(self.tables / chosen).manifest
-            table.point(self.tables, chosen)
-            line = next(line for line in reversed(lines) if line.version == chosen)
-            back = {"action": "rollback", "at": self._clock.now(), "who": who, "why": why}
-            said = [entry(line.model_copy(update=back))]
-            recipe = in_force(lines, "recipe")
-            if recipe is not None and recipe.version != manifest.recipe:
-                # [5.2] The recipe goes back with the table, or the next night publishes the fault again.
-                old = [x for x in lines if x.subject == "recipe" and x.version == manifest.recipe]
-                if old:
-                    said.append(entry(old[-1].model_copy(update=back)))
-            self._log.append(said)
-            return chosen
 
 
 def _overlap(old: Table, new: Table, now: tuple[list[str], NDArray[np.int32]]) -> float:

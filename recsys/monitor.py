@@ -13,8 +13,9 @@ from pydantic import ValidationError
 from scipy.special import pdtr
 
 from recsys import config, dataset, table, train
-from recsys.batch import Nights, entry, ledger
+from recsys.batch import Nights
 from recsys.ingest import dead_letter, unreadable
+from recsys.ledger import entry
 from recsys.model import ModelCorrupt
 from recsys.recipe import reference
 from recsys.report import judge
@@ -107,11 +108,11 @@ class Monitor:
         while records := reader.poll(10_000, 0.0):
             self._reports += [Report.model_validate_json(record.value) for record in records]
         reader.close()
-        if (recipe := in_force(ledger(self._log), "recipe")) is not None:
+        if (recipe := in_force(self._nights.ledger.lines(), "recipe")) is not None:
             self._registry.repair(recipe.version)
 
     def _recipe(self) -> Path | None:
-        recipe = in_force(ledger(self._log), "recipe")
+        recipe = in_force(self._nights.ledger.lines(), "recipe")
         return None if recipe is None else self._fetch(recipe.artifact, recipe.digest)
 
     def _fresh(self) -> None:
@@ -202,7 +203,7 @@ class Monitor:
             elif command.kind == "promote":
                 self._promote(command)
             else:
-                self._in_turn(lambda: self._nights.roll_back(who=who, why=why, version=command.version))
+                self._in_turn(lambda: self._nights.ledger.roll_back(who=who, why=why, version=command.version))
         except (Busy, LookupError, TableCorrupt) as error:
             self._raise("command", f"{command.kind} not carried out: {error}", action="nothing changed")
 

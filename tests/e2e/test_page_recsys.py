@@ -9,8 +9,8 @@ import httpx
 import pytest
 from playwright.sync_api import Page, expect
 
-from recsys.batch import entry
 from recsys.config import DAY, HOUR
+from recsys.ledger import entry
 from recsys.schema import COMMANDS, IMPRESSIONS, STORY, Alarm, Books, Impression, Night, Wish
 from shared.clock import sleep
 from shared.eventlog.port import Entry

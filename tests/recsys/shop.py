@@ -13,9 +13,10 @@ from typing import NamedTuple
 import polars as pl
 
 from recsys import simulate
-from recsys.batch import Nights, entry
+from recsys.batch import Nights
 from recsys.config import DAY, HOUR
 from recsys.history import EVENT_COLUMNS, hidden, write_history
+from recsys.ledger import entry
 from recsys.monitor import Monitor, promotion
 from recsys.schema import EVENTS, RELEASES, TOPICS, Alarm, DeadLetter, Event, Interactions, Night, Release
 from recsys.shelf import Shelf

@@ -8,8 +8,9 @@ import polars as pl
 import pytest
 
 from recsys import config, dataset, table
-from recsys.batch import Nights, entry
+from recsys.batch import Nights
 from recsys.config import DAY
+from recsys.ledger import Ledger, entry
 from recsys.recipe import Recipe
 from recsys.schema import ALARMS, DEAD, EVENTS, NIGHTS, SOURCES, in_force
 from recsys.sources import fit
@@ -104,11 +105,12 @@ def test_two_nights_at_once_are_one(shop: Shop) -> None:
 
 
 def test_a_published_table_that_is_not_in_the_ledger_gets_its_line(shop: Shop) -> None:
-    class Cut(Nights):
-        def _log_release(self, *_: object, **__: object) -> None:
+    class Cut(Ledger):
+        def publish(self, *_: object, **__: object) -> None:
             raise Died("between the pointer and the ledger")
 
-    cut = Cut(shop.log, shop.lake, clock=shop.clock, var=shop.var, seed=1, fetch=lambda *_: Path())
+    cut = Nights(shop.log, shop.lake, clock=shop.clock, var=shop.var, seed=1, fetch=lambda *_: Path())
+    cut.ledger = Cut(shop.log, shop.tables, clock=shop.clock)
     with pytest.raises(Died):
         cut.run(MIDNIGHT)
     now = table.current(shop.tables)
@@ -127,7 +129,7 @@ def two_nights(shop: Shop, world: Trained) -> tuple[str, str]:
 
 def test_a_rollback_goes_to_the_table_before_and_says_who_and_why(shop: Shop, shop_world: Trained) -> None:
     first, second = two_nights(shop, shop_world)
-    assert shop.nights().roll_back(who="ann", why="odd lists") == first
+    assert shop.nights().ledger.roll_back(who="ann", why="odd lists") == first
     assert table.current(shop.tables) == first
     line = shop.ledger()[-1]
     assert (line.subject, line.action, line.version, line.who, line.why) == (
@@ -138,8 +140,8 @@ def test_a_rollback_goes_to_the_table_before_and_says_who_and_why(shop: Shop, sh
         "odd lists",
     )
     with pytest.raises(LookupError, match="before this one"):
-        shop.nights().roll_back(who="ann", why="further")
-    assert shop.nights().roll_back(who="ann", why="forward", version=second) == second
+        shop.nights().ledger.roll_back(who="ann", why="further")
+    assert shop.nights().ledger.roll_back(who="ann", why="forward", version=second) == second
 
 
 def test_a_rollback_pins_the_recipe_of_the_table(shop: Shop, shop_world: Trained) -> None:
@@ -149,7 +151,7 @@ def test_a_rollback_pins_the_recipe_of_the_table(shop: Shop, shop_world: Trained
     shop.send(shop_world.live[0])
     shop.clock.observe(TODAY + DAY + 2 * config.HOUR)
     assert shop.night("2026-03-13").recipe == "2"
-    shop.nights().roll_back(who="ann", why="worse")
+    shop.nights().ledger.roll_back(who="ann", why="worse")
     shop.send(shop_world.live[1])
     shop.clock.observe(TODAY + 2 * DAY + 2 * config.HOUR)
     assert shop.night("2026-03-14").recipe == shop_world.release.version

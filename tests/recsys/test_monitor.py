@@ -7,8 +7,8 @@ from contextlib import nullcontext
 import pytest
 
 from recsys import config, table
-from recsys.batch import entry
 from recsys.config import DAY, HOUR
+from recsys.ledger import entry
 from recsys.monitor import Monitor
 from recsys.schema import ALARMS, COMMANDS, DEAD, NIGHTS, REPORTS, Command, Report, in_force
 from shared.clock import VirtualClock

@@ -2,7 +2,7 @@
 
 import json
 
-from recsys.batch import entry
+from recsys.ledger import entry
 from recsys.schema import EVENTS, IMPRESSIONS, STORY, Alarm, Books
 from shared.eventlog.port import Entry
 from shared.privacy import pseudonym
