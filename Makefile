@@ -37,6 +37,14 @@ replay-recsys: .venv/.recsys  ## the same nights on your own shop: FILE=events.p
 	  { echo "Which events? make replay-recsys FILE=path; the columns are in README.md." >&2; exit 2; }
 	@$(PY) -m recsys $(PARTS) replay "$(FILE)" $(STORY)
 
+demo-sentiment: .venv/.sentiment  ## eight days of brands in minutes: learn, count, a crisis, new words, retrain, roll back
+	@$(PY) -m sentiment $(PARTS) demo $(STORY) $(if $(HEADLESS),--headless)
+
+replay-sentiment: .venv/.sentiment  ## your own posts through stream and batch: FILE=posts.parquet or .csv, BRANDS=airlines
+	@test -n "$(FILE)" || \
+	  { echo "Which posts? make replay-sentiment FILE=path; the columns are in README.md." >&2; exit 2; }
+	@$(PY) -m sentiment $(PARTS) --brands $(or $(BRANDS),airlines) replay "$(FILE)"
+
 soak-fraud: .venv/.dev  ## payments for MINUTES= while processes die and come back; LOG=kafka: a broker of its own, too
 	@$(PY) -m tests.soak $(PARTS) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))
 
@@ -55,11 +63,20 @@ down: .venv/.fraud  ## end what `make up` started
 test: lint  ## lint, and every test that can run here; ALL=1: everything, and nothing may be skipped
 	@$(PYTEST)
 
+test-sentiment: .venv/.all  ## the tests of sentiment
+	@$(PYTEST) tests/sentiment
+
 test-fraud: .venv/.dev  ## the tests of fraud and of what it stands on
 	@$(PYTEST) tests/fraud tests/shared tests/contracts
 
 test-recsys: .venv/.dev  ## the tests of recsys and of what it stands on
 	@$(PYTEST) tests/recsys tests/shared tests/contracts
+
+paper-sentiment: .venv/.sentiment  ## TweetEval's table, re-derived, with the data in MLSD_DATA: an hour; SEEDS=1 is faster
+	@$(PY) -m sentiment paper $(if $(SEEDS),--seeds $(SEEDS))
+
+bench-sentiment: .venv/.all  ## how fast posts are scored and counted, beside what a user would pick instead
+	@$(PY) -m tests.bench.sentiment
 
 bench-fraud: .venv/.dev  ## how fast the path of a payment is, beside what a user would pick instead
 	@$(PY) -m tests.bench.fraud
@@ -67,7 +84,7 @@ bench-fraud: .venv/.dev  ## how fast the path of a payment is, beside what a use
 bench-recsys: .venv/.dev  ## how fast a night and a look-up are, beside what a user would pick instead
 	@$(PY) -m tests.bench.recsys
 
-lint: .venv/.dev  ## ruff, mypy, import contracts; and how long each package is
+lint: .venv/.all  ## ruff, mypy, import contracts; and how long each package is
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy
@@ -107,7 +124,7 @@ help:  ## this list
 	@awk -F ':.*## ' '/^# ---/ { print "" } /^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 	@printf '\n  demos and replays take LOG=, DAYS= and SEED=, a soak MINUTES=; a demo with HEADLESS=1 ends by itself\n\n'
 
-.PHONY: demo-fraud demo-recsys replay-fraud replay-recsys soak-fraud up status down test test-fraud test-recsys bench-fraud bench-recsys lint checklist exercise record docs lock clean help
+.PHONY: demo-fraud demo-recsys replay-fraud replay-recsys soak-fraud up status down test test-fraud test-recsys bench-fraud bench-recsys lint checklist exercise record docs lock clean help paper-sentiment demo-sentiment replay-sentiment test-sentiment bench-sentiment
 
 # --- the environment ---
 
@@ -130,6 +147,14 @@ help:  ## this list
 	@$(INSTALL) --extra recsys
 	@$(PY) -c 'import lightgbm' || \
 	  { echo "LightGBM needs OpenMP: brew install libomp (macOS), apt install libgomp1 (Debian)" >&2; exit 1; }
+	@touch $@
+
+.venv/.sentiment: pyproject.toml infra/constraints.txt | .venv/bin/uv
+	@echo "Installing what sentiment needs: torch among it, so this takes a minute ..."
+	@$(INSTALL) --extra sentiment
+	@touch $@
+
+.venv/.all: .venv/.dev .venv/.sentiment
 	@touch $@
 
 .venv/.dev: .venv/.fraud

@@ -14,7 +14,7 @@ from rich.table import Column, Table
 
 ROOT = Path(__file__).resolve().parent.parent
 SERVICES = ("recsys", "fraud", "sentiment")
-DOCUMENTS = (".md", ".txt")
+NOT_CODE = (".md", ".txt", ".patch")  # a patch is what the code could become
 
 POINTS = {
     "1.1": ("Problem definition", "the problem being solved"),
@@ -63,7 +63,7 @@ def places(root: Path = ROOT) -> dict[tuple[str, str], list[str]]:
     existing = [service for service in SERVICES if (root / service).is_dir()]
     found = defaultdict(list)
     for path in tracked(root):
-        if path.suffix in DOCUMENTS:
+        if path.suffix in NOT_CODE:
             continue
         services = [service for service in existing if service in path.parts] or existing
         for number, line in enumerate((root / path).read_text(errors="replace").splitlines(), start=1):

@@ -50,6 +50,39 @@ DATA_SETS = {
             sha256="05cd3e4daa99458513ec8f7eff35fa322c2bcfa9df411365060f71c836e157f6",
         ),
         DataSet(
+            name="tweeteval_train",
+            title="TweetEval sentiment: train, rebuilt from SemEval-2017 task 4A",
+            source="cbaziotis/datastories-semeval2017-task4 @ faeee5fd1c2cf38e32179a4676dff53ae01adfa8 (Subtask_A)",
+            licence="SemEval-2017 task 4: CC BY 3.0; Twitter's terms apply",
+            file="tweeteval_sentiment/train.parquet",
+            sha256="a9e544f61314128741a32d332ca04610a78c6300fee0c1a76be43a65b327f5c8",
+        ),
+        DataSet(
+            name="tweeteval_val",
+            title="TweetEval sentiment: validation",
+            source="cardiffnlp/tweeteval @ 4fbd22cd78421f05b1ecdb4fc5725bc7a7bd8f66 (datasets/sentiment)",
+            licence="SemEval-2017 task 4: CC BY 3.0; Twitter's terms apply",
+            file="tweeteval_sentiment/val.parquet",
+            sha256="e2b6091ab4b8fd4f954f69b6b436925bd74cd4729d46dd9bbb969d7f415e3a10",
+        ),
+        DataSet(
+            name="airline_tweets",
+            title="Twitter US Airline Sentiment (CrowdFlower), 16 to 22 February 2015",
+            source="Ramlah0/Twitter-US-Airline-Sentiment-Analysis @ b485e56d824c0c0c0ed573932a98db309523bc75,"
+            " with the seconds and confidences of two other mirrors",
+            licence="CC BY-NC-SA 4.0; Twitter's terms apply",
+            file="airline_tweets/airline_tweets_feb16_22.parquet",
+            sha256="9a4332c6405e2e5ac3e945265fec90fde2ec3b46cf2dc4450ac308ea98268035",
+        ),
+        DataSet(
+            name="semeval_topics",
+            title="SemEval-2016 task 4: tweets on 200 topics, five-point sentiment, with times",
+            source="cbaziotis/datastories-semeval2017-task4 @ faeee5fd1c2cf38e32179a4676dff53ae01adfa8 (Subtask_CE)",
+            licence="SemEval-2017 task 4: CC BY 3.0; Twitter's terms apply",
+            file="semeval_topics/topics_2016.parquet",
+            sha256="f25a86d247fedd1f34bd96995ee2b92f5235b810cd2d458fa6026a8f94c9e2ff",
+        ),
+        DataSet(
             name="online_retail",
             title="UCI Online Retail: all invoice lines of a gift shop, December 2010 to December 2011",
             source="databricks/Spark-The-Definitive-Guide"

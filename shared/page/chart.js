@@ -9,8 +9,8 @@ const dark = matchMedia("(prefers-color-scheme: dark)");
 /**
  * A column of charts that share time and hover. Each chart: {title, unit, show(value), lines: [{key, name, colour,
  * band: [low key, high key]}], low}. `href` is the API call behind them, `least` the seconds that the axis of
- * time covers at least. `update(data, marks)`: data.at and one array a
- * key; marks: [{at, text}].
+ * time covers at least. `update(data, marks)`: data.at and one array a key; marks: [{at, text}], numbered in their
+ * order; one with a `name` bears that, on a full line.
  */
 export class Charts {
   constructor(place, charts, {href, height = 112, least = 3600}) {
@@ -82,7 +82,7 @@ export class Charts {
   #label(part, idx) {
     const {chart, value} = part, hovered = idx !== null && idx !== undefined;
     const place = hovered ? idx : this.data.at.length - 1;
-    if (place < 0) return value.replaceChildren();
+    if (place < 0) return value.replaceChildren("–");
     const words = chart.lines.map((line) => {
       const values = this.data[line.key] ?? [];
       const found = hovered ? values[place] : values.findLast((each) => each !== null && each !== undefined);
@@ -101,16 +101,17 @@ export class Charts {
     ctx.fillStyle = colour("quiet");
     ctx.lineWidth = ratio;
     ctx.font = `600 ${10 * ratio}px system-ui, sans-serif`;
-    ctx.setLineDash([2 * ratio, 3 * ratio]);
     let last = -Infinity, row = 0;
     this.marks.forEach((mark, place) => {
       const x = Math.round(plot.valToPos(mark.at, "x", true));
       if (x < bbox.left || x > end) return;
+      ctx.setLineDash(mark.name ? [] : [2 * ratio, 3 * ratio]);
       ctx.beginPath();
       ctx.moveTo(x, bbox.top);
       ctx.lineTo(x, bbox.top + bbox.height);
       ctx.stroke();
-      ctx.textAlign = x > end - 16 * ratio ? "right" : "left";
+      ctx.textAlign = x > end - (mark.name ? 40 : 16) * ratio ? "right" : "left";
+      if (mark.name) return ctx.fillText(mark.name, x + (ctx.textAlign === "left" ? 3 : -3) * ratio, bbox.top + bbox.height - 3 * ratio);
       row = x - last < 16 * ratio ? row + 1 : 0; // neighbours stand below one another
       last = x;
       ctx.fillText(String(place + 1), x + (ctx.textAlign === "left" ? 3 : -3) * ratio, bbox.top + (9 + 11 * row) * ratio);

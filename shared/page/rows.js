@@ -66,7 +66,7 @@ export class Rows {
       if (old) {
         const focused = old.contains(document.activeElement);
         old.replaceWith(made);
-        if (focused) made.querySelector("button").focus();
+        if (focused) made.querySelector("button")?.focus();
       }
       return made;
     });

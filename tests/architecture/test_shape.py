@@ -14,7 +14,7 @@ SHAPE = {
     *("simulate.py", "ingest.py", "dataset.py", "features.py", "model.py", "policy.py", "evaluate.py", "train.py"),
     *("serve.py", "monitor.py", "demo.py", "paper.py", "page"),
 }
-PATTERN = {"recsys": {"batch.py"}, "fraud": {"stream.py"}, "sentiment": {"batch.py", "stream.py"}}
+PATTERN = {"recsys": {"batch.py"}, "fraud": {"stream.py"}, "sentiment": {"batch.py", "stream.py", "brands.toml"}}
 
 # Files of a later issue. What exists must leave this list, so it only shrinks.
 PENDING = {"fraud": {"paper.py"}, "recsys": {"paper.py"}}

@@ -25,6 +25,19 @@ BELOW = {
         "serve",
         "monitor",
     ),
+    # Long, and they count what they are given, whatever it is called.
+    "sentiment": (
+        "features",
+        "finetune",
+        "mentions",
+        "simulate",
+        "stream",
+        "seam",
+        "batch",
+        "monitor",
+        "dataset",
+        "crisis",
+    ),
 }
 LONG = (  # left to the proof, as they need a service that has learnt
     *("batch", "dataset", "explanation", "faults", "leak", "monitor"),

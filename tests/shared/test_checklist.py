@@ -25,6 +25,7 @@ def root(tmp_path: Path) -> Path:
         "shared/log.py": note("4.3"),
         "Makefile": note("5.1"),
         "README.md": note("1.1"),
+        "tests/exercises/step-up.patch": "+" + note("7.1"),
     }.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)

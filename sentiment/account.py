@@ -1,0 +1,188 @@
+"""What it all came to: the seam recounted, views compared, shares against the truth, alarms on quiet months."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+
+from sentiment import config
+from sentiment.config import BIN, DAY, HOUR, LABELS
+from sentiment.crisis import Brand
+from sentiment.dataset import day_of
+from sentiment.schema import ALL, MENTION, MENTIONS, MINUTES, Confusion, Counts, Mention
+from sentiment.simulate import HOURS
+from sentiment.timeline import Timeline
+from shared.eventlog.port import EventLog, beginning
+from shared.settings import Settings
+
+Table = tuple[list[str], list[list[str]]]
+MONTH = 30  # days
+
+
+def opened(settings: Settings, log: EventLog) -> Timeline:
+    """Both views as they are now, read afresh."""
+    timeline = Timeline(settings.var / "batch")
+    reader = log.reader(beginning([MINUTES]))
+    while records := reader.poll(10_000, 0.0):
+        timeline.speed.take(records)
+    reader.close()
+    return timeline
+
+
+def mentioned(log: EventLog) -> dict[tuple[str, int], set[str]]:
+    """By brand and hour, the posts that the log says were mentions: what any view must add up to."""
+    reader, found = log.reader(beginning([MENTIONS])), defaultdict[tuple[str, int], set[str]](set)
+    while records := reader.poll(10_000, 0.0):
+        for record in records:
+            message = MENTION.validate_json(record.value)
+            if isinstance(message, Mention):
+                found[message.brand, message.at // HOUR].add(message.post)
+    reader.close()
+    return dict(found)
+
+
+def seam(timeline: Timeline, log: EventLog) -> tuple[int, int]:
+    """Hours of a brand that were recounted by force, and those that differ from what the timeline serves."""
+    manifest, posts = timeline.manifest(), mentioned(log)
+    brands = {brand for brand, _ in posts}
+    hours = {hour for _, hour in posts} | set(manifest.hours)
+    wrong = 0
+    for brand in brands:
+        for hour in hours:
+            (point,) = timeline.points(manifest, brand, since=hour * HOUR, until=(hour + 1) * HOUR, step=HOUR)
+            served = point.counts.raw + sum(part.late_pending for part in point.parts)
+            wrong += len(point.parts) != 1 or served != len(posts.get((brand, hour), ()))
+    return len(brands) * len(hours), wrong
+
+
+class Difference(NamedTuple):
+    """What the batch view made of hours that the stream had counted, in mentions."""
+
+    stream: int
+    late: int  # came after the hour was sealed
+    removed: int  # of bots
+    rescored: int  # opinions whose label is another one
+    batch: int
+
+    def table(self) -> Table:
+        rows = [
+            ["counted by the stream", f"{self.stream:,}"],
+            ["came late, taken in", f"+{self.late:,}"],
+            ["of bots, removed", f"−{self.removed:,}"],
+            ["counted by batch", f"{self.batch:,}"],
+            ["of them with another label than the stream's", f"{self.rescored:,}"],
+        ]
+        return ["mentions", ""], rows
+
+
+def difference(timeline: Timeline, log: EventLog) -> Difference:
+    """Between the views over all published hours, split by cause."""
+    manifest = timeline.manifest()
+    streamed: dict[tuple[str, str], Mention] = {}
+    reader = log.reader(beginning([MENTIONS]))
+    while records := reader.poll(10_000, 0.0):
+        for record in records:
+            message = MENTION.validate_json(record.value)
+            if isinstance(message, Mention) and message.brand != ALL and message.at // HOUR in manifest.hours:
+                streamed.setdefault((message.brand, message.post), message)
+    reader.close()
+    late = removed = rescored = batch = 0
+    for hour, published in manifest.hours.items():
+        for row in timeline.hour(hour, published.version).filter(pl.col("brand") != ALL).iter_rows(named=True):
+            said = streamed.get((row["brand"], row["post"]))
+            late += said is not None and said.late
+            removed += row["removed"] is not None
+            batch += row["removed"] is None
+            rescored += row["removed"] is None and said is not None and said.label != row["label"]
+    on_time = sum(not mention.late for mention in streamed.values())
+    return Difference(on_time, late, removed, rescored, batch)
+
+
+def compared(timeline: Timeline, truth: pl.DataFrame) -> tuple[int, float | None]:
+    """Opinions that published hours count of posts naming two brands, and the share of them that is wrong.
+
+    `truth` (post, brand, label): one opinion a post is a limit, and this is what it costs. Who is for the one brand is
+    against the other, in all comparisons that `grammar` has.
+    """
+    manifest = timeline.manifest()
+    known = {post: (brand, label) for post, brand, label in truth.select("post", "brand", "label").iter_rows()}
+    other = {"negative": "positive", "neutral": "neutral", "positive": "negative"}
+    wrong = list[bool]()
+    for hour, published in manifest.hours.items():
+        rows = timeline.hour(hour, published.version).filter(
+            (pl.col("brand") != ALL) & pl.col("removed").is_null() & pl.col("label").is_not_null()
+        )
+        for row in rows.filter(pl.len().over("post") == 2).iter_rows(named=True):
+            brand, label = known.get(row["post"], (None, None))
+            if brand is not None and label is not None:
+                wrong.append(row["label"] != (label if row["brand"] == brand else other[label]))
+    return len(wrong), round(float(np.mean(wrong)), 3) if wrong else None
+
+
+class ShareErrors(NamedTuple):
+    """Over brand-days with enough opinions: mean absolute error of a share, and how often intervals hold the truth."""
+
+    days: int
+    raw: float | None
+    corrected: float | None
+    coverage: float | None
+    rows: list[list[str]]
+
+    def table(self) -> Table:
+        return ["brand and day", "opinions", "truth, negative", "as counted", "corrected", "90 % interval"], self.rows
+
+
+def share_errors(
+    timeline: Timeline, truth: pl.DataFrame, confusions: Mapping[tuple[int, str], Confusion], *, without: set[str]
+) -> ShareErrors:
+    """Against `truth` (post, at, brand, label): of the posts that a day's window counts.
+
+    `without`: audited posts, on which the correction was learnt, are not judged.
+    """
+    manifest = timeline.manifest()
+    raw, corrected, covered, rows = list[float](), list[float](), list[bool](), list[list[str]]()
+    labels = {post: label for post, label in truth.select("post", "label").iter_rows() if post not in without}
+    brands = sorted({brand for brand in truth["brand"].unique() if brand})
+    for day in range(min(manifest.hours) // 24, max(manifest.hours) // 24 + 1):
+        for brand in brands:
+            window = {"since": day * DAY, "until": (day + 1) * DAY, "step": DAY}
+            point = next(timeline.points(manifest, brand, **window, confusions=dict(confusions)))
+            posts = timeline.posts(manifest, brand, day * DAY, (day + 1) * DAY)
+            known = [labels[post] for post in posts if post in labels]
+            if point.corrected is None or point.low is None or point.high is None or len(known) < config.SHARE_NEEDED:
+                continue
+            assert point.counted is not None
+            true = np.array([known.count(label) for label in LABELS]) / len(known)
+            raw += list(abs(np.array(point.counted) - true))
+            corrected += list(abs(np.array(point.corrected) - true))
+            low, high = np.array(point.low), np.array(point.high)
+            covered += list((low <= true) & (true <= high))
+            shown = [f"{true[0]:.0%}", f"{point.counted[0]:.0%}", f"{point.corrected[0]:.0%}"]
+            rows.append([f"{brand}, {day_of(day * DAY)}", str(len(known)), *shown, f"{low[0]:.0%} to {high[0]:.0%}"])
+    if not raw:
+        return ShareErrors(0, None, None, None, [])
+    means = [round(float(np.mean(values)), 4) for values in (raw, corrected, covered)]
+    return ShareErrors(len(rows), means[0], means[1], means[2], rows)
+
+
+def false_alarms(known: Confusion, *, months: int = 100, seed: int = 1, posts_a_day: float = 250.0) -> int:
+    """How often a brand's manager is called in so many simulated brand-months in which nothing happens.
+
+    Opinions are drawn from the audited confusion, moods wander from day to day, and posts come in threads.
+    """
+    rng = np.random.default_rng(seed)
+    confusion = np.array(known.rows)
+    profile = np.repeat(HOURS / 6, 6)  # of a day, by bin
+    alarms = 0
+    for _ in range(months):
+        brand, mood = Brand(), rng.dirichlet((4.0, 4.0, 4.0))
+        for day in range(MONTH + config.BASELINE_DAYS):
+            said = rng.dirichlet(mood * 400) @ confusion
+            bins = rng.multinomial(rng.poisson(posts_a_day * profile), said / said.sum())
+            for number, (negative, neutral, positive) in enumerate(bins.tolist()):
+                counts = Counts(negative + neutral + positive, negative, neutral, positive)
+                told = brand.judge(day * DAY + number * BIN, counts)
+                alarms += told and day >= config.BASELINE_DAYS
+    return alarms

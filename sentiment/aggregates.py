@@ -1,0 +1,65 @@
+"""Mention -> Counts by minute. Both views count with this, so that nothing but their inputs can differ."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from sentiment.config import HOUR, MINUTE
+from sentiment.schema import Counts, Mention
+
+
+@dataclass
+class Cell:
+    """One minute, as it grows."""
+
+    counts: Counts = field(default_factory=Counts)
+    shed: int = 0
+    model: str | None = None
+    revision: int = -1
+
+
+class Hour:
+    """One brand and hour: its mentions, of which the earliest of each text is the one that has an opinion.
+
+    The order of arrival changes nothing: partitions of posts reach a brand in any order.
+    """
+
+    def __init__(self) -> None:
+        self.minutes: dict[int, Cell] = {}  # by start
+        self._posts: set[str] = set()
+        self._first: dict[int, Mention] = {}  # by text
+
+    def add(self, mention: Mention, *, revision: int = 0) -> set[int]:
+        """Count one mention; gives the minutes that changed, none for a post that has been counted."""
+        if mention.post in self._posts:
+            return set()
+        self._posts.add(mention.post)
+        changed = {self._cell(mention, revision, Counts(raw=1))}
+        # [6.1] A text that was shared a thousand times is one opinion with a thousand readers: both numbers are kept.
+        first = self._first.get(mention.text)
+        if first is None or (mention.at, mention.post) < (first.at, first.post):
+            if first is not None:
+                changed.add(self._cell(first, revision, _vote(first, -1)))
+            self._first[mention.text] = mention
+            self._cell(mention, revision, _vote(mention, 1))
+        return changed
+
+    def _cell(self, mention: Mention, revision: int, more: Counts) -> int:
+        start = mention.at // MINUTE * MINUTE
+        cell = self.minutes.setdefault(start, Cell())
+        cell.counts += more
+        cell.shed += more.opinions * mention.shed
+        cell.model = max(filter(None, (cell.model, mention.model)), key=int, default=None)
+        cell.revision = max(cell.revision, revision)
+        return start
+
+
+def _vote(mention: Mention, sign: int) -> Counts:
+    return Counts() if mention.label is None else Counts(**{mention.label: sign})
+
+
+def aggregate(mentions: Iterable[Mention]) -> dict[tuple[str, int], Cell]:
+    """By brand and start of the minute, over any number of hours."""
+    hours: dict[tuple[str, int], Hour] = {}
+    for mention in mentions:
+        hours.setdefault((mention.brand, mention.at // HOUR), Hour()).add(mention)
+    return {(brand, start): cell for (brand, _), hour in hours.items() for start, cell in hour.minutes.items()}

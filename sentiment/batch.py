@@ -1,0 +1,264 @@
+"""Post -> Opinion -> Mention -> Minute. The batch view: closed hours, scored again by one version, without bots.
+
+A run takes the topic into the lake, publishes every hour that has closed, and once a day publishes again
+those that are dirty. It may be killed anywhere: an hour's file counts from the moment the manifest names it.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from datetime import date, timedelta
+from pathlib import Path
+
+import polars as pl
+
+from sentiment import config
+from sentiment.artifact import Artifact
+from sentiment.config import DAY, HOUR, LATENESS
+from sentiment.hours import COLUMNS, HoursCorrupt, Manifest, Published, digest, read_hour, write_hour
+from sentiment.ingest import POST_COLUMNS, Ingest
+from sentiment.opinions import Reader
+from sentiment.schema import ALL, RELEASES, Mention, Opinion, Post, Release
+from shared.champion import Champion, NotSwapped
+from shared.eventlog.port import EventLog, beginning
+from shared.lake import Lake
+
+logger = logging.getLogger(__name__)
+
+
+class Batch:
+    """`folder` is where the view stands; `told` is given every hour that has been published."""
+
+    # [4.1] Why not one stream, reprocessed when something changes: a count that was told must not flicker, a bot shows
+    # only over hours, and a deletion reaches back months. Files a version make each of these a new version of an hour.
+    def __init__(
+        self,
+        log: EventLog,
+        lake: Lake,
+        champion: Champion[Artifact],
+        reader: Reader,
+        folder: Path,
+        *,
+        told: Callable[[int, Published], None] = lambda *_: None,
+    ) -> None:
+        self._lake, self._champion, self._reader, self._folder, self._told = lake, champion, reader, folder, told
+        self._ingest = Ingest(log, lake, member="batch")
+        self._news = log.reader(beginning([RELEASES]))
+        self.manifest = Manifest.read(folder)
+
+    def step(self) -> bool:
+        """Take in what is there, publish one hour if one is due; whether there was anything to do."""
+        taken = self._ingest.step()
+        self._follow()
+        due = self._due()
+        if due is not None:
+            self._publish(due)
+        elif not taken and self._night():
+            return True
+        return bool(taken) or due is not None
+
+    def close(self) -> None:
+        self._ingest.consumer.close()
+        self._news.close()
+
+    def _follow(self) -> None:
+        """The last release that can be loaded scores the hours published from here on."""
+        releases = [Release.model_validate_json(record.value) for record in self._news.poll(1_000, 0.0)]
+        for release in reversed(releases):
+            try:
+                return self._champion.swap(release.version, artifact=release.artifact, digest=release.digest)
+            except NotSwapped as error:
+                logger.error("not released: %s", error)
+
+    # --- closed hours ----------------------------------------------------------------------------
+
+    def _due(self) -> int | None:
+        """The next hour that every partition has passed, and nobody has published."""
+        closed = (self._ingest.watermark - LATENESS) // HOUR  # hours below it are closed
+        if closed <= 0:
+            return None
+        if self.manifest.start is None:
+            dates = self._lake.dates("posts")
+            if not dates:
+                return None
+            first = self._rows(days(dates[0]), days(dates[0]) + 1)["at"].min()
+            assert isinstance(first, int)
+            self.manifest = self.manifest._replace(start=first // HOUR, aliases=self._reader.brands.version)
+        assert self.manifest.start is not None
+        following = max(self.manifest.hours, default=self.manifest.start - 1) + 1
+        return following if following < closed else None
+
+    def _publish(self, hour: int) -> None:
+        """Write an hour's next version and switch the manifest to it, unless it says the same as the one before."""
+        before = self.manifest.hours.get(hour)
+        until = self._ingest.until
+        rows = self._count(hour, until)
+        content = digest(rows)
+        if before is not None and before.digest == content:
+            published = before._replace(until=until, model=self._champion.version)
+        else:
+            version = 1 if before is None else before.version + 1
+            write_hour(self._folder, hour, version, rows)
+            published = Published(version, self._champion.version, content, until)
+        hours = {**self.manifest.hours, hour: published}
+        self._switch(self.manifest._replace(hours=hours))
+        self._told(hour, published)
+
+    def _switch(self, manifest: Manifest) -> None:
+        self.manifest = manifest._replace(revision=manifest.revision + 1)
+        self.manifest.write(self._folder)
+
+    def _count(self, hour: int, until: tuple[int, ...]) -> pl.DataFrame:
+        """The hour's mentions; those of bots and deleted posts bear a reason in `removed`, or are gone."""
+        day = self._rows(hour * HOUR // DAY, hour * HOUR // DAY + 1).filter(_within(until))
+        gone = self._lake.read("tombstones")
+        if gone.height:
+            day = day.join(gone.filter(_within(until)).select("id"), on="id", how="anti", maintain_order="left")
+        bots = robots(day, hour)
+        posts = day.filter(pl.col("at") // HOUR == hour).sort("at", "id")
+        known = self._known(hour, posts)
+        rows: list[dict[str, object]] = []
+        for row in posts.iter_rows(named=True):
+            post = Post(id=row["id"], author=row["author"], at=row["at"], text=row["text"])
+            place = (row["partition"], row["offset"])
+            opinion = known.get(post.id) or self._reader.read(
+                post, self._champion.model, self._champion.version, place=place
+            )
+            rows += [
+                _row(mention, opinion, removed="bot" if post.author in bots else None)
+                for mention in self._reader.mentions(post, opinion, late=False)
+            ]
+        return pl.DataFrame(rows, schema=COLUMNS)
+
+    def _known(self, hour: int, posts: pl.DataFrame) -> dict[str, Opinion]:
+        """By post, what this very model has said, in the stream or the version before: nothing is scored twice."""
+        known = self._streamed(hour, posts)
+        before = self.manifest.hours.get(hour)
+        if before is None or before.model != self._champion.version:
+            return known
+        try:
+            rows = read_hour(self._folder, hour, before.version)
+        except HoursCorrupt as error:
+            logger.error("%s", error)
+            return known
+        return known | dict(_opinions(rows))
+
+    def _streamed(self, hour: int, posts: pl.DataFrame) -> dict[str, Opinion]:
+        """What the stream said by the model at its best: not by another version, and not for want of time."""
+        day = hour * HOUR // DAY
+        said = self._lake.read("opinions", since=date_of(day), until=date_of(day + 1))
+        if said.is_empty():
+            return {}
+        mine = said.filter(
+            (pl.col("model") == pl.lit(self._champion.version, pl.String))
+            & (pl.col("definition") == self._reader.definition)
+            & pl.col("mark").is_null()
+        ).select("id", "text", "label", "why_not", "score", "model")
+        # The text, too: of an id that comes again with other words the stream may have read the other ones.
+        rows = posts.select("id", "at", "text", "partition", "offset").join(mine, on=["id", "text"])
+        found = self._reader.brands.found
+        return {row["id"]: Opinion(**row, brands=found(row["text"])) for row in rows.iter_rows(named=True)}
+
+    def _rows(self, since: int, until: int) -> pl.DataFrame:
+        """The lake's posts of these event days, each id once: the first that came."""
+        rows = self._lake.read("posts", since=date_of(since), until=date_of(until))
+        if rows.is_empty():  # it knows no columns then
+            return pl.DataFrame(schema=POST_COLUMNS)
+        return rows.unique("id", keep="first", maintain_order=True)
+
+    # --- dirty hours -------------------------------------------------------------------------------
+
+    def _night(self) -> bool:
+        """Once an event day has passed: publish again what came late or was deleted; whether it was time."""
+        today = self._ingest.watermark // DAY
+        if today <= self.manifest.night or not self.manifest.hours:
+            return False
+        tombstones = self._ingest.until
+        dirty = self._late(today) | self._deleted()
+        for hour in sorted(dirty):
+            self._publish(hour)
+        rows = self._lake.read("posts", since=date_of(today - config.MAX_AGE // DAY - 1))
+        expired = int(rows["expired"].sum()) if rows.height else 0
+        self._switch(self.manifest._replace(night=today, tombstones=tombstones, expired=expired))
+        return True
+
+    def _late(self, today: int) -> set[int]:
+        """Published hours of the last days to which posts have come since."""
+        rows = self._rows(today - config.REOPEN // DAY, today + 1)
+        found = rows.filter(~pl.col("expired")).select("partition", "offset", hour=pl.col("at") // HOUR).iter_rows()
+        hours = self.manifest.hours
+        return {hour for partition, offset, hour in found if hour in hours and offset >= hours[hour].until[partition]}
+
+    def _deleted(self) -> set[int]:
+        """Published hours, of any age, of posts that were deleted since the last night."""
+        gone = self._lake.read("tombstones")
+        if gone.height and self.manifest.tombstones:
+            gone = gone.filter(~_within(self.manifest.tombstones))
+        if gone.is_empty():
+            return set()
+        posts = self._lake.read("posts").join(gone.select("id"), on="id", how="semi")
+        return {at // HOUR for at in posts["at"]} & set(self.manifest.hours)
+
+
+def robots(day: pl.DataFrame, hour: int) -> set[str]:
+    """Authors of the hour that write too much in it, or the same too often in the day up to its end."""
+    now = day.filter(pl.col("at") // HOUR == hour)
+    busy = now.group_by("author").len().filter(pl.col("len") > config.BOT_POSTS)
+    said = day.filter(pl.col("at") // HOUR <= hour).group_by("author", "text").len()
+    again = said.filter(pl.col("len") >= config.BOT_REPEATS)
+    return {*busy["author"], *again["author"]} & set(now["author"])
+
+
+def days(when: date) -> int:
+    """Days since the epoch."""
+    return (when - date(1970, 1, 1)).days
+
+
+def date_of(day: int) -> date:
+    """The date of an event day, counted since the epoch."""
+    return date(1970, 1, 1) + timedelta(days=day)
+
+
+def _within(until: tuple[int, ...]) -> pl.Expr:
+    """Rows whose offset is below that of their partition."""
+    ends = pl.DataFrame({"partition": range(len(until)), "end": until})
+    return pl.col("offset") < pl.col("partition").replace_strict(ends["partition"], ends["end"], default=0)
+
+
+def _row(mention: Mention, opinion: Opinion, *, removed: str | None) -> dict[str, object]:
+    score = opinion.score or (None, None, None)
+    return {
+        "brand": mention.brand,
+        "aspect": mention.aspect,
+        "post": mention.post,
+        "author": mention.author,
+        "label": mention.label,
+        "model": mention.model,
+        "removed": removed,
+        "at": mention.at,
+        "text": mention.text,
+        "partition": mention.partition,
+        "offset": mention.offset,
+        "negative": score[0],
+        "neutral": score[1],
+        "positive": score[2],
+    }
+
+
+def _opinions(rows: pl.DataFrame) -> Iterator[tuple[str, Opinion]]:
+    """What the version before says of each post, by id."""
+    for _, part in rows.group_by("post", maintain_order=True):
+        first = part.row(0, named=True)
+        score = (first["negative"], first["neutral"], first["positive"])
+        yield (
+            first["post"],
+            Opinion(
+                id=first["post"],
+                at=first["at"],
+                brands=tuple(brand for brand in part["brand"] if brand != ALL),
+                label=first["label"],
+                score=None if first["negative"] is None else score,
+                model=first["model"],
+                partition=first["partition"],
+                offset=first["offset"],
+            ),
+        )

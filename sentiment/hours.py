@@ -1,0 +1,104 @@
+"""The batch view on disk: immutable files, one a published hour and version, and the one manifest that names them."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import NamedTuple, Self
+
+import polars as pl
+
+COLUMNS: dict[str, type[pl.DataType]] = {
+    **dict.fromkeys(("brand", "aspect", "post", "author", "label", "model", "removed"), pl.String),
+    **dict.fromkeys(("at", "text", "partition", "offset"), pl.Int64),
+    **dict.fromkeys(("negative", "neutral", "positive"), pl.Float64),  # the score
+}
+
+
+class HoursCorrupt(Exception):
+    """A file of the batch view cannot be read."""
+
+
+class Published(NamedTuple):
+    """One hour as it stands."""
+
+    version: int
+    model: str | None  # the version that scored it
+    digest: str  # of its rows
+    until: tuple[int, ...]  # by partition of posts, the offset up to which it has taken in what came
+
+
+class Manifest(NamedTuple):
+    """What belongs to the batch view. Every other hour is the speed view's."""
+
+    # [4.3] Ownership by hour and not a watermark: a reader takes this one pointer once, and each hour is in exactly
+    # one view for as long as it looks, whatever is published, reopened or restarted meanwhile.
+    revision: int = 0
+    aliases: str = ""  # the version of the brands' table
+    night: int = -1  # the last event day on whose eve dirty hours were reopened
+    tombstones: tuple[int, ...] = ()  # by partition, the offset up to which deletions have been seen to
+    expired: int = 0  # posts that came too late for any version
+    start: int | None = None  # the first hour there is
+    hours: dict[int, Published] = {}  # noqa: RUF012  # never changed in place
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """The manifest as it is now; an empty one before the first hour is published. Raises HoursCorrupt."""
+        try:
+            text = (folder / "manifest.json").read_text()
+        except FileNotFoundError:
+            return cls()
+        try:
+            about = json.loads(text)
+            hours = {
+                int(hour): Published(version, model, content, tuple(until))
+                for hour, (version, model, content, until) in about.pop("hours").items()
+            }
+            return cls(**about | {"tombstones": tuple(about["tombstones"]), "hours": hours})
+        except (ValueError, TypeError, KeyError) as error:
+            raise HoursCorrupt(
+                f"{folder / 'manifest.json'} is damaged: {error}; delete it, and batch makes it anew"
+            ) from error
+
+    def write(self, folder: Path) -> None:
+        """Switch the pointer: readers see the old one or this one, whole."""
+        folder.mkdir(parents=True, exist_ok=True)
+        _replace(folder / "manifest.json", json.dumps(self._asdict()).encode())
+
+
+def write_hour(folder: Path, hour: int, version: int, rows: pl.DataFrame) -> None:
+    """Columns as COLUMNS. Written again only if nobody has been told of it."""
+    path = _path(folder, hour, version)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".new")
+    rows.write_parquet(temporary)
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def read_hour(folder: Path, hour: int, version: int) -> pl.DataFrame:
+    """Raises HoursCorrupt, naming the file."""
+    path = _path(folder, hour, version)
+    try:
+        return pl.read_parquet(path)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise HoursCorrupt(f"{path} cannot be read ({error}): delete manifest.json, and batch makes it anew") from error
+
+
+def digest(rows: pl.DataFrame) -> str:
+    """Names the content of an hour: the same rows, the same digest."""
+    return hashlib.sha256(rows.write_csv().encode()).hexdigest()[:16]
+
+
+def _path(folder: Path, hour: int, version: int) -> Path:
+    return folder / str(hour // 24) / f"{hour}-{version}.parquet"
+
+
+def _replace(path: Path, content: bytes) -> None:
+    temporary = path.with_suffix(f".{os.getpid()}")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

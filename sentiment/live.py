@@ -1,0 +1,284 @@
+"""A crowd's days, sent through the running service: posts, the audits that follow, the ticks of the clock."""
+
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Self
+from urllib.error import URLError
+
+import numpy as np
+import polars as pl
+
+from sentiment.config import AUDIT_DELAY, DAY, HOUR, LABELS
+from sentiment.hours import Manifest
+from sentiment.ingest import GROUP
+from sentiment.schema import (
+    ALARMS,
+    MINUTE,
+    MINUTES,
+    OPINIONS,
+    POSTS,
+    RELEASES,
+    REPORTS,
+    STORY,
+    TOPICS,
+    Alarm,
+    Command,
+    Label,
+    Opinion,
+    Post,
+    Release,
+    Report,
+    Seal,
+    Tick,
+)
+from sentiment.serve import audited
+from sentiment.stream import WORKERS
+from shared.clock import VirtualClock, monotonic, perf_counter, sleep
+from shared.console import Stage
+from shared.eventlog import open_log
+from shared.eventlog.port import Entry, Topic, beginning
+from shared.settings import Settings
+from shared.story import Scene
+
+BATCH = 200  # records an append
+FEW = 4  # for whoever watches
+PATIENCE = 300.0  # seconds to wait for a process before giving up
+
+
+class Stuck(Exception):
+    """A process did not do its part in time."""
+
+
+class Live:
+    """The service as child commands on a free port, and the crowd that it listens to.
+
+    `mistaken`: the share of audits in which people slip.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        stage: Stage,
+        *,
+        port: int,
+        today: int,
+        seed: int,
+        world: str,
+        mistaken: float = 0.0,
+    ) -> None:
+        self.settings, self._stage, self.port, self._world = settings, stage, port, world
+        self.clock = VirtualClock(today)
+        self.log = open_log(settings.log, clock=self.clock)
+        self.log.create(TOPICS)
+        self.key = settings.key("api_key").decode()
+        self.sent, self.requests, self.failures = 0, 0, list[str]()
+        self.busy = 0.0  # seconds of sending and counting
+        self.truth: dict[str, str] = {}  # label by post
+        self.opinions: dict[str, Opinion] = {}
+        self.alarms: list[Alarm] = []
+        self.releases: list[Release] = []
+        self.reports: list[Report] = []
+        self._due: list[tuple[int, Opinion]] = []  # audits that people will have given by then
+        self._rng, self._mistaken = np.random.default_rng(seed), mistaken
+        self._reader = self.log.reader(beginning([OPINIONS, ALARMS, RELEASES, REPORTS]))
+        self._minutes, self._seals = self.log.reader(beginning([MINUTES])), [0] * MINUTES.partitions
+        self._stack = ExitStack()
+        self._children: dict[str, subprocess.Popen[bytes]] = {}
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def start(self, *command: str) -> None:
+        """Start a child command, as a user would; it ends with this."""
+        options = ["--var", str(self.settings.var), "--log", self.settings.log, "--virtual", str(self.clock.now())]
+        options += ["--brands", self._world]
+        log = (self.settings.var / f"{command[0]}.log").open("w")
+        child = subprocess.Popen([sys.executable, "-m", "sentiment", *options, *command], stdout=log, stderr=log)
+        self._stack.callback(finish, child)
+        self._children[command[0]] = child
+
+    def open(self) -> None:
+        """Wait until the service is ready."""
+        self._wait(lambda: ready(self.url), "the service is not ready; see serve.log")
+
+    def tell(self, scene: Scene) -> None:
+        """Let whoever watches know what is going on."""
+        self.log.append([Entry(STORY, scene.kind, scene.model_dump_json().encode())])
+
+    @property
+    def throughput(self) -> float:
+        """Posts a second, from sending to the commit of their minutes."""
+        return self.sent / self.busy if self.busy else 0.0
+
+    def send(
+        self, posts: pl.DataFrame, *, until: int, pause: Callable[[], bool] = lambda: False, nap: float = 0.0
+    ) -> int:
+        """Posts in order of arrival, hour by hour up to `until`, audits as they fall due; gives the hour reached.
+
+        After each hour all is counted, and `pause` may say that it is enough. `nap`: seconds of real time after
+        every FEW posts, for whoever watches.
+        """
+        hours = range(self.clock.now() // HOUR * HOUR, until, HOUR)
+        with self._stage.progress(len(hours), "hours") as done:
+            for hour in hours:
+                part = posts.filter(pl.col("sent").is_between(hour, hour + HOUR, closed="left"))
+                self.hour(part, hour + HOUR, nap=nap)
+                done(1)
+                if pause():
+                    return hour + HOUR
+        return until
+
+    def hour(self, part: pl.DataFrame, end: int, *, nap: float = 0.0) -> None:
+        """One hour's arrivals; returns once they are scored, counted and, if an hour has closed, published."""
+        self.truth |= dict(part.filter(pl.col("label").is_not_null()).select("id", "label").iter_rows())
+        began = perf_counter()
+        for rows in part.iter_slices(FEW if nap else BATCH):
+            self.clock.observe(rows["sent"][-1])
+            posts = [
+                Post.model_validate({k: row[k] for k in ("id", "author", "at", "text")})
+                for row in rows.iter_rows(named=True)
+            ]
+            self.log.append([Entry(POSTS, post.id, post.model_dump_json().encode()) for post in posts])
+            self.sent += rows.height
+            sleep(nap)
+        self.tick(end)
+        self._settle(WORKERS, POSTS)
+        self._wait(lambda: self._counted() >= end, "mentions are not counted; see serve.log")
+        self.busy += perf_counter() - began
+        self.follow()
+        self._audit()
+        self._settle(GROUP, POSTS)
+        if end % DAY == HOUR:  # a day has closed: its report decides what happens next
+            self._wait(lambda: self._told(end // DAY - 1), "the day is not judged; see monitor.log and batch.log")
+        self.get("/v1/brands")
+
+    def tick(self, at: int) -> None:
+        self.clock.observe(at)
+        tick = Tick(at=at).model_dump_json().encode()
+        self.log.append([Entry(POSTS, "tick", tick, number) for number in range(POSTS.partitions)])
+
+    def _told(self, day: int) -> bool:
+        self.follow()
+        return not self.releases or any(report.day == day for report in self.reports) or not self._begun(day)
+
+    def _begun(self, day: int) -> bool:
+        """Whether the whole day is in the view: the first one may have begun in the middle."""
+        start = Manifest.read(self.settings.var / "batch").start
+        return start is not None and start // 24 <= day
+
+    def published(self, hour: int) -> None:
+        """Wait until the batch view has the hour."""
+        folder = self.settings.var / "batch"
+        self._wait(lambda: hour in Manifest.read(folder).hours, f"hour {hour} is not published; see batch.log")
+
+    def _audit(self) -> None:
+        """People give what was drawn a day ago; a few are mistaken."""
+        now = self.clock.now()
+        due = [opinion for at, opinion in self._due if at <= now and opinion.id in self.truth]
+        self._due = [(at, opinion) for at, opinion in self._due if at > now]
+        entries = []
+        for opinion in due:
+            label: Label = self.truth[opinion.id]  # type: ignore[assignment]
+            if self._rng.random() < self._mistaken:
+                label = LABELS[int(self._rng.integers(3))]  # type: ignore[assignment]
+            entries.append(audited(opinion, label, known_at=now))
+        if entries:
+            self.log.append(entries)
+
+    def follow(self) -> None:
+        while records := self._reader.poll(10_000, 0.0):
+            for record in records:
+                if record.topic == OPINIONS.name:
+                    opinion = Opinion.model_validate_json(record.value)
+                    if opinion.kind == "opinion" and opinion.id not in self.opinions:
+                        self.opinions[opinion.id] = opinion
+                        if opinion.inclusion is not None:
+                            self._due.append((opinion.at + AUDIT_DELAY, opinion))
+                elif record.topic == ALARMS.name:
+                    self.alarms.append(Alarm.model_validate_json(record.value))
+                elif record.topic == RELEASES.name:
+                    self.releases.append(Release.model_validate_json(record.value))
+                else:
+                    self.reports.append(Report.model_validate_json(record.value))
+
+    def _settle(self, group: str, topic: Topic) -> None:
+        """Wait until the group has come to where the topic ends now."""
+        ends = self.log.ends(topic)
+
+        def passed() -> bool:
+            done = self.log.committed(group, topic)
+            return all(p in done and done[p].offset >= end for p, end in ends.items() if end)
+
+        self._wait(passed, f"{group} does not come to the end of {topic.name}; see the .log files")
+
+    def _counted(self) -> int:
+        """Event time up to which every partition of mentions has been counted, as its seals say."""
+        for record in self._minutes.poll(10_000, 0.0):
+            if isinstance(message := MINUTE.validate_json(record.value), Seal):
+                self._seals[message.partition] = max(self._seals[message.partition], message.at)
+        return min(self._seals)
+
+    def _wait(self, done: Callable[[], bool], why: str) -> None:
+        until, nap = monotonic() + PATIENCE, 0.001
+        while not done():
+            ended = [name for name, child in self._children.items() if child.poll() is not None]
+            if ended or monotonic() > until:
+                raise Stuck(f"{ended[0]} ended; see {ended[0]}.log" if ended else why)
+            sleep(nap)
+            nap = min(nap * 1.5, 0.02)
+
+    # --- an operator ----------------------------------------------------------------------------------
+
+    def command(self, command: Command) -> None:
+        """Post a command, and wait until a release or an alarm answers it."""
+        self.follow()
+        before = len(self.releases) + len(self.alarms)
+        self.ask("POST", "/v1/commands", command.model_dump_json().encode())
+
+        def answered() -> bool:
+            self.follow()
+            return len(self.releases) + len(self.alarms) > before
+
+        self._wait(answered, f"nobody carried out {command.kind}; see monitor.log")
+
+    def get(self, path: str) -> bytes:
+        return self.ask("GET", path, None)
+
+    def ask(self, method: str, path: str, body: bytes | None) -> bytes:
+        """A request as a client would send it; those that fail are counted."""
+        headers = {"X-API-Key": self.key, "Content-Type": "application/json"}
+        self.requests += 1
+        try:
+            request = urllib.request.Request(self.url + path, body, headers, method=method)
+            with urllib.request.urlopen(request, timeout=20) as response:
+                return bytes(response.read())
+        except (URLError, OSError) as error:
+            self.failures.append(f"{method} {path}: {error}")
+            return b"[]"
+
+
+def finish(child: subprocess.Popen[bytes]) -> None:
+    child.send_signal(signal.SIGINT)
+    try:
+        child.wait(20)
+    except subprocess.TimeoutExpired:
+        child.kill()
+
+
+def ready(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/health/ready", timeout=1) as response:
+            return bool(response.status == 200)
+    except (URLError, OSError):
+        return False

@@ -1,0 +1,224 @@
+"""The page to watch: what it shows as JSON, and the same as a stream."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, FastAPI
+from fastapi.responses import StreamingResponse
+
+from sentiment import config
+from sentiment.artifact import limits
+from sentiment.board import Board, Compared, Confusions, Series
+from sentiment.edge import Edge
+from sentiment.hours import HoursCorrupt, Manifest
+from sentiment.schema import Alarm, Noun, Release, Report, standing
+from sentiment.watch import Now, Row
+from shared.clock import Clock, monotonic
+from shared.eventlog.port import LogUnavailable
+from shared.page import add_page
+from shared.page.document import add_document
+from shared.page.stream import Streams, event, newest
+from shared.story import Scene
+
+FOLDER = Path(__file__).parent
+LISTS = ("recent", "negative")
+LINES = 6  # new posts that an event tells of at most, and as many negative ones
+ROWS = 72  # of each at the beginning
+HOURS = 24  # published ones that brands are compared over
+DAYS = 60  # reports shown
+
+
+class State(Noun):
+    """What changes from one moment to the next."""
+
+    at: int  # event time
+    now: Now
+    lag: int | None  # posts not yet read; none while the log is away
+    audits: int  # posts that wait for a person's word
+    seam: int | None  # the first second that is not batch's
+    published: int  # hours
+    expired: int  # posts that came too late for any hour
+    trouble: str  # why the log or the batch view cannot be read; empty when they can
+    silent: float  # seconds since the log could be read last
+    catching_up: bool
+    workers: bool  # whether the worker beside this edge runs
+
+
+class Told(Noun):
+    """What was said and done, newest first; it changes seldom. Reports are without the confusion."""
+
+    champion: Release | None
+    back_to: str | None  # the version that a rollback would go to
+    ledger: list[Release]
+    alarms: list[Alarm]
+    reports: list[Report]
+    limits: dict[str, float]  # of drift, for the champion
+    scenes: list[Scene]  # of a demo, oldest first
+    demo: bool
+    registry: str  # MLflow's address, or the command that shows it
+
+
+class Watched(Noun):
+    """All that the page shows; the stream brings the same, part by part."""
+
+    state: State
+    told: Told
+    compared: Compared  # over the last published hours
+    series: Series
+    recent: list[Row]
+    negative: list[Row]
+
+
+class Page:
+    """What the routes share."""
+
+    def __init__(
+        self,
+        edge: Edge,
+        board: Board,
+        *,
+        clock: Clock,
+        models: Path,
+        registry: str,
+        workers: Callable[[], bool],
+        demo: bool,
+    ) -> None:
+        self.edge, self.board = edge, board
+        self._clock, self._models, self._registry, self._workers, self._demo = clock, models, registry, workers, demo
+
+    def state(self, manifest: Manifest, trouble: str = "") -> State:
+        edge = self.edge
+        try:
+            lag, away = edge.lag(), ""
+        except LogUnavailable as error:
+            lag, away = None, str(error)
+        return State(
+            at=self._clock.now(),
+            now=edge.watch.now(),
+            lag=lag,
+            audits=len(edge.audits),
+            seam=(max(manifest.hours) + 1) * config.HOUR if manifest.hours else None,
+            published=len(manifest.hours),
+            expired=manifest.expired,
+            trouble=edge.trouble or away or trouble,
+            silent=monotonic() - edge.followed,
+            catching_up=not edge.caught_up,
+            workers=self._workers(),
+        )
+
+    def told(self) -> Told:
+        edge, ledger = self.edge, list(self.edge.releases)
+        champion, before = (ledger[-1] if ledger else None), standing(ledger)[:-1]
+        reports = [edge.reports[day] for day in sorted(edge.reports, reverse=True)[:DAYS]]
+        return Told(
+            champion=champion,
+            back_to=before[-1].version if before else None,
+            ledger=ledger[::-1],
+            alarms=list(edge.alarms)[::-1],
+            reports=[report.model_copy(update={"confusion": None}) for report in reports],
+            limits=self._limits(champion),
+            scenes=list(edge.scenes),
+            demo=self._demo,
+            registry=self._registry,
+        )
+
+    def watched(self) -> Watched:
+        """Raises HoursCorrupt."""
+        manifest, confusions, watch = self.edge.timeline.manifest(), self.edge.confusions(), self.edge.watch
+        return Watched(
+            state=self.state(manifest),
+            told=self.told(),
+            compared=self.board.compared(manifest, confusions, hours=HOURS),
+            series=self.board.series(manifest),
+            recent=watch.rows(most=ROWS),
+            negative=watch.rows(most=ROWS, negative=True),
+        )
+
+    async def news(self) -> AsyncIterator[list[str]]:
+        """First all of it, then what is new."""
+        watch, manifest, confusions = self.edge.watch, Manifest(), self.edge.confusions()
+        change, heard, begun = 0, self._heard(), False
+        while True:
+            try:
+                before, manifest = manifest, await asyncio.to_thread(self.edge.timeline.manifest)
+                if not begun:
+                    change, heard, confusions = watch.change, self._heard(), self.edge.confusions()
+                    yield [event("all", (await asyncio.to_thread(self.watched)).model_dump_json())]
+                    begun = True
+                    continue
+                said = []
+                if heard != self._heard():
+                    heard = self._heard()
+                    said.append(event("told", self.told().model_dump_json()))
+                since, change = change, watch.change
+                said.append(event("rows", self._rows(since)))
+                known, confusions = confusions, self.edge.confusions()
+                said += await asyncio.to_thread(self._counted, before, manifest, known, confusions)
+                yield [*said, event("state", (await asyncio.to_thread(self.state, manifest)).model_dump_json())]
+            except HoursCorrupt as error:
+                yield [event("state", self.state(manifest, str(error)).model_dump_json())]
+
+    def _rows(self, since: int) -> str:
+        rows = {name: self.edge.watch.rows(since=since, most=LINES, negative=name == "negative") for name in LISTS}
+        parts = (f'"{name}":[{",".join(row.model_dump_json() for row in part)}]' for name, part in rows.items())
+        return "{" + ",".join(parts) + "}"
+
+    def _counted(self, before: Manifest, manifest: Manifest, known: Confusions, confusions: Confusions) -> list[str]:
+        """From the first hour on of which something new is to be told."""
+        moved = [hour for hour, line in manifest.hours.items() if before.hours.get(hour) != line]
+        following = max(manifest.hours, default=-1) + 1
+        said = [event("tail", self.board.series(manifest, since=min([*moved, following])).model_dump_json())]
+        if moved or known.keys() != confusions.keys():
+            compared = self.board.compared(manifest, confusions, hours=HOURS)
+            said.append(event("compared", compared.model_dump_json()))
+        return said
+
+    def _heard(self) -> tuple[object, ...]:
+        edge = self.edge
+        return *newest(edge.releases, edge.alarms, edge.scenes), len(edge.reports)
+
+    def _limits(self, champion: Release | None) -> dict[str, float]:
+        """Empty when the champion's files are not here."""
+        try:
+            return {} if champion is None else limits(self._models / champion.digest)
+        except OSError:
+            return {}
+
+
+def add_watching(
+    app: FastAPI,
+    edge: Edge,
+    board: Board,
+    *,
+    clock: Clock,
+    models: Path,
+    registry: str,
+    api_key: bytes,
+    guarded: Sequence[Any],
+    workers: Callable[[], bool],
+    stopping: Callable[[], bool],
+    visitor: str,
+) -> None:
+    """The page, and what it asks for. With a `visitor`'s token it is a demo's."""
+    page = Page(edge, board, clock=clock, models=models, registry=registry, workers=workers, demo=bool(visitor))
+    streams = Streams(stopping)
+    add_page(app, FOLDER, name=config.SERVICE, pattern="hybrid", api_key=api_key, visitor=visitor)
+    add_document(app, FOLDER.parent / "DESIGN.md")
+    router = APIRouter(
+        prefix="/v1",
+        dependencies=guarded,
+        responses={401: {"description": "No key, or a wrong one."}, 503: {"description": "The batch view is away."}},
+    )
+
+    @router.get("/watch", tags=["watching"])
+    def watch() -> Watched:  # in a thread, as files may have to be read
+        """All that the page shows."""
+        return page.watched()
+
+    @router.get("/stream", include_in_schema=False)
+    async def stream() -> StreamingResponse:
+        return streams.answer(page.news())
+
+    app.include_router(router)

@@ -1,0 +1,111 @@
+"""Posts that nobody here made, through the very same stages in their own time: a first part is learnt from."""
+
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+
+import polars as pl
+
+from sentiment import config
+from sentiment.account import difference, opened, seam, share_errors
+from sentiment.config import DAY, HOUR
+from sentiment.demo import learn, told
+from sentiment.finetune import Recipe
+from sentiment.history import Unusable, read_file, write_labels
+from sentiment.live import Live
+from sentiment.mentions import Brands
+from sentiment.schema import DEAD, Command, DeadLetter
+from sentiment.shares import correcting
+from shared.clock import SystemClock, perf_counter
+from shared.console import Stage
+from shared.eventlog import open_log
+from shared.eventlog.port import Entry
+from shared.lake import Lake
+from shared.results import Run
+from shared.settings import Settings
+
+LEARNT = 0.3  # of the days
+SHOWN = 10  # refused rows
+
+
+def run(settings: Settings, file: Path, *, port: int, world: str, seed: int, recipe: Recipe | None) -> None:
+    """`world`: the section of brands.toml that the file's brands stand in.
+
+    Raises:
+        Unusable: columns are missing, no row can be read, or there are too few days or labels to learn from.
+    """
+    began, stage = perf_counter(), Stage()
+    figures = Run(
+        config.SERVICE, command=f"make replay-sentiment FILE={file.name}", at=SystemClock().now(), var=settings.var
+    )
+    stamp = datetime.fromtimestamp(SystemClock().now(), UTC).strftime("%Y%m%d-%H%M%S")
+    settings = settings.afresh(f"replay-sentiment/{stamp}")
+    settings.pin("pseudonym_key", f"replay of seed {seed}")
+    with stage.act(f"Read {file.name}") as act:
+        posts, letters = read_file(file)
+        first, last = posts["at"][0] // DAY, posts["at"][-1] // DAY
+        today = (first + max(1, round((last - first + 1) * LEARNT))) * DAY
+        past, live_posts = posts.filter(pl.col("at") < today), posts.filter(pl.col("at") >= today)
+        if past["label"].drop_nulls().len() < 300 or live_posts.is_empty():
+            labels = past["label"].drop_nulls().len()
+            raise Unusable(
+                f"{file.name} has {last - first + 1} days and {labels} labels in the first of them; 300 are needed"
+            )
+        act.outcome = f"{posts.height:,} posts of {last - first + 1} days; {len(letters):,} rows refused"
+    if letters:
+        rows = [[letter.offset, letter.field, letter.value[:40], letter.reason] for letter in letters[:SHOWN]]
+        stage.table(f"Refused, the first {len(rows)} of {len(letters):,}", ["line", "field", "value", "reason"], rows)
+
+    with Live(settings, stage, port=port, today=today, seed=seed, world=world) as live:
+        live.log.append([_refusal(letter) for letter in letters])
+        with stage.act("Training on the first days") as act:
+            write_labels(Lake(settings.var / "lake"), past, known_at=today - HOUR)
+            live.start("serve", "--port", str(port))
+            live.start("batch")
+            candidate = learn(settings, stage, Brands.read(world), as_of=today, seed=seed, recipe=recipe)
+            live.start("monitor", "--seed", str(seed), *([] if recipe else ["--linear"]))
+            act.outcome = told(candidate)
+        with stage.act("Live: the rest through log, worker and batch, audited a day later") as act:
+            live.open()
+            live.command(
+                Command(kind="promote", version=candidate.version.version, force=True, who="replay", why="the first")
+            )
+            end = (last + 1) * DAY
+            live.send(live_posts, until=end)
+            live.tick(end + HOUR)
+            live.published(end // HOUR - 1)
+            live.follow()
+            crises = [alarm.brand for alarm in live.alarms if alarm.kind == "crisis"]
+            act.outcome = (
+                f"{live.sent:,} posts, {live.throughput:,.0f} a second; crises: {', '.join(map(str, crises)) or 'none'}"
+            )
+        with closing(open_log(settings.log, clock=live.clock)) as log:
+            timeline = opened(settings, log)
+            hours, wrong = seam(timeline, log)
+            stage.table("What batch made of what the stream had counted", *difference(timeline, log).table())
+        confusions = correcting(live.reports)
+        truth = live_posts.select(post="id", at="at", brand="brand", label="label").filter(
+            pl.col("label").is_not_null()
+        )
+        drawn = {opinion.id for opinion in live.opinions.values() if opinion.inclusion is not None}
+        errors = share_errors(timeline, truth, confusions, without=drawn)
+        stage.table("Shares of brand-days against the labels in the file", *errors.table())
+        figured = (
+            ("share.days", errors.days, "brand-days", None),
+            ("share.mae_raw", errors.raw, "share", None),
+            ("share.mae_corrected", errors.corrected, "share", None),
+            ("share.coverage90", errors.coverage, "share", ">= 0.8"),
+        )
+        for name, value, unit, target in figured:
+            figures.figure(name, value, unit=unit, target=target)
+        stage.table(
+            "Figures",
+            ["", "value", "unit"],
+            [*([n, v, u] for n, v, u, _ in figured), ["seam mismatches", wrong, f"of {hours}"]],
+        )
+        stage.say(f"\n{perf_counter() - began:.0f} s; everything that was written: {settings.var}")
+        stage.next_steps([("make demo-sentiment", "a crowd with a crisis and new words, whose truth is known")])
+
+
+def _refusal(letter: DeadLetter) -> Entry:
+    return Entry(DEAD, f"{letter.topic}:{letter.offset}", letter.model_dump_json().encode())

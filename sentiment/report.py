@@ -1,0 +1,120 @@
+"""A closed event day, judged: how far it has drifted, and how good the opinions are that people have audited."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from sentiment import config
+from sentiment.artifact import Artifact, drift_frame, reference
+from sentiment.config import CORRECTIONS_A_DAY, DAY, READERS
+from sentiment.dataset import day_of
+from sentiment.evaluate import best, macro_recall
+from sentiment.mentions import Brands
+from sentiment.opinions import seen
+from sentiment.schema import Confusion, Release, Report
+from sentiment.shares import SHIFT, confusion, shifted
+from sentiment.train import BLOCK
+from shared import drift
+from shared.lake import Lake
+
+WINDOW = 3  # days of audits that quality is measured on
+MEMORY = 14  # days of audits that a confusion is made of
+
+
+class Judge:
+    """Reads the lake. `fetch` gives the folder of a release's artifact."""
+
+    def __init__(self, lake: Lake, brands: Brands, *, fetch: Callable[[str, str], Path]) -> None:
+        self._lake, self._brands, self._fetch = lake, brands, fetch
+
+    def judge(self, day: int, past: Sequence[Report], champion: Release | None) -> Report:
+        """Report on a day, given the days before it. Raises LakeCorrupt, naming the file that cannot be read."""
+        opinions = self._lake.read("opinions", since=day_of(day * DAY), until=day_of((day + 1) * DAY))
+        if opinions.height:
+            opinions = opinions.filter(pl.col("kind") == "opinion")
+        dropped = opinions.group_by("why_not").len().drop_nulls() if opinions.height else pl.DataFrame()
+        version = champion.version if champion else None
+        distances: dict[str, float] = {}
+        beyond: tuple[str, ...] = ()
+        if champion is not None and opinions.height:
+            distances, limits = self._distances(opinions, champion)
+            history = [report.drift for report in past if report.version == version and report.drift]
+            beyond = drift.drifted([*history, distances], limits) if distances else ()
+        recall, audits = self._quality(day, version)
+        known, moved = self._corrected_by(day, version, past)
+        return Report(
+            day=day,
+            posts=opinions.height,
+            dropped=dict(dropped.iter_rows()),
+            version=version,
+            drift=distances,
+            drifted=beyond,
+            audits=audits,
+            macro_recall=recall,
+            confusion=known,
+            shifted=moved,
+            corrections=self._corrections(day),
+        )
+
+    def _distances(self, opinions: pl.DataFrame, champion: Release) -> tuple[dict[str, float], dict[str, float]]:
+        """Of the day's posts that the champion scored, spread evenly over it, from what it was trained on."""
+        folder = self._fetch(champion.artifact, champion.digest)
+        artifact = Artifact.load(folder)
+        scored = opinions.filter((pl.col("model") == champion.version) & (pl.col("path") == artifact.path))
+        scored = scored.unique("text", keep="first")  # a flood of one text is no new language
+        rows = scored.sort("at", "id").gather_every(max(1, scored.height // BLOCK)).head(BLOCK)
+        normal, limits = reference(folder)
+        if rows.height < BLOCK or not limits:  # a smaller one would be further away for nothing
+            return {}, {}
+        scores = [(row[0], row[1], row[2]) for row in rows["score"].to_list()]
+        frame = drift_frame([seen(text, self._brands) for text in rows["text"]], scores, artifact)
+        return drift.Reference.of(normal).distances(frame), limits
+
+    def _audited(self, since: int, until: int, version: str | None) -> pl.DataFrame:
+        """Labels that became known in these days, of posts that the version scored as it is served."""
+        rows = self._lake.read("audits", since=day_of(since * DAY), until=day_of(until * DAY))
+        if rows.is_empty() or version is None:
+            return rows.clear()
+        rows = rows.filter((pl.col("model") == version) & pl.col("score").is_not_null())
+        # One word of a flood is enough: a hundred bots with one text would be most of what there is of its label.
+        return rows.unique("text", keep="first", maintain_order=True)
+
+    def _quality(self, day: int, version: str | None) -> tuple[float | None, int]:
+        rows = self._audited(day - WINDOW + 1, day + 1, version)
+        if rows.height < config.AUDITS_NEEDED:
+            return None, rows.height
+        said = best(np.array(rows["score"].to_list()))
+        return macro_recall(rows["label"].to_list(), said, (1 / rows["inclusion"]).to_list()), rows.height
+
+    def _corrected_by(
+        self, day: int, version: str | None, past: Sequence[Report]
+    ) -> tuple[Confusion | None, tuple[str, ...]]:
+        """What corrects the next day, and the labels whose posts have begun to read otherwise."""
+        # [5.3] The prior may shift, as PACC undoes it; that a label's posts read otherwise is what it cannot undo, and
+        # what only audits can tell. Those from before it say nothing about the posts of today.
+        turned = [report.day - SHIFT + 1 for report in past if report.version == version and report.shifted]
+        first = max([day - MEMORY + 1, *turned])
+        fresh = self._confusion(day - SHIFT + 1, day, version)
+        known = self._confusion(first, day - SHIFT, version)
+        moved = shifted(known, fresh) if known and fresh else ()
+        return fresh if moved else self._confusion(first, day, version), moved
+
+    def _confusion(self, first: int, last: int, version: str | None) -> Confusion | None:
+        """From audits that became known on these days; what is known when a day is over corrects the next one."""
+        rows = self._audited(first, last + 1, version)
+        if rows.is_empty():
+            return None
+        weights = (1 / rows["inclusion"]).to_list()
+        brands = rows["brands"].list.join(" ").to_list()
+        return confusion(np.array(rows["score"].to_list()), rows["label"].to_list(), weights, seed=last, brands=brands)
+
+    def _corrections(self, day: int) -> int:
+        """Posts on which so many readers agree; who sends too many a day is heard for none of them."""
+        rows = self._lake.read("corrections", since=day_of(day * DAY), until=day_of((day + 1) * DAY))
+        if rows.is_empty():
+            return 0
+        kept = rows.filter(pl.len().over("reader") <= CORRECTIONS_A_DAY)
+        agreed = kept.group_by("post", "label").agg(pl.col("reader").n_unique())
+        return agreed.filter(pl.col("reader") >= READERS)["post"].n_unique()

@@ -1,0 +1,285 @@
+"""The nouns that flow. One definition serves the API, the topics and the lake.
+
+Time is in whole seconds since the epoch (UTC). `author` is a keyed pseudonym on every topic. Of what a
+person wrote only the text is kept, and it goes when the person deletes the post.
+"""
+
+from typing import Annotated, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from sentiment import config
+from shared.eventlog.port import Topic
+
+Label = Literal["negative", "neutral", "positive"]
+Path = Literal["transformer", "linear"]
+Text = str  # normalised: what models are shown
+Score = tuple[float, float, float]  # probabilities of negative, neutral, positive
+ALL = "*"  # the reserved brand: every post that mentions any
+
+Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$", examples=["post-1001"])]
+Brand = Annotated[str, Field(pattern=r"^([a-z0-9-]{1,40}|\*)$", examples=["northair"])]
+Seconds = Annotated[int, Field(ge=0, lt=2**32, strict=True, examples=[1_767_225_600])]
+
+POSTS = Topic("sentiment.posts", config.POST_PARTITIONS)  # key: post id
+OPINIONS = Topic("sentiment.opinions", config.POST_PARTITIONS)  # key: post id
+MENTIONS = Topic("sentiment.mentions", config.BRAND_PARTITIONS)  # key: brand
+MINUTES = Topic("sentiment.minutes", config.BRAND_PARTITIONS)  # key: brand:minute, beside its brand's mentions
+AUDITS = Topic("sentiment.audits", 1)  # key: post id
+CORRECTIONS = Topic("sentiment.corrections", 1)  # key: post id
+DEAD = Topic("sentiment.dead", 1)  # key: that of the record refused
+COMMANDS = Topic("sentiment.commands", 1)  # key: kind
+ALARMS = Topic("sentiment.alarms", 1)  # key: kind
+REPORTS = Topic("sentiment.reports", 1)  # key: day
+RELEASES = Topic("sentiment.releases", 1)  # key: version
+STORY = Topic("sentiment.story", 1)  # key: kind; a demo's only
+TOPICS = (
+    *(POSTS, OPINIONS, MENTIONS, MINUTES, AUDITS, CORRECTIONS),
+    *(DEAD, COMMANDS, ALARMS, REPORTS, RELEASES, STORY),
+)
+
+
+class Noun(BaseModel):
+    """A frozen record that says no to fields it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Post(Noun):
+    """What somebody wrote."""
+
+    # [2.1] Unstructured text, and beside it only who and when: no follower counts, place or picture. What would
+    # help a profile of a person helps no count of a brand.
+    kind: Literal["post"] = "post"
+    id: Id
+    author: Id
+    at: Seconds
+    text: Annotated[str, Field(min_length=1, max_length=config.MAX_TEXT, examples=["@northair thanks for nothing"])]
+
+
+class Tombstone(Noun):
+    """The author has deleted the post; `at` is when."""
+
+    # [7.3] A deletion is a record like a post, and in its partition: whoever reads on must come past it.
+    kind: Literal["tombstone"] = "tombstone"
+    id: Id
+    at: Seconds
+
+
+class Tick(Noun):
+    """Says to an idle partition that time has passed."""
+
+    kind: Literal["tick"] = "tick"
+    at: Seconds
+
+
+Event = Post | Tombstone | Tick
+EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="kind")])
+
+
+class Opinion(Noun):
+    """What a post says, and everything needed to know who said so."""
+
+    kind: Literal["opinion", "deleted"] = "opinion"
+    id: Id
+    at: Seconds
+    text: str = ""  # as it was written; empty once deleted
+    brands: tuple[str, ...] = ()
+    label: Label | None = None  # none: filtered out, or not sure enough to be counted
+    why_not: Literal["language", "spam", "unsure"] | None = None
+    score: Score | None = None
+    path: Path | None = None
+    mark: Literal["shed", "no-model"] | None = None
+    model: str | None = None  # its version
+    definition: str | None = None  # of the normaliser
+    inclusion: float | None = None  # the probability with which the audit drew it; none: not drawn
+    partition: int = 0
+    offset: int = 0
+
+
+class Mention(Noun):
+    """One brand in one post, on its way to be counted."""
+
+    kind: Literal["mention"] = "mention"
+    brand: Brand
+    aspect: str | None = None
+    post: Id
+    author: Id
+    at: Seconds
+    text: int  # a digest: the same text again is no second opinion
+    label: Label | None
+    shed: bool = False  # by the linear model, for want of time
+    model: str | None = None
+    aliases: str  # the version of the table that found the brand
+    late: bool = False  # its hour was sealed when it came
+    partition: int  # of the post
+    offset: int
+
+
+class Mark(Noun):
+    """How far event time has come in one partition of posts."""
+
+    kind: Literal["mark"] = "mark"
+    source: int
+    at: Seconds
+
+
+MENTION: TypeAdapter[Mention | Mark] = TypeAdapter(Annotated[Mention | Mark, Field(discriminator="kind")])
+
+
+class Counts(NamedTuple):
+    """Of mentions: all of them, and by label those that are somebody's first of that text in the hour."""
+
+    raw: int = 0
+    negative: int = 0
+    neutral: int = 0
+    positive: int = 0
+
+    def __add__(self, other: object) -> "Counts":
+        assert isinstance(other, Counts)
+        return Counts(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
+
+    @property
+    def opinions(self) -> int:
+        return self.negative + self.neutral + self.positive
+
+
+class Minute(Noun):
+    """All that is known of one brand and minute: it takes the place of an earlier revision, and is never added."""
+
+    kind: Literal["minute"] = "minute"
+    brand: Brand
+    at: Seconds  # its start
+    revision: int  # the offset of the last mention in it
+    counts: Counts
+    shed: int = 0  # of the opinions, by the linear model for want of time
+    model: str | None = None  # the version that scored the last one
+
+
+class Late(Noun):
+    """A mention that came after its hour was sealed: the batch view will count it."""
+
+    kind: Literal["late"] = "late"
+    brand: Brand
+    at: Seconds
+    post: Id
+    partition: int  # of the post
+    offset: int
+
+
+class Seal(Noun):
+    """Event time in one partition of mentions: every minute that ended LATENESS before is final."""
+
+    kind: Literal["seal"] = "seal"
+    partition: int
+    at: Seconds
+
+
+MINUTE: TypeAdapter[Minute | Late | Seal] = TypeAdapter(Annotated[Minute | Late | Seal, Field(discriminator="kind")])
+
+
+class Audit(Noun):
+    """What a person says about a post that was drawn at random."""
+
+    post: Id
+    at: Seconds  # of the post
+    known_at: Seconds
+    label: Label
+    model: str | None
+    path: Path
+    score: Score
+    inclusion: Annotated[float, Field(gt=0, le=1)]
+    text: str
+    brands: tuple[str, ...]
+
+
+class Correction(Noun):
+    """What a reader thinks the label should have been; never a count."""
+
+    post: Id
+    at: Seconds
+    shown: Label | None
+    label: Label
+    model: str | None
+    reader: Id
+
+
+class DeadLetter(Noun):
+    """A record that could not be taken in, with the reason; the stream went on."""
+
+    topic: str
+    partition: int
+    offset: int
+    field: str
+    value: str  # the first 200 characters
+    reason: str
+    raw: str  # the first 2,000 characters
+
+
+class Command(Noun):
+    """What an operator wants done."""
+
+    kind: Literal["retrain", "promote", "rollback"]
+    version: Annotated[str, Field(pattern=r"^[0-9]{1,9}$", examples=["2"])] | None = None
+    force: bool = False  # promote although the gate said no
+    who: Id
+    why: Annotated[str, Field(max_length=200)] = ""
+
+
+class Alarm(Noun):
+    """Something a person should know, and what is done about it."""
+
+    kind: Literal["crisis", "retracted", "drift", "quality", "guardrail", "gate", "model", "lake", "command"]
+    at: Seconds
+    message: str
+    action: str
+    brand: str | None = None
+    since: int | None = None  # when what it tells of began
+
+
+class Confusion(NamedTuple):
+    """Mean score by true label, from audits: rows are the truth, columns what the model said."""
+
+    rows: tuple[Score, Score, Score]
+    audits: tuple[int, int, int]  # by true label
+    replicas: tuple[tuple[Score, Score, Score], ...] = ()  # the rows of as many bootstrap samples of the audits
+
+
+class Report(Noun):
+    """One closed event day, judged."""
+
+    day: int  # since the epoch
+    posts: int
+    dropped: dict[str, int]  # by reason
+    version: str | None
+    drift: dict[str, float]  # distance by column
+    drifted: tuple[str, ...]
+    audits: int  # known by the end of the day, of the champion
+    macro_recall: float | None
+    confusion: Confusion | None  # from audits of earlier days, for the version above
+    shifted: tuple[str, ...] = ()  # labels whose posts are scored otherwise than on the days before
+    corrections: int = 0  # of readers who agree
+
+
+class Release(Noun):
+    """A line of the ledger: which model scores from here on, who said so, why, and on what figures."""
+
+    action: Literal["promote", "rollback"]
+    version: str
+    artifact: str  # where its files are
+    digest: str
+    at: Seconds
+    who: str
+    why: str
+    figures: dict[str, float]
+
+
+def standing(ledger: list[Release]) -> list[Release]:
+    """The promotions that no rollback has undone, oldest first: the last is the champion's."""
+    stack: list[Release] = []
+    for release in ledger:
+        if release.action == "promote":
+            stack.append(release)
+        else:
+            stack.pop()
+    return stack

@@ -1,0 +1,284 @@
+"""One answer from two views: hours that the manifest names come from batch, all others from the stream."""
+
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from threading import Lock
+from typing import Literal, NamedTuple
+
+import numpy as np
+import polars as pl
+
+from sentiment import config
+from sentiment.aggregates import aggregate
+from sentiment.config import HOUR
+from sentiment.hours import Manifest, Published, read_hour
+from sentiment.schema import MINUTE, MINUTES, Confusion, Counts, Late, Mention, Minute, Noun, Score
+from sentiment.shares import Shares, shares
+from shared.clock import monotonic
+from shared.eventlog.port import Record
+
+View = Literal["batch", "speed"]
+KEPT = 400  # hours of the batch view in memory
+MOSTLY = 0.6  # of a window, that a share corrected for one model version has to stand on
+
+
+class Part(Noun):
+    """What one view has of a window."""
+
+    view: View
+    raw: int
+    negative: int
+    neutral: int
+    positive: int
+    shed: int = 0  # by the linear model, for want of time
+    models: tuple[str, ...] = ()  # the versions that scored
+    versions: dict[int, int] = {}  # noqa: RUF012  # of a batch hour
+    late_pending: int = 0  # posts that came after their hour was sealed, and are in none of these numbers yet
+
+
+class Point(Noun):
+    """One step of a timeline; one that straddles the seam has a part of each view."""
+
+    at: int  # its start
+    until: int
+    parts: tuple[Part, ...]
+    counted: Score | None = None  # shares as classified
+    corrected: Score | None = None  # and as the audits correct them; batch hours only
+    low: Score | None = None
+    high: Score | None = None
+
+    @property
+    def counts(self) -> Counts:
+        """Of both views together."""
+        return Counts(*(sum(getattr(part, name) for part in self.parts) for name in Counts._fields))
+
+
+class Told(NamedTuple):
+    """The minutes of one brand within a window, of one view."""
+
+    counts: Counts
+    shed: int
+    models: frozenset[str]
+
+
+NOTHING = Told(Counts(), 0, frozenset())
+
+
+class Speed:
+    """The speed view: the highest revision of each minute, as the log gives them. Threads may share it."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._minutes: dict[str, dict[int, dict[int, Minute]]] = {}  # by brand, hour, start
+        self._late: dict[tuple[str, int], dict[str, Late]] = {}  # by brand and hour, by post
+        self._published: dict[int, float] = {}  # by hour, when this process saw it become batch's
+        self.marks = [0] * MINUTES.partitions
+
+    @property
+    def watermark(self) -> int:
+        return min(self.marks)
+
+    def take(self, records: Iterable[Record]) -> None:
+        with self._lock:
+            for record in records:
+                self._enter(MINUTE.validate_json(record.value))
+
+    def _enter(self, message: object) -> None:
+        if isinstance(message, Minute):
+            # Absolute and idempotent: a record read twice, or one of an owner that died, changes nothing.
+            hour = self._minutes.setdefault(message.brand, {}).setdefault(message.at // HOUR, {})
+            if message.at not in hour or hour[message.at].revision <= message.revision:
+                hour[message.at] = message
+        elif isinstance(message, Late):
+            self._late.setdefault((message.brand, message.at // HOUR), {})[message.post] = message
+        else:
+            assert not isinstance(message, str)
+            self.marks[message.partition] = max(self.marks[message.partition], message.at)  # type: ignore[attr-defined]
+
+    def forget(self, manifest: Manifest) -> None:
+        """Drop what batch has had for so long that no request can still be looking at it here."""
+        now = monotonic()
+        with self._lock:
+            for hour in manifest.hours.keys() - self._published.keys():
+                self._published[hour] = now
+            old = {hour for hour, seen in self._published.items() if now - seen > config.RETENTION}
+            for brand in self._minutes.values():
+                for hour in brand.keys() & old:
+                    del brand[hour]
+            for key, posts in list(self._late.items()):
+                if key[1] in manifest.hours and not _pending(posts.values(), manifest.hours[key[1]]):
+                    del self._late[key]
+
+    def window(self, brand: str, hour: int, since: int, until: int) -> Told:
+        with self._lock:
+            minutes = [
+                minute for at, minute in self._minutes.get(brand, {}).get(hour, {}).items() if since <= at < until
+            ]
+        counts = sum((minute.counts for minute in minutes), Counts())
+        return Told(counts, sum(m.shed for m in minutes), frozenset(m.model for m in minutes if m.model))
+
+    def minutes(self, brand: str, hour: int) -> dict[int, Minute]:
+        """Of an hour, by start."""
+        with self._lock:
+            return dict(self._minutes.get(brand, {}).get(hour, {}))
+
+    def late(self, brand: str, hour: int, published: Published | None) -> int:
+        """Posts that came late and that no published version has taken in."""
+        with self._lock:
+            return _pending(self._late.get((brand, hour), {}).values(), published)
+
+    def hours(self, brand: str) -> set[int]:
+        with self._lock:
+            return set(self._minutes.get(brand, {})) | {hour for name, hour in self._late if name == brand}
+
+
+def _pending(posts: Iterable[Late], published: Published | None) -> int:
+    return sum(published is None or late.offset >= published.until[late.partition] for late in posts)
+
+
+class Timeline:
+    """Both views of all brands. `folder` is the batch view's."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.speed = Speed()
+        self._lock = Lock()
+        self._hours: OrderedDict[tuple[int, int], tuple[pl.DataFrame, dict[tuple[str, int], Told]]] = OrderedDict()
+
+    def manifest(self) -> Manifest:
+        """The pointer, as it is now: take it once a request."""
+        manifest = Manifest.read(self._folder)
+        self.speed.forget(manifest)
+        return manifest
+
+    def points(
+        self,
+        manifest: Manifest,
+        brand: str,
+        *,
+        since: int,
+        until: int,
+        step: int,
+        confusions: dict[tuple[int, str], Confusion] | None = None,
+    ) -> Iterator[Point]:
+        """Windows of `step` seconds from `since` on; a part of a minute is none.
+
+        `confusions`: by event day and model version, for corrected shares.
+        """
+        for at in range(since, until, step):
+            end = min(at + step, until)
+            parts, rows = self._parts(manifest, brand, at, end)
+            point = Point(at=at, until=end, parts=tuple(parts))
+            point = point.model_copy(update={"counted": _counted(point.counts)})
+            if step >= HOUR and rows and all(part.view == "batch" for part in parts):
+                point = _corrected(point, rows, confusions or {})
+            yield point
+
+    def hour(self, hour: int, version: int) -> pl.DataFrame:
+        """The rows of a published hour. Raises HoursCorrupt."""
+        return self._hour(hour, version)[0]
+
+    def counts(self, brand: str, hour: int, version: int) -> Counts:
+        """Of a published hour. Raises HoursCorrupt."""
+        return _within(self._hour(hour, version)[1], brand, hour * HOUR, (hour + 1) * HOUR).counts
+
+    def posts(self, manifest: Manifest, brand: str, since: int, until: int) -> list[str]:
+        """The posts that published hours of a window count."""
+        hours = [hour for hour in range(since // HOUR, until // HOUR) if hour in manifest.hours]
+        frames = [self.hour(hour, manifest.hours[hour].version) for hour in hours]
+        if not frames:
+            return []
+        rows = pl.concat(frames).filter((pl.col("brand") == brand) & pl.col("removed").is_null())
+        return rows["post"].to_list()
+
+    def _parts(self, manifest: Manifest, brand: str, at: int, end: int) -> tuple[list[Part], list[pl.DataFrame]]:
+        """A part for each view that owns an hour of the window, and the batch hours' rows."""
+        hours = range(at // HOUR, (end - 1) // HOUR + 1)
+        parts, rows = [], []
+        for view in ("batch", "speed"):
+            owned = [hour for hour in hours if (hour in manifest.hours) == (view == "batch")]
+            told, versions, pending = NOTHING, {}, 0
+            for hour in owned:
+                published = manifest.hours.get(hour)
+                if published is None:
+                    window = self.speed.window(brand, hour, at, end)
+                else:
+                    versions[hour] = published.version
+                    frame, minutes = self._hour(hour, published.version)
+                    rows.append(
+                        frame.filter((pl.col("brand") == brand) & pl.col("at").is_between(at, end, closed="left"))
+                    )
+                    window = _within(minutes, brand, max(at, hour * HOUR), min(end, (hour + 1) * HOUR))
+                told = Told(told.counts + window.counts, told.shed + window.shed, told.models | window.models)
+                pending += self.speed.late(brand, hour, published)
+            if owned:
+                parts.append(
+                    Part(
+                        view=view,
+                        **told.counts._asdict(),
+                        shed=told.shed,
+                        models=tuple(sorted(told.models, key=int)),
+                        versions=versions,
+                        late_pending=pending,
+                    )
+                )
+        return parts, rows
+
+    def _hour(self, hour: int, version: int) -> tuple[pl.DataFrame, dict[tuple[str, int], Told]]:
+        """A published hour, counted; it never changes, so it is read once."""
+        with self._lock:
+            if (known := self._hours.get((hour, version))) is not None:
+                self._hours.move_to_end((hour, version))
+                return known
+        rows = read_hour(self._folder, hour, version)
+        minutes = counted(rows)
+        with self._lock:
+            self._hours[hour, version] = rows, minutes
+            if len(self._hours) > KEPT:
+                self._hours.popitem(last=False)
+        return rows, minutes
+
+
+def counted(rows: pl.DataFrame) -> dict[tuple[str, int], Told]:
+    """By brand and start of the minute: what `aggregate` makes of a published hour's rows."""
+    kept = [_mention(row) for row in rows.filter(pl.col("removed").is_null()).iter_rows(named=True)]
+    minutes = {key: Told(c.counts, c.shed, frozenset({c.model} - {None})) for key, c in aggregate(kept).items()}  # type: ignore[arg-type]
+    for row in rows.filter(pl.col("removed").is_not_null()).iter_rows(named=True):
+        key = row["brand"], row["at"] // config.MINUTE * config.MINUTE
+        minutes[key] = (known := minutes.get(key, NOTHING))._replace(counts=known.counts + Counts(raw=1))
+    return minutes
+
+
+def _mention(row: dict[str, object]) -> Mention:
+    names = ("brand", "aspect", "post", "author", "at", "text", "label", "model", "partition", "offset")
+    return Mention.model_validate({name: row[name] for name in names} | {"aliases": ""})
+
+
+def _within(minutes: dict[tuple[str, int], Told], brand: str, since: int, until: int) -> Told:
+    found = [minutes[brand, at] for at in range(since, until, config.MINUTE) if (brand, at) in minutes]
+    counts = sum((told.counts for told in found), Counts())
+    return Told(counts, 0, frozenset().union(*(told.models for told in found)))
+
+
+def _counted(total: Counts) -> Score | None:
+    n = total.opinions
+    return (total.negative / n, total.neutral / n, total.positive / n) if n else None
+
+
+def _corrected(point: Point, rows: list[pl.DataFrame], confusions: dict[tuple[int, str], Confusion]) -> Point:
+    """With the confusion of the model that scored it, from audits of earlier days."""
+    known = pl.concat(rows).filter(pl.col("removed").is_null() & pl.col("negative").is_not_null())
+    # The version that scored most of it; hours that were reopened by another one have another confusion.
+    version = known["model"].mode().sort().first()
+    if version is None:
+        return point
+    mine = known.filter(pl.col("model") == version)
+    if mine.height < MOSTLY * known.height:
+        return point
+    known, confusion = mine, confusions.get((point.at // config.DAY, str(version)))
+    scores = known.select("negative", "neutral", "positive").to_numpy()
+    found: Shares = shares(np.asarray(scores), known["label"].to_list(), known["author"].to_list(), confusion)
+    return point.model_copy(
+        update={"corrected": found.corrected, "low": found.low, "high": found.high, "counted": found.counted}
+    )

@@ -1,0 +1,149 @@
+"""Lake -> features -> model -> gate -> registry."""
+
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+
+from sentiment import bias, dataset, evaluate
+from sentiment.artifact import Artifact, drift_frame
+from sentiment.dataset import NotEnough
+from sentiment.finetune import Recipe, finetune
+from sentiment.mentions import Brands
+from sentiment.model import Linear, Transformer
+from sentiment.opinions import definition, refused, seen
+from sentiment.policy import Policy
+from shared import drift
+from shared.lake import Lake
+from shared.registry import Registry, Version
+
+FEWEST = 200  # labels to learn from
+FRESH = 2  # times that a retrain sees what is new, as history is so much longer
+BLOCK = 500  # posts that drift is measured on, of a day; of half as many, noise hides one word in six that is new
+NORMAL, REST = 1_250, 1_000  # of the newest: what is normal, and from what blocks are drawn that are normal, too
+DRAWS = 24
+CRISIS = 1.5  # times what is quiet: when half of all speak of one thing, their words are others, and known
+PLACED = 4  # every so many of them tells where the labels lie
+# What a verdict is made of. Not the labels' probabilities: they move in a crisis, when nothing is wrong with the model.
+WATCHED = ("pieces_per_word", "unknown", "confidence", "distance")
+
+
+class Candidate(NamedTuple):
+    """A registered version with what the gate says of it."""
+
+    version: Version
+    refused: str  # why it may not be released; empty if it may
+
+
+def train(
+    lake: Lake,
+    registry: Registry,
+    brands: Brands,
+    *,
+    as_of: int,
+    seed: int,
+    champion: Path | None,
+    recipe: Recipe | None,
+    since: int = 0,
+    unseen: int = 0,
+    threads: int = 1,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Candidate:
+    """Learn from the labels known at `as_of`, register the result, and let the gate judge it.
+
+    `champion`: the folder of what it has to beat, which it also starts from. `unseen`: the time of writing from
+    which it has learnt nothing; `since`: from which posts are new in kind, and judged on. Without a `recipe` the
+    linear model scores alone.
+
+    Raises:
+        NotEnough: too few labels. ModelCorrupt: the champion cannot be read.
+    """
+    rows = dataset.labelled(lake, as_of=as_of)
+    learnt, judged = _parted(rows, since)
+    texts, labels = [seen(text, brands) for text in learnt["text"]], learnt["label"].to_list()
+    if len(texts) < FEWEST or judged.height < FEWEST // 4 or len(set(labels)) < 3:
+        raise NotEnough(f"{len(texts)} labels to learn from and {judged.height} to judge on; {FEWEST} are needed")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "model"
+        folder.mkdir()
+        transformer = None
+        if recipe is not None:
+            chosen = _chosen(learnt, unseen, recipe.posts, seed)
+            finetune(
+                [texts[place] for place in chosen],
+                [labels[place] for place in chosen],
+                folder,
+                recipe=recipe,
+                seed=seed,
+                start=champion,
+                threads=threads,
+                progress=progress,
+            )
+            transformer = Transformer(folder)
+        artifact = Artifact(Linear.fit(texts, labels, seed=seed), transformer, Policy())
+        figures, why = _judged(artifact, judged, brands, champion)
+        quiet = [seen(text, brands) for text in rows.sort("of")["text"][-NORMAL - REST :]]
+        scores = [artifact.score(text, artifact.path) for text in quiet]
+        artifact = artifact.placed(quiet[::PLACED], scores[::PLACED])
+        frame = drift_frame(quiet, scores, artifact)
+        mixed = frame.sample(fraction=1.0, shuffle=True, seed=0)
+        normal = mixed.head(NORMAL)
+        artifact.save(folder, texts=quiet, reference=normal, limits=_limits(normal, mixed.tail(-normal.height)))
+        (folder / "figures.json").write_text(json.dumps(figures, indent=1))
+        version = registry.register(
+            folder,
+            params={"seed": seed, "posts": len(texts)} | (recipe._asdict() if recipe else {}),
+            figures=figures,
+            tags={
+                "data": dataset.version(rows),
+                "definition": definition(brands),
+                "as_of": str(as_of),
+                "gate": why or "passed",
+            },
+        )
+    return Candidate(version, why)
+
+
+def _parted(rows: pl.DataFrame, since: int) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """What is learnt from, and what is judged on; of what is new, a fixed half each."""
+    if not since:
+        return dataset.split(rows)
+    fresh = rows.filter(pl.col("of") >= since)
+    half = dataset.halves(fresh["post"])
+    return pl.concat([rows.filter(pl.col("of") < since), fresh.filter(half)]), fresh.filter(~half)
+
+
+def _chosen(learnt: pl.DataFrame, unseen: int, most: int, seed: int) -> list[int]:
+    """Rows for the transformer: all that its start has not seen, several times, and old ones: nothing is forgotten."""
+    places = np.arange(learnt.height)
+    fresh = places[(learnt["of"] >= unseen).to_numpy()] if unseen else places[:0]
+    old = np.random.default_rng(seed).permutation(np.setdiff1d(places, fresh))
+    return [*np.tile(fresh, FRESH), *old][:most]
+
+
+def _judged(
+    artifact: Artifact, rows: pl.DataFrame, brands: Brands, champion: Path | None
+) -> tuple[dict[str, float], str]:
+    """Figures on posts that nothing was learnt from, and why the artifact may not be released."""
+    texts, labels = [seen(text, brands) for text in rows["text"]], rows["label"].to_list()
+    ours = evaluate.judge(texts, labels, artifact)
+    linear = evaluate.judge(texts, labels, artifact, path="linear") if artifact.transformer else None
+    theirs = None if champion is None else evaluate.judge(texts, labels, Artifact.load(champion))
+    names = bias.measure(lambda text: artifact.score(text, artifact.path), lambda text: refused(text, text) is not None)
+    figures = ours | {f"linear_{name}": value for name, value in (linear or {}).items()}
+    figures |= {f"champion_{name}": value for name, value in (theirs or {}).items()}
+    figures |= {f"bias_{name}": float(value) for name, value in names._asdict().items()}
+    return figures, evaluate.gate(ours, theirs, linear, names.refused)
+
+
+def _limits(normal: pl.DataFrame, rest: pl.DataFrame) -> dict[str, float]:
+    """By column, the distance from what is normal that no block of the rest comes near."""
+    if rest.height < BLOCK:
+        return {}  # too short a history does not know what is normal, so nothing is called drift
+    usual = drift.Reference.of(normal.select(name for name in WATCHED if name in normal.columns))
+    blocks = [rest.sample(BLOCK, with_replacement=True, seed=number) for number in range(DRAWS)]
+    return {name: CRISIS * limit for name, limit in drift.thresholds([usual.distances(b) for b in blocks]).items()}

@@ -1,0 +1,222 @@
+"""The batch view: what it publishes, reopens and leaves alone, and that it may die anywhere."""
+
+from contextlib import suppress
+
+import polars as pl
+import pytest
+
+from sentiment import batch as module
+from sentiment import config
+from sentiment.batch import Batch
+from sentiment.config import DAY, HOUR, LATENESS, MINUTE
+from sentiment.hours import HoursCorrupt, Manifest, read_hour, write_hour
+from sentiment.opinions import definition
+from sentiment.schema import OPINIONS, Counts, Opinion, Post, Tombstone
+from sentiment.timeline import counted
+from shared.eventlog.port import Entry
+from tests.sentiment.crowd import BRANDS, TODAY, Crowd, Trained, post, quiet
+
+FIRST = TODAY // HOUR
+
+
+def views(crowd: Crowd) -> tuple[dict[tuple[str, int], Counts], dict[tuple[str, int], Counts]]:
+    """Both views, whole."""
+    speed = {key: counts for key, (counts, *_) in crowd.minutes().items()}
+    batch = {key: told.counts for rows in crowd.published().values() for key, told in counted(rows).items()}
+    return speed, batch  # type: ignore[return-value]
+
+
+def test_with_the_same_model_and_nothing_late_both_views_are_equal(any_crowd: Crowd, world: Trained) -> None:
+    any_crowd.send(quiet(world.posts))
+    any_crowd.tick(TODAY + 2 * DAY + 2 * HOUR)
+    any_crowd.stream()
+    manifest = any_crowd.publish()
+    assert len(manifest.hours) >= 47
+    speed, batch = views(any_crowd)
+    assert speed == batch
+    assert sum(c.raw for c in batch.values()) > 500
+
+
+def test_only_hours_that_every_partition_has_passed_are_published(crowd: Crowd) -> None:
+    crowd.post(post())
+    crowd.tick(TODAY + HOUR + LATENESS - 1)
+    assert crowd.publish().hours == {}
+    crowd.tick(TODAY + HOUR + LATENESS)
+    assert set(crowd.publish().hours) == {FIRST}
+
+
+def test_an_hour_without_posts_is_an_hour_too(crowd: Crowd) -> None:
+    crowd.post(post())
+    crowd.tick(TODAY + 5 * HOUR)
+    assert set(crowd.publish().hours) == {FIRST, FIRST + 1, FIRST + 2, FIRST + 3}
+
+
+def test_bots_are_removed_and_still_seen(crowd: Crowd) -> None:
+    for number in range(config.BOT_REPEATS):
+        crowd.post(post("leave @northair now", id=f"bot-{number}", author="bot", at=TODAY + number * MINUTE))
+    for number in range(config.BOT_POSTS + 1):
+        crowd.post(post(f"@northair is bad {number}", id=f"busy-{number}", author="busy", at=TODAY + 60 + number))
+    crowd.post(post(id="human"))
+    crowd.tick(TODAY + 2 * HOUR)
+    crowd.publish()
+    rows = crowd.published()[FIRST].filter(brand="northair")
+    assert dict(rows.group_by("author", "removed").len().select("author", "removed").iter_rows()) == {
+        "bot": "bot",
+        "busy": "bot",
+        "anna": None,
+    }
+    total = sum((told.counts for (brand, _), told in counted(rows).items() if brand == "northair"), Counts())
+    assert total.raw == config.BOT_REPEATS + config.BOT_POSTS + 2
+    assert total.opinions <= 1
+
+
+def test_a_late_post_reopens_its_hour_the_next_night(crowd: Crowd) -> None:
+    crowd.post(post())
+    crowd.tick(TODAY + 3 * HOUR)
+    crowd.stream()
+    before = crowd.publish().hours[FIRST]
+    crowd.post(post("@northair is a joke", id="late"))
+    crowd.stream()
+    timeline = crowd.timeline()
+    assert timeline.speed.late("northair", FIRST, before) == 1
+    crowd.publish()
+    assert timeline.manifest().hours[FIRST].version == 1, "not before the night"
+    crowd.tick(TODAY + DAY + HOUR)
+    after = crowd.publish().hours[FIRST]
+    assert (before.version, after.version) == (1, 2)
+    assert timeline.speed.late("northair", FIRST, after) == 0
+    assert read_hour(crowd.var / "batch", FIRST, 1).filter(brand="northair").height == 1
+    assert crowd.published()[FIRST].filter(brand="northair").height == 2
+
+
+def test_what_comes_after_a_week_is_kept_counted_as_expired_and_published_no_more(crowd: Crowd) -> None:
+    crowd.post(post())
+    crowd.tick(TODAY + config.REOPEN + 2 * DAY)
+    crowd.publish()
+    crowd.post(post(id="ancient"))
+    crowd.tick(TODAY + config.REOPEN + 3 * DAY)
+    manifest = crowd.publish()
+    assert manifest.hours[FIRST].version == 1
+    assert manifest.expired == 1
+    assert set(crowd.lake.read("posts")["id"]) == {"p-1", "ancient"}
+
+
+def test_a_deletion_reopens_an_hour_of_any_age(crowd: Crowd) -> None:
+    crowd.post(post(), post("@northair again", id="stays"))
+    crowd.tick(TODAY + config.REOPEN + 2 * DAY)
+    crowd.publish()
+    crowd.post(Tombstone(id="p-1", at=crowd.clock.now()))
+    crowd.tick(TODAY + config.REOPEN + 3 * DAY)
+    manifest = crowd.publish()
+    assert manifest.hours[FIRST].version == 2
+    assert set(crowd.published()[FIRST]["post"]) == {"stays"}
+
+
+def test_a_second_run_over_a_day_changes_nothing(crowd: Crowd, world: Trained) -> None:
+    crowd.send(world.posts.filter(pl.col("at") < TODAY + DAY))
+    crowd.tick(TODAY + DAY + 2 * HOUR)
+    before = crowd.publish()
+    batch = crowd.batch()
+    while batch.step():
+        pass
+    for hour in before.hours:
+        batch._publish(hour)
+    after = batch.manifest
+    assert {h: p.version for h, p in after.hours.items()} == {h: p.version for h, p in before.hours.items()}
+    assert {h: p.digest for h, p in after.hours.items()} == {h: p.digest for h, p in before.hours.items()}
+
+
+def test_it_may_die_between_file_and_manifest(crowd: Crowd, monkeypatch: pytest.MonkeyPatch) -> None:
+    crowd.post(post())
+    crowd.tick(TODAY + 3 * HOUR)
+
+    class Died(Exception):
+        pass
+
+    def dies(*given: object) -> None:
+        write_hour(*given)  # type: ignore[arg-type]
+        raise Died
+
+    batch = crowd.batch()
+    monkeypatch.setattr(module, "write_hour", dies)
+    with suppress(Died):
+        while batch.step():
+            pass
+    monkeypatch.undo()
+    assert Manifest.read(crowd.var / "batch").hours == {}
+    crowd.leave(batch)
+    assert {hour: line.version for hour, line in crowd.publish().hours.items()} == {FIRST: 1, FIRST + 1: 1}
+
+
+def overheard(batch: Batch, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The ids of the posts that it scores from now on."""
+    scored: list[str] = []
+    read = batch._reader.read
+
+    def watched(post: Post, *given: object, **more: object) -> object:
+        scored.append(post.id)
+        return read(post, *given, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(batch._reader, "read", watched)
+    return scored
+
+
+def test_what_the_stream_has_scored_at_its_best_is_not_scored_again(
+    crowd: Crowd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crowd.post(*(post("@northair is a joke", id=id) for id in ("best", "shed", "older", "other-words")))
+    best = Opinion(
+        id="best",
+        at=TODAY + 60,
+        text="@northair is a joke",
+        label="positive",  # which it would never say again
+        score=(0.1, 0.1, 0.8),
+        model=crowd.world.release.version,
+        definition=definition(BRANDS),
+    )
+    others: dict[str, dict[str, object]] = {
+        "shed": {"mark": "shed"},
+        "older": {"model": "0"},
+        "other-words": {"text": "@northair is great"},
+    }
+    said = [best, *(best.model_copy(update={"id": id} | change) for id, change in others.items())]
+    crowd.log.append([Entry(OPINIONS, opinion.id, opinion.model_dump_json().encode()) for opinion in said])
+    crowd.tick(TODAY + 2 * HOUR)
+    batch = crowd.batch()
+    scored = overheard(batch, monkeypatch)
+    while batch.step():
+        pass
+    assert sorted(scored) == sorted(others)
+    labels = dict(crowd.published()[FIRST].filter(brand="northair").select("post", "label").iter_rows())
+    assert labels == dict.fromkeys(others, "negative") | {"best": "positive"}
+
+
+def test_the_pinned_model_scores_an_hour_again_only_if_it_is_another(
+    crowd: Crowd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crowd.post(post())
+    crowd.tick(TODAY + 3 * HOUR)
+    crowd.publish()
+    batch = crowd.batch()
+    while batch.step():
+        pass
+    scored = overheard(batch, monkeypatch)
+    batch._publish(FIRST)
+    assert scored == []
+    batch._champion.version = "2"
+    batch._publish(FIRST)
+    assert scored == ["p-1"]
+    assert batch.manifest.hours[FIRST].model == "2"
+
+
+def test_a_damaged_file_is_named_with_what_to_do(crowd: Crowd) -> None:
+    crowd.post(post())
+    crowd.tick(TODAY + 3 * HOUR)
+    crowd.publish()
+    (path,) = (crowd.var / "batch").glob(f"*/{FIRST}-1.parquet")
+    path.write_bytes(b"PAR1")
+    with pytest.raises(HoursCorrupt, match=f"{FIRST}-1"):
+        read_hour(crowd.var / "batch", FIRST, 1)
+    (crowd.var / "batch" / "manifest.json").write_text("{")
+    with pytest.raises(HoursCorrupt, match="manifest"):
+        Manifest.read(crowd.var / "batch")

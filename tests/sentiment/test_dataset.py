@@ -1,0 +1,109 @@
+"""Labels count from when they were known, and go with the posts that are deleted."""
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from sentiment import dataset
+from sentiment.config import DAY, HOUR
+from sentiment.dataset import NotEnough, labelled, split
+from sentiment.history import Unusable, read_file, write_labels
+from sentiment.schema import AUDITS, Audit, Tombstone
+from shared.eventlog.port import Entry
+from shared.lake import Lake
+from tests.sentiment.crowd import START, TODAY, Crowd, post
+
+
+def audit(number: int, *, known_at: int, at: int = TODAY) -> Entry:
+    said = Audit(
+        post=f"p-{number}",
+        at=at,
+        known_at=known_at,
+        label="negative",
+        model="1",
+        path="linear",
+        score=(0.5, 0.3, 0.2),
+        inclusion=0.1,
+        text=f"text {number}",
+        brands=("volt",),
+    )
+    return Entry(AUDITS, said.post, said.model_dump_json().encode())
+
+
+def test_a_label_counts_from_the_moment_it_was_known(crowd: Crowd) -> None:
+    crowd.log.append([audit(1, known_at=TODAY + DAY), audit(2, known_at=TODAY + 2 * DAY)])
+    crowd.ingest()
+    assert labelled(crowd.lake, as_of=TODAY + DAY + 1)["post"].to_list() == ["p-1"]
+    assert labelled(crowd.lake, as_of=TODAY + 2 * DAY + 1)["post"].to_list() == ["p-1", "p-2"]
+    with pytest.raises(NotEnough):
+        labelled(crowd.lake, as_of=TODAY + DAY)
+
+
+def test_a_deleted_post_teaches_nothing_more(crowd: Crowd) -> None:
+    crowd.log.append([audit(1, known_at=TODAY), audit(2, known_at=TODAY)])
+    crowd.post(post(id="p-1"), Tombstone(id="p-1", at=TODAY + 60))
+    crowd.ingest()
+    assert labelled(crowd.lake, as_of=TODAY + DAY)["post"].to_list() == ["p-2"]
+
+
+def test_the_newest_are_judged_and_no_text_is_on_both_sides(tmp_path: Path) -> None:
+    rows = pl.DataFrame(
+        {
+            "id": [f"p-{n}" for n in range(100)],
+            "at": [START + n * HOUR for n in range(100)],
+            "text": [f"text {n % 90}" for n in range(100)],
+            "label": ["negative"] * 100,
+            "kind": ["plain"] * 100,
+        }
+    )
+    write_labels(Lake(tmp_path), rows, known_at=START + 200 * HOUR)
+    learnt, judged = split(labelled(Lake(tmp_path), as_of=START + 201 * HOUR))
+    assert learnt.height + judged.height == 90
+    assert learnt["of"].max() < judged["of"].min()  # type: ignore[operator]
+    assert set(learnt["text"]).isdisjoint(judged["text"])
+    assert dataset.halves(judged["post"]).any()
+
+
+def test_a_broken_audit_is_a_dead_letter_and_the_others_are_taken_in(crowd: Crowd) -> None:
+    crowd.log.append([Entry(AUDITS, "p-0", b'{"label": "angry"}'), audit(1, known_at=TODAY)])
+    crowd.ingest()
+    assert len(crowd.letters()) == 1
+    assert labelled(crowd.lake, as_of=TODAY + DAY)["post"].to_list() == ["p-1"]
+
+
+# --- files ------------------------------------------------------------------------------------------
+
+
+def test_the_airlines_file_is_read_with_its_known_fault(data: Path) -> None:
+    posts, letters = read_file(data / "airline_tweets" / "airline_tweets_feb16_22.parquet")
+    assert posts.height + len(letters) == 10_268
+    assert posts["at"].is_sorted()
+    assert set(posts["brand"]) == {"united", "us-airways", "southwest", "virgin-america", "jetblue", "american"}
+    assert set(posts["label"]) == {"negative", "neutral", "positive"}
+
+
+def test_the_topics_and_tweeteval_are_read(data: Path) -> None:
+    topics, _ = read_file(data / "semeval_topics" / "topics_2016.parquet")
+    assert topics.height > 30_000
+    assert topics["label"].null_count() == 0
+    train, _ = read_file(data / "tweeteval_sentiment" / "train.parquet")
+    assert dict(train.group_by("label").len().iter_rows())["neutral"] > 20_000
+
+
+def test_bad_rows_are_reported_by_line_and_the_rest_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "posts.csv"
+    path.write_text(
+        "text,created_at,label\nfine,2026-01-01 10:00:00,positive\n,2026-01-01 10:00:00,neutral\n"
+        "no time,yesterday,neutral\nodd label,2026-01-01T10:00:00Z,angry\n"
+    )
+    posts, letters = read_file(path)
+    assert posts.select("text", "label").rows() == [("fine", "positive"), ("odd label", None)]
+    assert [(letter.field, letter.offset) for letter in letters] == [("at", 3), ("text", 2)]
+
+
+@pytest.mark.parametrize("text", ["a,b\n1,2\n", "text,at\n,\n", "text,created_at\nx,never\n"])
+def test_a_file_without_posts_is_refused_with_a_reason(tmp_path: Path, text: str) -> None:
+    (tmp_path / "posts.csv").write_text(text)
+    with pytest.raises(Unusable, match=r"posts\.csv"):
+        read_file(tmp_path / "posts.csv")

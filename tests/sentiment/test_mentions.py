@@ -1,0 +1,64 @@
+"""Which brands a text speaks of."""
+
+import tomllib
+
+import polars as pl
+import pytest
+
+from sentiment.config import MAX_BRANDS
+from sentiment.mentions import TABLE, Brands, aspect
+from sentiment.simulate import simulate
+from tests.sentiment.crowd import START
+
+
+@pytest.fixture(scope="module")
+def brands() -> Brands:
+    return Brands.read("simulated")
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("@NorthAir is great", ("northair",)),
+        ("North Air is great", ("northair",)),
+        ("#northair rocks", ("northair",)),
+        ("northairport is a place", ()),
+        ("mail me@northair.com", ("northair",)),
+        ("my flight with delta was late", ("delta-wings",)),
+        ("the delta of the Rhine", ()),
+        ("a peach for lunch", ()),
+        ("peach has no signal here", ("peach-mobile",)),
+        ("@voltcars beats @northair", ("volt", "northair")),
+        ("volt cars and VOLT CARS again", ("volt",)),
+        ("", ()),
+    ],
+)
+def test_names_are_found_and_rivers_are_not(brands: Brands, text: str, found: tuple[str, ...]) -> None:
+    assert brands.found(text) == found
+
+
+def test_a_list_of_every_brand_says_nothing() -> None:
+    table = {f"brand-{n}": {"handles": [f"brand{n}"]} for n in range(MAX_BRANDS + 1)}
+    assert Brands(table).found(" ".join(f"@brand{n}" for n in range(MAX_BRANDS + 1))) == ()
+
+
+def test_precision_and_recall_on_simulated_posts(brands: Brands) -> None:
+    posts = simulate(seed=3, start=START, days=1, posts_a_day=600).filter(pl.col("kind") != "spam")
+    hits = [brand in brands.found(text) for text, brand in posts.select("text", "brand").iter_rows()]
+    assert sum(hits) / len(hits) > 0.97
+
+
+def test_another_table_has_another_version() -> None:
+    table = tomllib.loads(TABLE.read_text())["simulated"]
+    assert Brands(table).version == Brands.read("simulated").version
+    assert Brands(table | {"new": {"handles": ["new"]}}).version != Brands(table).version
+
+
+def test_an_unknown_world_is_said_with_those_there_are() -> None:
+    with pytest.raises(KeyError, match="airlines"):
+        Brands.read("nowhere")
+
+
+def test_an_aspect_is_the_first_that_is_named() -> None:
+    assert aspect("the crew was fine, my bag was not") == "service"
+    assert aspect("hello") is None

@@ -1,0 +1,87 @@
+"""A closed day, judged: by a random sample alone, whoever shouts."""
+
+import numpy as np
+import pytest
+
+from sentiment.config import AUDITS_NEEDED, CORRECTIONS_A_DAY, DAY, LABELS, READERS
+from sentiment.report import Judge
+from sentiment.schema import AUDITS, CORRECTIONS, Audit, Correction, Label, Report, Score
+from shared.eventlog.port import Entry
+from tests.sentiment.crowd import BRANDS, TODAY, Crowd, Trained, post
+
+DAY_NUMBER = TODAY // DAY
+GOOD: Score = (0.1, 0.2, 0.7)
+BAD: Score = (0.7, 0.2, 0.1)
+
+
+@pytest.fixture
+def judge(crowd: Crowd) -> Judge:
+    return Judge(crowd.lake, BRANDS, fetch=lambda _, digest: crowd.var / "models" / digest)
+
+
+def corrected(crowd: Crowd, reader: str, posts: range, label: Label) -> None:
+    for number in posts:
+        said = Correction(post=f"p-{number}", at=TODAY + 600, shown="negative", label=label, model="1", reader=reader)
+        crowd.log.append([Entry(CORRECTIONS, said.post, said.model_dump_json().encode())])
+
+
+def audited(crowd: Crowd, day: int, scores: dict[Label, Score], number: int) -> None:
+    """So many audits of each label, known on that day."""
+    rng = np.random.default_rng(day)
+    for label, score in scores.items():
+        for n in range(number):
+            noise = rng.normal(0, 0.02)
+            audit = Audit(
+                post=f"a-{day}-{label}-{n}",
+                at=day * DAY,
+                known_at=day * DAY + 100 + n,
+                label=label,
+                model="1",
+                path="linear",
+                score=(score[0] + noise, score[1], score[2] - noise),
+                inclusion=0.1,
+                text=f"{label} {n} {day}",
+                brands=("northair",),
+            )
+            crowd.log.append([Entry(AUDITS, audit.post, audit.model_dump_json().encode())])
+
+
+def judged(crowd: Crowd, judge: Judge, world: Trained, day: int = DAY_NUMBER) -> Report:
+    crowd.ingest()
+    return judge.judge(day, [], world.release)
+
+
+def test_a_brigade_moves_no_number_and_two_honest_readers_are_heard(crowd: Crowd, world: Trained, judge: Judge) -> None:
+    crowd.post(*(post(f"@northair is terrible {n}", id=f"p-{n}", at=TODAY + n) for n in range(100)))
+    crowd.stream()
+    audited(crowd, DAY_NUMBER, {"negative": BAD, "neutral": (0.2, 0.6, 0.2), "positive": GOOD}, AUDITS_NEEDED)
+    quiet, minutes = judged(crowd, judge, world), crowd.minutes()
+    assert quiet.corrections == 0
+    for hired in range(5):  # each turns everything that is said against the brand
+        corrected(crowd, f"staff-{hired}", range(100), "positive")
+    assert CORRECTIONS_A_DAY < 100
+    for honest in range(READERS):
+        corrected(crowd, f"reader-{honest}", range(2), "neutral")
+    corrected(crowd, "alone", range(50, 53), "neutral")
+    loud = judged(crowd, judge, world)
+    assert loud.corrections == 2
+    assert (loud.macro_recall, loud.confusion) == (quiet.macro_recall, quiet.confusion)
+    crowd.stream()
+    assert crowd.minutes() == minutes
+
+
+def test_posts_of_a_label_that_read_otherwise_are_flagged_by_audits(crowd: Crowd, world: Trained, judge: Judge) -> None:
+    usual: dict[Label, Score] = {"negative": BAD, "neutral": (0.2, 0.6, 0.2), "positive": GOOD}
+    other = usual | {"negative": (0.35, 0.3, 0.35)}
+    for number in range(6):
+        audited(crowd, DAY_NUMBER + number, usual if number < 3 else other, 30)
+    crowd.ingest()
+    reports: list[Report] = []
+    for number in range(6):
+        reports.append(judge.judge(DAY_NUMBER + number, reports, world.release))
+    flagged = [report.shifted for report in reports]
+    assert flagged[:3] == [()] * 3
+    assert (LABELS[0],) in flagged[3:5]
+    last = reports[-1].confusion
+    assert last is not None
+    assert last.rows[0][0] == pytest.approx(0.35, abs=0.02), "what was audited before it is forgotten"

@@ -1,0 +1,178 @@
+"""The seam: no gap and no double count, whoever reads, publishes, comes late or dies at the same moment."""
+
+import random
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import polars as pl
+import pytest
+
+from sentiment.account import mentioned, seam
+from sentiment.config import DAY, HOUR, LATENESS
+from sentiment.schema import ALL, MINUTES
+from shared.clock import monotonic, sleep
+from shared.eventlog.port import Fenced, LogUnavailable, beginning
+from tests.sentiment.crowd import TODAY, Crowd, Trained, as_post, post
+
+SINCE, UNTIL = TODAY, TODAY + 2 * DAY + HOUR
+
+
+def total(crowd: Crowd, step: int) -> int:
+    """Everything that a timeline of the whole span gives, and what it says is still to come."""
+    timeline = crowd.timeline()
+    points = list(timeline.points(timeline.manifest(), ALL, since=SINCE, until=UNTIL, step=step))
+    assert [point.at for point in points] == list(range(SINCE, UNTIL, step))
+    return sum(point.counts.raw + sum(part.late_pending for part in point.parts) for point in points)
+
+
+@pytest.mark.parametrize("hours", [0, 7, 24, 40, 48])
+def test_wherever_the_seam_lies_the_sum_is_the_same(crowd: Crowd, world: Trained, hours: int) -> None:
+    crowd.send(world.posts.filter(pl.col("sent") < TODAY + hours * HOUR))
+    crowd.tick(TODAY + hours * HOUR)
+    crowd.stream()
+    crowd.publish()  # published as far as this; the rest is the stream's
+    crowd.send(world.posts.filter(pl.col("sent") >= TODAY + hours * HOUR))
+    crowd.stream()
+    expected = sum(len(posts) for (brand, _), posts in mentioned(crowd.log).items() if brand == ALL)
+    assert {total(crowd, step) for step in (HOUR, DAY)} == {expected}
+    recounted, wrong = seam(crowd.timeline(), crowd.log)
+    assert recounted > 100
+    assert wrong == 0
+
+
+def test_a_step_that_straddles_the_seam_has_both_parts_marked(crowd: Crowd) -> None:
+    crowd.post(post(id="early"), post("@northair is late", id="later", at=TODAY + 60))
+    crowd.tick(TODAY + HOUR + LATENESS)
+    crowd.post(post("@northair again", id="open", at=TODAY + HOUR + 900))
+    crowd.stream()
+    crowd.publish()
+    timeline = crowd.timeline()
+    (point,) = timeline.points(timeline.manifest(), "northair", since=TODAY, until=TODAY + 2 * HOUR, step=2 * HOUR)
+    assert [(part.view, part.raw) for part in point.parts] == [("batch", 2), ("speed", 1)]
+    assert point.counts.raw == 3
+    assert point.corrected is None, "a half that may still change is not corrected"
+
+
+def test_a_request_keeps_the_manifest_that_it_took(crowd: Crowd) -> None:
+    crowd.post(post())
+    crowd.tick(TODAY + 30 * 60)
+    crowd.stream()
+    timeline = crowd.timeline()
+    taken = timeline.manifest()
+    crowd.tick(TODAY + 3 * HOUR)
+    crowd.publish()
+    (point,) = timeline.points(taken, "northair", since=TODAY, until=TODAY + HOUR, step=HOUR)
+    assert [(part.view, part.raw) for part in point.parts] == [("speed", 1)]
+    (point,) = timeline.points(timeline.manifest(), "northair", since=TODAY, until=TODAY + HOUR, step=HOUR)
+    assert [(part.view, part.raw) for part in point.parts] == [("batch", 1)]
+
+
+def test_speed_minutes_go_only_when_no_request_can_look_at_them(crowd: Crowd, monkeypatch: pytest.MonkeyPatch) -> None:
+    crowd.post(post())
+    crowd.tick(TODAY + 3 * HOUR)
+    crowd.stream()
+    crowd.publish()
+    timeline = crowd.timeline()
+    timeline.manifest()
+    assert timeline.speed.hours("northair")
+    monkeypatch.setattr("sentiment.config.RETENTION", 0.0)
+    sleep(0.01)
+    timeline.manifest()
+    assert timeline.speed.hours("northair") == set()
+
+
+@contextmanager
+def running(step: Callable[[], object], errors: list[BaseException]) -> Iterator[None]:
+    """`step` again and again, in a thread of its own."""
+    stopping = threading.Event()
+
+    def run() -> None:
+        try:
+            while not stopping.is_set():
+                step()
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        stopping.set()
+        thread.join()
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("seed", range(2))
+def test_readers_publishing_late_posts_and_deaths_at_once(any_crowd: Crowd, world: Trained, seed: int) -> None:
+    """At any moment: no more than was sent, and no less than was counted before the reader asked."""
+    chance, crowd = random.Random(seed), any_crowd
+    errors: list[BaseException] = []
+    posts = world.posts.filter(pl.col("at") < TODAY + DAY)
+    worker, batch, looked = crowd.worker(), crowd.batch(), 0
+
+    def score() -> None:
+        nonlocal worker
+        try:
+            worker.step(0.01)
+            dies = chance.random() < 0.1  # without a word, and comes back under the same name
+        except (Fenced, LogUnavailable):  # as the command does: afresh, with nothing remembered
+            dies = True
+        if dies:
+            dead, worker = worker, crowd.worker()
+            crowd.leave(dead)
+
+    def publish() -> None:
+        nonlocal batch
+        try:
+            batch.step()
+            dies = chance.random() < 0.1
+        except (Fenced, LogUnavailable):
+            dies = True
+        if dies:
+            dead, batch = batch, crowd.batch()
+            crowd.leave(dead)
+
+    timeline = crowd.timeline()
+    reader = crowd.log.reader(beginning([MINUTES]))
+
+    def look() -> None:
+        nonlocal looked
+        before = Counter(m.at // HOUR for m in crowd.mentions() if m.brand == ALL and not m.late)
+        timeline.speed.take(reader.poll(5_000, 0.01))
+        manifest = timeline.manifest()
+        points = list(timeline.points(manifest, ALL, since=TODAY, until=TODAY + DAY, step=HOUR))
+        after = {key: len(found) for key, found in mentioned(crowd.log).items() if key[0] == ALL}
+        for point in points:
+            assert len(point.parts) == 1, "an hour has one owner"
+            served = point.counts.raw + sum(part.late_pending for part in point.parts)
+            key = ALL, point.at // HOUR
+            if point.parts[0].view == "batch":  # all that had come when it was published, scored by the stream or not
+                sent = posts.filter(pl.col("at") // HOUR == key[1]).height
+                assert before[key[1]] <= served <= sent
+            else:
+                assert served <= after.get(key, 0)
+        looked += bool(before)
+
+    with running(score, errors), running(publish, errors), running(look, errors):
+        for part in posts.iter_slices(25):
+            crowd.clock.observe(part["sent"][-1])
+            crowd.post(*(as_post(row) for row in part.iter_rows(named=True)))
+            sleep(chance.uniform(0, 0.02))
+        crowd.tick(TODAY + DAY + 2 * HOUR)
+        until = monotonic() + 90
+        while not errors and (crowd.unread() or TODAY // HOUR + 23 not in timeline.manifest().hours):
+            assert monotonic() < until, "it does not come to an end"
+            sleep(0.05)
+    if errors:
+        raise errors[0]
+    reader.close()
+    crowd.tick(TODAY + 2 * DAY)
+    crowd.leave(worker)
+    crowd.leave(batch)
+    crowd.stream()
+    crowd.publish()
+    assert looked > 2
+    assert seam(crowd.timeline(), crowd.log)[1] == 0
