@@ -54,7 +54,7 @@ class Edge:
         self._log, self._clock = log, clock
         self.champion, self.timeline = champion, Timeline(folder)
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._follow, daemon=True)
+        self._thread: threading.Thread | None = None
         self.caught_up, self.trouble, self.followed = False, "", monotonic()
         self.watch = Watch()
         self.opinions: OrderedDict[str, Opinion] = OrderedDict()
@@ -70,11 +70,14 @@ class Edge:
         self._dropped = Counter("sentiment_not_counted", "Posts without a label", ["why"], registry=metrics)
 
     def start(self) -> None:
+        self._stopped.clear()
+        self._thread = threading.Thread(target=self._follow, daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
         self._stopped.set()
-        self._thread.join()
+        if self._thread is not None:
+            self._thread.join()
 
     async def append(self, entry: Entry) -> tuple[int, int]:
         """Gives partition and offset. Raises Unavailable."""

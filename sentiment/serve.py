@@ -305,6 +305,7 @@ Every point of a timeline names the view that has counted it. `raw` counts posts
 `positive` count opinions, the same text in an hour once. Corrected shares bear an interval, and are left out where
 opinions or audits are too few."""
 ERRORS = {
+    400: "The body is no text at all.",
     401: "The API key is missing or wrong.",
     404: "No such brand or post.",
     413: "The body is too long.",
