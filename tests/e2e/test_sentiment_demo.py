@@ -31,7 +31,9 @@ def test_the_demo_lives_through_crisis_new_words_and_bad_release(tmp_path: Path)
     for act in ("History", "Training", "Live", "Crisis", "New words", "A bad release", "The rest"):
         assert re.search(rf"\d  {act}", said)
     assert "rollback to version" in said
-    assert re.search(r"promote version \d: what is new has labels", said)
+    assert re.search(
+        r"promote version \d: (what is new has labels|asked for)", said
+    )  # the words are new to MiniLM most
     figures = {name: figure["value"] for name, figure in read(tmp_path / "results" / "sentiment.json").items()}
     assert figures["seam.mismatches"] == 0
     assert figures["demo.failed_requests"] == 0
