@@ -35,7 +35,7 @@ FLIPPED = 0.03  # of labels that int8 may change; more, and the export is broken
 Progress = Callable[[int], None]
 
 
-class NotExported(Exception):
+class NotExported(ModelCorrupt):
     """The exported network does not say what torch says."""
 
 

@@ -6,6 +6,7 @@ The monitor reads what the stream counted and what the lake holds, and alone wri
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
@@ -14,7 +15,6 @@ from sentiment.artifact import Artifact
 from sentiment.config import DAY, HOUR, LATENESS
 from sentiment.crisis import Watch, confirmed
 from sentiment.dataset import NotEnough, day_of
-from sentiment.finetune import NotExported, Recipe
 from sentiment.hours import Manifest
 from sentiment.ingest import dead_letter, unreadable
 from sentiment.mentions import Brands
@@ -41,6 +41,9 @@ from shared.clock import Clock
 from shared.eventlog.port import Entry, EventLog, Place, Position, beginning
 from shared.lake import Lake, LakeCorrupt
 from shared.registry import Corrupt, Registry, Unavailable, UnknownVersion, Version
+
+if TYPE_CHECKING:  # torch takes seconds to come, and the linear model needs none
+    from sentiment.finetune import Recipe
 
 LOST = 0.06  # of the macro-recall that was promised, before audits call it a fall
 GUARD_COUNT = 150  # live posts of a new version that are scored by the one before as well
@@ -92,7 +95,7 @@ class Monitor:
         seed: int,
         fetch: Callable[[str, str], Path],
         folder: Path,
-        recipe: Recipe | None,
+        recipe: "Recipe | None",
     ) -> None:
         self._log, self._lake, self._registry, self._brands, self._clock = log, lake, registry, brands, clock
         self._seed, self._fetch, self._folder, self._recipe = seed, fetch, folder, recipe
@@ -300,7 +303,7 @@ class Monitor:
                 since=self._drifted_since or 0,
                 unseen=int(self._registry.tags(champion.version).get("as_of", 0)) if champion else 0,
             )
-        except (NotEnough, NotExported, LakeCorrupt, ModelCorrupt, Corrupt, Unavailable, UnknownVersion) as error:
+        except (NotEnough, LakeCorrupt, ModelCorrupt, Corrupt, Unavailable, UnknownVersion) as error:
             self._retrain_on = again
             return self._raise("gate", as_of, f"not retrained: {error}", action=stays)
         if candidate.refused:

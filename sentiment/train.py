@@ -4,7 +4,7 @@ import json
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -12,7 +12,6 @@ import polars as pl
 from sentiment import bias, dataset, evaluate
 from sentiment.artifact import Artifact, drift_frame
 from sentiment.dataset import NotEnough
-from sentiment.finetune import Recipe, finetune
 from sentiment.mentions import Brands
 from sentiment.model import Linear, Transformer
 from sentiment.opinions import definition, refused, seen
@@ -20,6 +19,9 @@ from sentiment.policy import Policy
 from shared import drift
 from shared.lake import Lake
 from shared.registry import Registry, Version
+
+if TYPE_CHECKING:
+    from sentiment.finetune import Recipe
 
 FEWEST = 200  # labels to learn from
 FRESH = 2  # times that a retrain sees what is new, as history is so much longer
@@ -47,7 +49,7 @@ def train(
     as_of: int,
     seed: int,
     champion: Path | None,
-    recipe: Recipe | None,
+    recipe: "Recipe | None",
     since: int = 0,
     unseen: int = 0,
     threads: int = 1,
@@ -72,6 +74,8 @@ def train(
         folder.mkdir()
         transformer = None
         if recipe is not None:
+            from sentiment.finetune import finetune  # torch takes seconds to come, and the linear model needs none
+
             chosen = _chosen(learnt, unseen, recipe.posts, seed)
             finetune(
                 [texts[place] for place in chosen],

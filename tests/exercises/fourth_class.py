@@ -32,6 +32,7 @@ from sentiment.timeline import Point
 from sentiment.train import Candidate, train
 from shared.eventlog.port import Entry
 from shared.lake import Lake
+from shared.registry import Registry
 from tests.sentiment.crowd import BRANDS, HISTORY, SEED, START, TODAY, Crowd, Trained, open_registry, post, trained
 
 pytestmark = pytest.mark.timeout(300)  # two models are learnt first
@@ -78,10 +79,10 @@ def labelled(posts: Sequence[tuple[str, int, str]], label: str = "mixed") -> pl.
     )
 
 
-def learn(var: Path, posts: pl.DataFrame, champion: Path | None = None) -> Candidate:
+def learn(var: Path, posts: pl.DataFrame, registry: Registry, champion: Path | None = None) -> Candidate:
     lake = Lake(var / "lake")
     write_labels(lake, posts, known_at=TODAY - HOUR)
-    return train(lake, open_registry(var), BRANDS, as_of=TODAY, seed=SEED, champion=champion, recipe=None)
+    return train(lake, registry, BRANDS, as_of=TODAY, seed=SEED, champion=champion, recipe=None)
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +90,12 @@ def before(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """A crowd whose model has learnt three labels."""
     asked()  # first, as a model takes some seconds to learn
     return trained(tmp_path_factory.getbasetemp() / "before")
+
+
+@pytest.fixture(scope="module")
+def registry(before: Trained) -> Registry:
+    """Where all of them are registered: another one takes seconds to make."""
+    return open_registry(before.var)
 
 
 @pytest.fixture(scope="module")
@@ -100,17 +107,17 @@ def past() -> pl.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def after(before: Trained, past: pl.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+def after(before: Trained, past: pl.DataFrame, registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """The same with a model that has learnt four, released through the gate."""
     var = tmp_path_factory.getbasetemp() / "after"
-    candidate = learn(var, past, before.var / "models" / before.release.digest)
+    candidate = learn(var, past, registry, folder_of(before))
     must(
         not candidate.refused,
         f"evaluate.gate: a version that says of three labels what the champion says, and finds mixed, is refused: "
         f"{candidate.refused}",
     )
     version = candidate.version
-    open_registry(var).fetch(version.artifact, digest=version.digest, into=var / "models")
+    registry.fetch(version.artifact, digest=version.digest, into=var / "models")
     return Trained(var, before.posts, promotion(version, at=TODAY, who="tests", why="it knows mixed"))
 
 
@@ -233,12 +240,12 @@ def test_who_cannot_say_mixed_is_not_judged_on_it(before: Trained) -> None:
 
 
 def test_a_version_that_finds_mixed_and_forgets_the_rest_is_refused(
-    before: Trained, past: pl.DataFrame, tmp_path: Path
+    before: Trained, past: pl.DataFrame, registry: Registry, tmp_path: Path
 ) -> None:
     other = {"negative": "positive", "positive": "negative"}
     wrong = pl.col("at").lt(TODAY - DAY) & pl.col("id").hash(seed=1).mod(100).lt(45) & pl.col("label").ne("mixed")
     spoilt = past.with_columns(label=pl.when(wrong).then(pl.col("label").replace(other)).otherwise("label"))
-    candidate = learn(tmp_path, spoilt, folder_of(before))
+    candidate = learn(tmp_path, spoilt, registry, folder_of(before))
     figures = candidate.version.figures
     must(
         "champion" in candidate.refused,
@@ -247,11 +254,10 @@ def test_a_version_that_finds_mixed_and_forgets_the_rest_is_refused(
     )
 
 
-def test_a_version_that_does_not_find_mixed_is_refused(past: pl.DataFrame, tmp_path: Path) -> None:
-    asked()
+def test_a_version_that_does_not_find_mixed_is_refused(past: pl.DataFrame, registry: Registry, tmp_path: Path) -> None:
     told = past.filter((pl.col("label") != "mixed") | (pl.col("at") >= TODAY - DAY))
     wrong = [(f"w{n}", START + n * 60, f"@northair counts to {n}, zig zag") for n in range(40)]
-    candidate = learn(tmp_path, pl.concat([told, labelled(wrong)]))
+    candidate = learn(tmp_path, pl.concat([told, labelled(wrong)]), registry)
     must(
         "mixed" in candidate.refused,
         "evaluate.gate: a version that has learnt something else as mixed, and finds next to none of those that people "
@@ -259,16 +265,10 @@ def test_a_version_that_does_not_find_mixed_is_refused(past: pl.DataFrame, tmp_p
     )
 
 
-def test_who_says_mixed_contradicts_nobody(
-    crowd_before: Crowd, before: Trained, after: Trained, tmp_path: Path
-) -> None:
+def test_who_says_mixed_contradicts_nobody(crowd_before: Crowd, after: Trained, registry: Registry) -> None:
     crowd = crowd_before
     shutil.copytree(folder_of(after), crowd.var / "models" / after.release.digest)
-    (tmp_path / "registry").mkdir()
-    shutil.copy(before.var / "mlflow.db", tmp_path / "registry" / "mlflow.db")
-    registry = open_registry(tmp_path / "registry")
-    version = registry.register(folder_of(after), params={}, figures={}, tags={"gate": "passed"})
-    crowd.log.append([entry(promotion(version, at=TODAY, who="tests", why="it knows mixed"))])
+    crowd.log.append([entry(after.release)])
     monitor = Monitor(
         *(crowd.log, crowd.lake, registry, BRANDS),
         clock=crowd.clock,

@@ -8,14 +8,13 @@ import warnings
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import polars as pl
 
 from sentiment.artifact import Artifact
 from sentiment.batch import Batch
 from sentiment.config import DAY, HOUR, POST_PARTITIONS
-from sentiment.finetune import Recipe
 from sentiment.grammar import LIVE
 from sentiment.history import write_labels
 from sentiment.hours import Manifest, read_hour
@@ -53,6 +52,9 @@ from shared.eventlog.port import Entry, Record, Topic, beginning
 from shared.lake import Lake
 from shared.registry import Registry
 
+if TYPE_CHECKING:
+    from sentiment.finetune import Recipe
+
 START = 1_767_225_600  # 2026-01-01
 HISTORY, LIVING = 5, 2  # days
 TODAY = START + HISTORY * DAY
@@ -70,7 +72,7 @@ class Trained(NamedTuple):
 
 
 @cache
-def trained(var: Path, *, posts_a_day: int = 500, recipe: Recipe | None = None) -> Trained:
+def trained(var: Path, *, posts_a_day: int = 500, recipe: "Recipe | None" = None) -> Trained:
     """A few days of labelled posts in the lake, and what is learnt from them; without a recipe a linear model alone."""
     past = history(seed=SEED, start=START, days=HISTORY, posts_a_day=posts_a_day)
     live = simulate(seed=SEED + 1, start=TODAY, days=LIVING, posts_a_day=400, grammar=LIVE)

@@ -11,10 +11,11 @@ from sentiment.batch import Batch
 from sentiment.config import DAY, HOUR, LATENESS, MINUTE
 from sentiment.hours import HoursCorrupt, Manifest, read_hour, write_hour
 from sentiment.opinions import definition
-from sentiment.schema import OPINIONS, Counts, Opinion, Post, Tombstone
+from sentiment.schema import OPINIONS, POSTS, Counts, Opinion, Post, Tombstone
 from sentiment.timeline import counted
 from shared.eventlog.port import Entry
 from tests.sentiment.crowd import BRANDS, TODAY, Crowd, Trained, post, quiet
+from tests.sentiment.test_stream import BAD
 
 FIRST = TODAY // HOUR
 
@@ -35,6 +36,20 @@ def test_with_the_same_model_and_nothing_late_both_views_are_equal(any_crowd: Cr
     speed, batch = views(any_crowd)
     assert speed == batch
     assert sum(c.raw for c in batch.values()) > 500
+
+
+def test_what_is_bad_or_said_twice_is_in_neither_view_and_nothing_is_lost(crowd: Crowd) -> None:
+    good = post(id="good")
+    crowd.post(good)
+    crowd.log.append([Entry(POSTS, "p-1", value) for value, _ in BAD.values()])
+    crowd.post(good)
+    crowd.tick(TODAY + 2 * HOUR)
+    crowd.stream()
+    crowd.publish()
+    speed, batch = views(crowd)
+    assert speed == batch
+    assert {key[0]: counts.raw for key, counts in batch.items()} == {"northair": 1, "*": 1}
+    assert len(crowd.letters()) == len(BAD)  # by the worker alone: batch refuses the same ones
 
 
 def test_only_hours_that_every_partition_has_passed_are_published(crowd: Crowd) -> None:

@@ -20,15 +20,10 @@ from tests.sentiment.test_serve import three
 def api(world: Trained, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     with closing(Crowd(world, tmp_path_factory.mktemp("openapi") / "var")) as crowd:
         three(crowd)
-        edges: list[Edge] = []
-
-        def edge_of(metrics: Any) -> Edge:
-            folder = crowd.var / "batch"
-            edges.append(Edge(crowd.log, crowd.champion(), folder=folder, clock=crowd.clock, metrics=metrics))
-            return edges[0]
-
         app = make_app(
-            edge_of,
+            lambda metrics: Edge(
+                crowd.log, crowd.champion(), folder=crowd.var / "batch", clock=crowd.clock, metrics=metrics
+            ),
             crowd.reader,
             clock=crowd.clock,
             api_key=b"secret",

@@ -16,6 +16,7 @@ from sentiment.schema import AUDITS, COMMANDS, CORRECTIONS, POSTS, Audit, Comman
 from sentiment.serve import make_app
 from shared.clock import monotonic, sleep
 from tests.sentiment.crowd import KEY, TODAY, Crowd, post
+from tests.sentiment.test_stream import ODD, REFUSED
 
 HEADERS = {"X-API-Key": "secret"}
 REGISTRY = "mlflow ui --backend-store-uri sqlite:///var/mlflow.db"
@@ -157,9 +158,40 @@ def test_a_megabyte_is_refused_before_it_is_read(client: httpx.Client) -> None:
     problem(client.post("/v1/opinions", content=b"x" * (BODY_LIMIT + 1)), 413)
 
 
-def test_broken_utf_8_is_refused(client: httpx.Client) -> None:
-    response = client.post("/v1/opinions", content=b'{"text": "\xff"}', headers={"Content-Type": "application/json"})
-    assert response.status_code in (400, 422)
+UNREADABLE = {
+    "nothing": b"",
+    "no JSON": b"{",
+    "broken UTF-8": b'{"text": "\xff"}',
+    "half a surrogate pair": b'{"text": "\\ud800"}',
+    "very deep": b"[" * 5_000,
+    "a list": b"[1]",
+    "a number": b'{"text": 7, "post": 7, "kind": 7}',
+    "ancient times": b'{"text": "a", "post": "p-1", "label": "neutral", "reader": "anna", "kind": "retrain", "at": 0}',
+}
+
+
+@pytest.mark.parametrize("path", ["/v1/opinions", "/v1/corrections", "/v1/audits", "/v1/commands"])
+def test_what_cannot_be_read_is_refused_with_a_reason_and_written_nowhere(
+    client: httpx.Client, crowd: Crowd, path: str
+) -> None:
+    for name, body in UNREADABLE.items():
+        answer = client.post(path, content=body, headers={"Content-Type": "application/json"})
+        assert answer.status_code in (400, 422), (name, answer.text)
+        assert problem(answer, answer.status_code)["detail"], name
+    assert [record for topic in (CORRECTIONS, AUDITS, COMMANDS) for record in crowd.read(topic)] == []
+
+
+def test_odd_texts_that_are_typed_get_an_opinion(client: httpx.Client) -> None:
+    for name, text in ODD.items():
+        said = client.post("/v1/opinions", json={"text": text}).json()
+        assert sum(said["score"]) == pytest.approx(1), name
+        assert said["why_not"] == (None if said["label"] else "unsure"), name
+
+
+def test_other_languages_and_spam_that_are_typed_are_said_to_be_so(client: httpx.Client) -> None:
+    for text, why in REFUSED:
+        said = client.post("/v1/opinions", json={"text": text}).json()
+        assert (said["why_not"], said["label"], said["score"], said["words"]) == (why, None, None, [])
 
 
 def test_script_comes_back_as_the_text_it_is(client: httpx.Client) -> None:

@@ -73,15 +73,15 @@ def test_odd_texts_get_an_opinion_and_are_kept_as_they_were_written(crowd: Crowd
     assert crowd.letters() == []
 
 
-@pytest.mark.parametrize(
-    ("text", "why"),
-    [
-        ("Das ist leider schon wieder kaputt, danke für nichts @northair", "language"),
-        ("شركة سيئة جدا ولا أنصح بها أبدا @northair", "language"),
-        ("השירות שלהם נוראי ואני לא אחזור לשם לעולם @northair", "language"),
-        ("@northair " + "#win " * config.SPAM_TAGS, "spam"),
-    ],
-)
+REFUSED = [
+    ("Das ist leider schon wieder kaputt, danke für nichts @northair", "language"),
+    ("شركة سيئة جدا ولا أنصح بها أبدا @northair", "language"),
+    ("השירות שלהם נוראי ואני לא אחזור לשם לעולם @northair", "language"),
+    ("@northair " + "#win " * config.SPAM_TAGS, "spam"),
+]
+
+
+@pytest.mark.parametrize(("text", "why"), REFUSED)
 def test_other_languages_and_spam_are_seen_and_not_counted(crowd: Crowd, text: str, why: str) -> None:
     crowd.post(post(text))
     crowd.stream()
