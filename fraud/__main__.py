@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from contextlib import closing, suppress
 from datetime import date
 from pathlib import Path
@@ -23,7 +22,7 @@ from fraud.schema import EVENTS, TOPICS, Tick
 from shared.champion import Champion
 from shared.children import free_port
 from shared.clock import Clock, SystemClock, VirtualClock
-from shared.daemon import opened, opened_at_last, until_stopped
+from shared.daemon import opened, opened_at_last, supervised, until_stopped
 from shared.eventlog.port import Entry, EventLog, LogUnavailable
 from shared.lake import Lake
 from shared.settings import Settings
@@ -103,7 +102,7 @@ def serve(
     settings, log = parts.settings, parts.log_at_last()
     stopping = threading.Event()
     command = ("worker", "--slot", "0", "--patience", str(patience), "--parent", str(os.getpid()))
-    alive = _supervise(lambda: parts.child(*command), stopping)
+    alive = supervised(lambda: parts.child(*command), stopping)
     if isinstance(parts.clock, SystemClock):
         threading.Thread(target=_tick, args=(log, parts.clock, stopping), daemon=True).start()
     app = make_app(
@@ -276,29 +275,6 @@ def train(context: typer.Context, seed: int = 0) -> None:
         raise typer.BadParameter("the lake is empty: `python -m fraud ingest FILE` fills it")
     as_of = (days[-1] - date(1970, 1, 1)).days * config.DAY  # the last day may not be over
     print(told(learn(parts.settings, Stage(), as_of=as_of, seed=seed)))
-
-
-def _supervise(start: Callable[[], subprocess.Popen[bytes]], stopping: threading.Event) -> Callable[[], bool]:
-    """Keep a child running until `stopping`; the function given says whether it runs, or ends it when it should."""
-    child = start()
-
-    def watch() -> None:
-        nonlocal child
-        while not stopping.wait(0.2):
-            if child.poll() is not None:
-                child = start()
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-
-    def alive() -> bool:
-        if stopping.is_set():
-            thread.join()
-            child.terminate()
-            child.wait()
-        return child.poll() is None
-
-    return alive
 
 
 def _tick(log: EventLog, clock: Clock, stopping: threading.Event) -> None:

@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
@@ -20,9 +19,10 @@ from sentiment import config
 from sentiment.schema import POSTS, TOPICS, Tick
 from shared import public_data
 from shared.champion import Champion
-from shared.clock import Clock, SystemClock, VirtualClock, sleep
-from shared.eventlog import open_log
-from shared.eventlog.port import Entry, EventLog, Fenced, LogUnavailable
+from shared.children import free_port
+from shared.clock import Clock, SystemClock, VirtualClock
+from shared.daemon import opened, opened_at_last, supervised, until_stopped
+from shared.eventlog.port import Entry, EventLog, LogUnavailable
 from shared.lake import Lake
 from shared.settings import Settings
 
@@ -45,22 +45,10 @@ class Parts(NamedTuple):
     options: list[str]  # those that a child command has to be given
 
     def log(self) -> EventLog:
-        log = open_log(self.settings.log, clock=self.clock)
-        try:
-            log.create(TOPICS)
-        except LogUnavailable:
-            log.close()
-            raise
-        return log
+        return opened(self.settings, self.clock, TOPICS)
 
     def log_at_last(self) -> EventLog:
-        """The log, however long it is away: whoever starts a service starts its parts in any order."""
-        while True:
-            try:
-                return self.log()
-            except LogUnavailable as error:
-                logging.getLogger("sentiment").warning("waiting for the log: %s", error)
-                sleep(0.5)
+        return opened_at_last(self.settings, self.clock, TOPICS)
 
     def lake(self) -> Lake:
         return Lake(self.settings.var / "lake")
@@ -130,7 +118,7 @@ def serve(
         raise typer.BadParameter(f"cannot listen on {host}:{port}: {error.strerror}; choose another --port") from error
     settings, log = parts.settings, parts.log_at_last()
     stopping = threading.Event()
-    alive = _supervise(lambda: parts.child("worker", "--slot", "0", "--parent", str(os.getpid())), stopping)
+    alive = supervised(lambda: parts.child("worker", "--slot", "0", "--parent", str(os.getpid())), stopping)
     if isinstance(parts.clock, SystemClock):
         threading.Thread(target=_tick, args=(log, parts.clock, stopping), daemon=True).start()
     app = make_app(
@@ -179,7 +167,7 @@ def worker(
                 worker.step(0.25)
             worker.close()
 
-    _until_stopped(work, wanted=wanted)
+    until_stopped(work, wanted=wanted)
 
 
 @app.command()
@@ -202,7 +190,7 @@ def batch(
                     stopping.wait(0.1)  # larger bites cost less
             batch.close()
 
-    _until_stopped(work)
+    until_stopped(work)
 
 
 @app.command()
@@ -212,8 +200,8 @@ def monitor(
     linear: Annotated[bool, typer.Option("--linear", help="Retrain without the transformer.")] = False,
 ) -> None:
     """Watch, judge, retrain, release; carry out commands."""
-    from sentiment.finetune import AGAIN
     from sentiment.monitor import Monitor
+    from sentiment.recipe import AGAIN
     from shared.registry import Registry
 
     parts: Parts = context.obj
@@ -239,7 +227,7 @@ def monitor(
                 stopping.wait(0.1)
             monitor.close()
 
-    _until_stopped(watch)
+    until_stopped(watch)
 
 
 @app.command()
@@ -257,7 +245,7 @@ def demo(
     # Before the slow imports. The address opens the page once; the browser then has a session.
     print(f"http://127.0.0.1:{port}/?token={visitor}  opens when the service is up", flush=True)
     from sentiment import demo as story
-    from sentiment.finetune import DEMO
+    from sentiment.recipe import DEMO
 
     if days < story.MIN_DAYS:
         raise typer.BadParameter(f"--days {days}: the story needs {story.MIN_DAYS}")
@@ -282,8 +270,8 @@ def replay(
     """Posts that nobody here made, through the very same stages."""
     parts: Parts = context.obj
     from sentiment import replay as story
-    from sentiment.finetune import DEMO
     from sentiment.history import Unusable
+    from sentiment.recipe import DEMO
 
     try:
         recipe = None if linear else DEMO
@@ -339,7 +327,7 @@ def train(
     """Learn from the lake as it is, and register the result; `promote` by command releases it."""
     from sentiment.dataset import NotEnough
     from sentiment.demo import learn, told
-    from sentiment.finetune import FULL
+    from sentiment.recipe import FULL
     from shared.console import Stage
 
     parts: Parts = context.obj
@@ -348,54 +336,6 @@ def train(
         print(told(learn(parts.settings, Stage(), parts.table(), as_of=2**32, seed=seed, recipe=recipe)))
     except NotEnough as error:
         raise typer.BadParameter(f"{error}: `python -m sentiment ingest FILE` brings labels") from error
-
-
-def free_port(first: int) -> int:
-    """The first port from there on that nobody listens on."""
-    for port in range(first, 65_536):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)):
-                return port
-    raise OSError(f"no free port from {first} on")
-
-
-def _until_stopped(run: Callable[[threading.Event], None], *, wanted: Callable[[], bool] = lambda: True) -> None:
-    """Run until SIGINT or SIGTERM; when the log fails, or somebody took over, start afresh with nothing remembered.
-
-    `wanted` is asked before each start, too: who fails while starting would come to no later question.
-    """
-    stopping = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stopping.set())
-    while not stopping.is_set() and wanted():
-        try:
-            run(stopping)
-        except (Fenced, LogUnavailable) as error:
-            logging.getLogger("sentiment").warning("starting afresh: %s", error)
-            stopping.wait(0.5)
-
-
-def _supervise(start: Callable[[], subprocess.Popen[bytes]], stopping: threading.Event) -> Callable[[], bool]:
-    """Keep a child running until `stopping`; the function given says whether it runs, or ends it when it should."""
-    child = start()
-
-    def watch() -> None:
-        nonlocal child
-        while not stopping.wait(0.2):
-            if child.poll() is not None:
-                child = start()
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-
-    def alive() -> bool:
-        if stopping.is_set():
-            thread.join()
-            child.terminate()
-            child.wait()
-        return child.poll() is None
-
-    return alive
 
 
 def _tick(log: EventLog, clock: Clock, stopping: threading.Event) -> None:

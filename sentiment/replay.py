@@ -10,10 +10,10 @@ from sentiment import config
 from sentiment.account import difference, opened, seam, share_errors
 from sentiment.config import DAY, HOUR
 from sentiment.demo import learn, told
-from sentiment.finetune import Recipe
 from sentiment.history import Unusable, read_file, write_labels
 from sentiment.live import Live
 from sentiment.mentions import Brands
+from sentiment.recipe import Recipe
 from sentiment.schema import DEAD, Command, DeadLetter
 from sentiment.shares import correcting
 from shared.clock import SystemClock, perf_counter
@@ -60,10 +60,10 @@ def run(settings: Settings, file: Path, *, port: int, world: str, seed: int, rec
         live.log.append([_refusal(letter) for letter in letters])
         with stage.act("Training on the first days") as act:
             write_labels(Lake(settings.var / "lake"), past, known_at=today - HOUR)
-            live.start("serve", "--port", str(port))
-            live.start("batch")
+            live.children.start("serve", "--port", str(port))
+            live.children.start("batch")
             candidate = learn(settings, stage, Brands.read(world), as_of=today, seed=seed, recipe=recipe)
-            live.start("monitor", "--seed", str(seed), *([] if recipe else ["--linear"]))
+            live.children.start("monitor", "--seed", str(seed), *([] if recipe else ["--linear"]))
             act.outcome = told(candidate)
         with stage.act("Live: the rest through log, worker and batch, audited a day later") as act:
             live.open()

@@ -4,7 +4,7 @@ import json
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -16,12 +16,10 @@ from sentiment.mentions import Brands
 from sentiment.model import Linear, Transformer
 from sentiment.opinions import definition, refused, seen
 from sentiment.policy import Policy
+from sentiment.recipe import Recipe
 from shared import drift
 from shared.lake import Lake
 from shared.registry import Registry, Version
-
-if TYPE_CHECKING:
-    from sentiment.finetune import Recipe
 
 FEWEST = 200  # labels to learn from
 FRESH = 2  # times that a retrain sees what is new, as history is so much longer
@@ -49,7 +47,7 @@ def train(
     as_of: int,
     seed: int,
     champion: Path | None,
-    recipe: "Recipe | None",
+    recipe: Recipe | None,
     since: int = 0,
     unseen: int = 0,
     threads: int = 1,

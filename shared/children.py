@@ -19,10 +19,10 @@ class Stuck(Exception):
 
 
 class Children:
-    """Commands of `service` on these settings, whose clocks begin where this one stands."""
+    """Commands of `service` on these settings, each with `options`, whose clocks begin where this one stands."""
 
-    def __init__(self, service: str, settings: Settings, clock: Clock) -> None:
-        self._service, self._settings, self._clock = service, settings, clock
+    def __init__(self, service: str, settings: Settings, clock: Clock, *options: str) -> None:
+        self._service, self._settings, self._clock, self._options = service, settings, clock, options
         self._started: list[subprocess.Popen[bytes]] = []
         self._stay: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -31,7 +31,7 @@ class Children:
         var = self._settings.var
         options = ["--var", str(var), "--log", self._settings.log, "--virtual", str(self._clock.now())]
         with (var / f"{command[0]}.log").open("a") as log:
-            words = [sys.executable, "-m", self._service, *options, *command]
+            words = [sys.executable, "-m", self._service, *options, *self._options, *command]
             child = subprocess.Popen(words, stdout=log, stderr=log)
         self._started.append(child)
         if stays:

@@ -1,7 +1,8 @@
-"""A process that goes on: however long the log is away, and until somebody stops it."""
+"""A process that goes on: however long the log is away, until somebody stops it, and again when it has died."""
 
 import logging
 import signal
+import subprocess
 import threading
 from collections.abc import Callable, Sequence
 
@@ -48,3 +49,26 @@ def until_stopped(run: Callable[[threading.Event], None], *, wanted: Callable[[]
         except (Fenced, LogUnavailable) as error:
             logger.warning("starting afresh: %s", error)
             stopping.wait(0.5)
+
+
+def supervised(start: Callable[[], subprocess.Popen[bytes]], stopping: threading.Event) -> Callable[[], bool]:
+    """Keep a child running until `stopping`; the function given says whether it runs, or ends it when it should."""
+    child = start()
+
+    def watch() -> None:
+        nonlocal child
+        while not stopping.wait(0.2):
+            if child.poll() is not None:
+                child = start()
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+
+    def alive() -> bool:
+        if stopping.is_set():
+            thread.join()
+            child.terminate()
+            child.wait()
+        return child.poll() is None
+
+    return alive

@@ -18,10 +18,11 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedTo
 from sentiment import config
 from sentiment.config import HOUR, MAX_TOKENS
 from sentiment.features import normalise
-from sentiment.finetune import Recipe, finetune, pretrained
+from sentiment.finetune import finetune, pretrained
 from sentiment.grammar import LIVE
 from sentiment.history import read_file
 from sentiment.model import Transformer
+from sentiment.recipe import Recipe
 from sentiment.schema import MINUTE, MINUTES, Minute
 from sentiment.simulate import simulate
 from shared.clock import SystemClock, monotonic, perf_counter, sleep

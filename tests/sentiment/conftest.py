@@ -19,7 +19,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Trained:
 @pytest.fixture(scope="session")
 def tuned(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """The same with the transformer, learnt as the demo learns it: a minute or two."""
-    from sentiment.finetune import DEMO  # torch takes seconds to come
+    from sentiment.recipe import DEMO  # torch takes seconds to come
 
     return trained(tmp_path_factory.getbasetemp() / "tuned", posts_a_day=1_200, recipe=DEMO)
 

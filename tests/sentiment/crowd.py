@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import polars as pl
 
@@ -22,6 +22,7 @@ from sentiment.ingest import Ingest
 from sentiment.mentions import Brands
 from sentiment.monitor import entry, promotion
 from sentiment.opinions import Reader
+from sentiment.recipe import Recipe
 from sentiment.schema import (
     AUDITS,
     DEAD,
@@ -52,9 +53,6 @@ from shared.eventlog.port import Entry, Record, Topic, beginning
 from shared.lake import Lake
 from shared.registry import Registry
 
-if TYPE_CHECKING:
-    from sentiment.finetune import Recipe
-
 START = 1_767_225_600  # 2026-01-01
 HISTORY, LIVING = 5, 2  # days
 TODAY = START + HISTORY * DAY
@@ -72,7 +70,7 @@ class Trained(NamedTuple):
 
 
 @cache
-def trained(var: Path, *, posts_a_day: int = 500, recipe: "Recipe | None" = None) -> Trained:
+def trained(var: Path, *, posts_a_day: int = 500, recipe: Recipe | None = None) -> Trained:
     """A few days of labelled posts in the lake, and what is learnt from them; without a recipe a linear model alone."""
     past = history(seed=SEED, start=START, days=HISTORY, posts_a_day=posts_a_day)
     live = simulate(seed=SEED + 1, start=TODAY, days=LIVING, posts_a_day=400, grammar=LIVE)

@@ -11,11 +11,12 @@ import pytest
 from sentiment.artifact import Artifact, drift_frame, reference
 from sentiment.explanation import moved
 from sentiment.features import normalise
-from sentiment.finetune import Recipe, finetune, pretrained
+from sentiment.finetune import finetune, pretrained
 from sentiment.grammar import LIVE
 from sentiment.model import ModelCorrupt, Transformer
 from sentiment.opinions import seen
 from sentiment.policy import LABELS
+from sentiment.recipe import Recipe
 from sentiment.simulate import Crisis, simulate
 from sentiment.train import BLOCK
 from shared import drift
