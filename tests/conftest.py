@@ -67,6 +67,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if "data" in getattr(item, "fixturenames", ()):
             item.add_marker("data")
+        # Of two processes one has all that start services, in turn: they want ports, and a core of their own.
+        path = item.nodeid.partition("::")[0]
+        together = "e2e" if path.startswith("tests/e2e/") else path
+        if "tuned" in getattr(item, "fixturenames", ()):  # and what takes a minute to learn is learnt once
+            together = "tuned"
+        item.add_marker(pytest.mark.xdist_group(together))
         if not config.getoption("all") and any(item.get_closest_marker(mark) for mark in WAITING):
             item.add_marker(pytest.mark.skip(reason="takes long: make test ALL=1"))
 

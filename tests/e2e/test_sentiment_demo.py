@@ -27,7 +27,7 @@ def run(*arguments: object) -> str:
 
 @pytest.mark.slow
 def test_the_demo_lives_through_crisis_new_words_and_bad_release(tmp_path: Path) -> None:
-    said = run("--var", tmp_path, "demo", "--headless", "--linear", "--days", 6)
+    said = run("--var", tmp_path, "demo", "--headless", "--linear", "--days", 5)
     for act in ("History", "Training", "Live", "Crisis", "New words", "A bad release", "The rest"):
         assert re.search(rf"\d  {act}", said)
     assert "rollback to version" in said
