@@ -63,26 +63,26 @@ down: .venv/.fraud  ## end what `make up` started
 test: lint  ## lint, and every test that can run here; ALL=1: everything, and nothing may be skipped
 	@$(PYTEST)
 
-test-sentiment: .venv/.all  ## the tests of sentiment
-	@$(PYTEST) tests/sentiment
-
 test-fraud: .venv/.dev  ## the tests of fraud and of what it stands on
 	@$(PYTEST) tests/fraud tests/shared tests/contracts
 
 test-recsys: .venv/.dev  ## the tests of recsys and of what it stands on
 	@$(PYTEST) tests/recsys tests/shared tests/contracts
 
-paper-sentiment: .venv/.sentiment  ## TweetEval's table, re-derived, with the data in MLSD_DATA: an hour; SEEDS=1 is faster
-	@$(PY) -m sentiment paper $(if $(SEEDS),--seeds $(SEEDS))
-
-bench-sentiment: .venv/.all  ## how fast posts are scored and counted, beside what a user would pick instead
-	@$(PY) -m tests.bench.sentiment
+test-sentiment: .venv/.all  ## the tests of sentiment and of what it stands on
+	@$(PYTEST) tests/sentiment tests/shared tests/contracts
 
 bench-fraud: .venv/.dev  ## how fast the path of a payment is, beside what a user would pick instead
 	@$(PY) -m tests.bench.fraud
 
 bench-recsys: .venv/.dev  ## how fast a night and a look-up are, beside what a user would pick instead
 	@$(PY) -m tests.bench.recsys
+
+bench-sentiment: .venv/.all  ## how fast posts are scored and counted, beside what a user would pick instead
+	@$(PY) -m tests.bench.sentiment
+
+paper-sentiment: .venv/.sentiment  ## TweetEval's table, re-derived, with the data in MLSD_DATA: an hour; SEEDS=1 is faster
+	@$(PY) -m sentiment paper $(if $(SEEDS),--seeds $(SEEDS))
 
 lint: .venv/.all  ## ruff, mypy, import contracts; and how long each package is
 	@$(PY) -m ruff check .
@@ -121,7 +121,7 @@ clean:  ## remove what runs left behind (var/) and the environment
 	rm -rf var .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 
 help:  ## this list
-	@awk -F ':.*## ' '/^# ---/ { print "" } /^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^# ---/ { print "" } /^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' Makefile
 	@printf '\n  demos and replays take LOG=, DAYS= and SEED=, a soak MINUTES=; a demo with HEADLESS=1 ends by itself\n\n'
 
 .PHONY: demo-fraud demo-recsys replay-fraud replay-recsys soak-fraud up status down test test-fraud test-recsys bench-fraud bench-recsys lint checklist exercise record docs lock clean help paper-sentiment demo-sentiment replay-sentiment test-sentiment bench-sentiment
