@@ -16,7 +16,7 @@ INSTALL = $(UV_ENV) .venv/bin/uv pip install --quiet --python .venv -r pyproject
 
 PARTS = $(if $(LOG),--log $(LOG))
 STORY = $(if $(DAYS),--days $(DAYS)) $(if $(SEED),--seed $(SEED))
-PYTEST = $(PY) -m pytest -rs $(if $(ALL),--all --numprocesses 2 --dist loadgroup)
+PYTEST = $(PY) -m pytest -rs $(if $(ALL),--all --numprocesses 2)
 EXERCISES = $(basename $(notdir $(wildcard tests/exercises/*.patch)))
 
 # --- run ---

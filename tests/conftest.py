@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from infra.local import WHERE, Kafka
 from shared.settings import Settings
@@ -63,16 +65,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--all", action="store_true", help="run everything; a test that skips itself fails")
 
 
+class Lanes(LoadScopeScheduling):
+    """Of several processes one has all that start services, in turn: they want ports, and a core of their own."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = nodeid.partition("::")[0]
+        return "e2e" if path.startswith("tests/e2e/") else path
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Lanes:
+    return Lanes(config, log)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         if "data" in getattr(item, "fixturenames", ()):
             item.add_marker("data")
-        # Of two processes one has all that start services, in turn: they want ports, and a core of their own.
-        path = item.nodeid.partition("::")[0]
-        together = "e2e" if path.startswith("tests/e2e/") else path
-        if "tuned" in getattr(item, "fixturenames", ()):  # and what takes a minute to learn is learnt once
-            together = "tuned"
-        item.add_marker(pytest.mark.xdist_group(together))
         if not config.getoption("all") and any(item.get_closest_marker(mark) for mark in WAITING):
             item.add_marker(pytest.mark.skip(reason="takes long: make test ALL=1"))
 

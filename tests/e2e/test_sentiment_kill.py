@@ -3,8 +3,7 @@
 import random
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
-from pathlib import Path
+from contextlib import contextmanager
 
 import polars as pl
 import pytest
@@ -14,11 +13,11 @@ from sentiment.config import DAY, HOUR
 from sentiment.hours import Manifest
 from shared.checklist import ROOT
 from shared.clock import monotonic, sleep
-from tests.sentiment.conftest import crowd, open_crowd, tuned, world
+from tests.sentiment.conftest import crowd, open_crowd, world
 from tests.sentiment.crowd import KEY, TODAY, Crowd, Trained
 from tests.sentiment.test_stream import everything
 
-__all__ = ["crowd", "open_crowd", "tuned", "world"]
+__all__ = ["crowd", "open_crowd", "world"]
 pytestmark = [pytest.mark.kill, pytest.mark.e2e, pytest.mark.timeout(900)]
 
 PATIENCE = 120.0  # seconds until a test gives up
@@ -53,16 +52,6 @@ def test_stream_and_batch_killed_at_random_moments_end_in_the_same_timeline(
     killed = open_crowd()
     kill(killed, world.posts.filter(pl.col("at") < TODAY + DAY), kills)
     compare(killed, crowd, world.posts.filter(pl.col("at") < TODAY + DAY))
-
-
-@pytest.mark.slow
-def test_one_that_scores_with_the_transformer_is_killed_and_says_the_same(tuned: Trained, tmp_path: Path) -> None:
-    posts = tuned.posts.filter(pl.col("at") < TODAY + DAY).head(250)
-    with closing(Crowd(tuned, tmp_path / "killed")) as killed, closing(Crowd(tuned, tmp_path / "quiet")) as quiet:
-        kill(killed, posts, 1)
-        compare(killed, quiet, posts)
-        paths = {opinion.path for opinion in killed.opinions() if opinion.score}
-        assert paths == {"transformer"}
 
 
 def kill(killed: Crowd, posts: pl.DataFrame, kills: int) -> None:

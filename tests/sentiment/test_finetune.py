@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import polars as pl
 import pytest
 
 from sentiment.artifact import Artifact, drift_frame, reference
+from sentiment.config import DAY
 from sentiment.explanation import moved
 from sentiment.features import normalise
 from sentiment.finetune import finetune, pretrained
@@ -21,7 +23,8 @@ from sentiment.simulate import Crisis, simulate
 from sentiment.train import BLOCK
 from shared import drift
 from shared.checklist import ROOT
-from tests.sentiment.crowd import BRANDS, START, Trained
+from tests.e2e.test_sentiment_kill import compare, kill
+from tests.sentiment.crowd import BRANDS, START, TODAY, Crowd, Trained
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -140,3 +143,14 @@ def test_what_serves_needs_neither_torch_nor_transformers(folder: Path, transfor
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(transformer.score("the app is great"))
+
+
+@pytest.mark.kill
+@pytest.mark.e2e
+def test_one_that_scores_with_the_transformer_is_killed_and_says_the_same(tuned: Trained, tmp_path: Path) -> None:
+    posts = tuned.posts.filter(pl.col("at") < TODAY + DAY).head(250)
+    with closing(Crowd(tuned, tmp_path / "killed")) as killed, closing(Crowd(tuned, tmp_path / "quiet")) as quiet:
+        kill(killed, posts, 1)
+        compare(killed, quiet, posts)
+        paths = {opinion.path for opinion in killed.opinions() if opinion.score}
+        assert paths == {"transformer"}
