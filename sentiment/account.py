@@ -11,6 +11,7 @@ from sentiment import config
 from sentiment.config import BIN, DAY, HOUR, LABELS
 from sentiment.crisis import Brand
 from sentiment.dataset import day_of
+from sentiment.policy import Cusum
 from sentiment.schema import ALL, MENTION, MENTIONS, MINUTES, Confusion, Counts, Mention
 from sentiment.simulate import HOURS
 from sentiment.timeline import Timeline
@@ -149,7 +150,7 @@ def share_errors(
         for brand in brands:
             window = {"since": day * DAY, "until": (day + 1) * DAY, "step": DAY}
             point = next(timeline.points(manifest, brand, **window, confusions=dict(confusions)))
-            posts = timeline.posts(manifest, brand, day * DAY, (day + 1) * DAY)
+            posts = timeline.voting(manifest, brand, since=day * DAY, until=(day + 1) * DAY)["post"]
             known = [labels[post] for post in posts if post in labels]
             if point.corrected is None or point.low is None or point.high is None or len(known) < config.SHARE_NEEDED:
                 continue
@@ -180,7 +181,9 @@ def false_alarms(known: Confusion, *, months: int = 100, seed: int = 1, posts_a_
         brand, mood = Brand(), rng.dirichlet((4.0, 4.0, 4.0))
         for day in range(MONTH + config.BASELINE_DAYS):
             said = rng.dirichlet(mood * 400) @ confusion
-            bins = rng.multinomial(rng.poisson(posts_a_day * profile), said / said.sum())
+            # Shares of a bin scatter as the test takes them to: two opinions of one bin go together.
+            together = rng.dirichlet(said / said.sum() * (1 / Cusum.TOGETHER - 1), len(profile))
+            bins = rng.multinomial(rng.poisson(posts_a_day * profile), together)
             for number, (negative, neutral, positive) in enumerate(bins.tolist()):
                 counts = Counts(negative + neutral + positive, negative, neutral, positive)
                 told = brand.judge(day * DAY + number * BIN, counts)

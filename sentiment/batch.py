@@ -52,7 +52,7 @@ class Batch:
         due = self._due()
         if due is not None:
             self._publish(due)
-        elif not taken and self._night():
+        elif self._night():  # not only when nothing comes: a deletion waits for no lull
             return True
         return bool(taken) or due is not None
 
@@ -82,7 +82,7 @@ class Batch:
                 return None
             first = self._rows(days(dates[0]), days(dates[0]) + 1)["at"].min()
             assert isinstance(first, int)
-            self.manifest = self.manifest._replace(start=first // HOUR, aliases=self._reader.brands.version)
+            self.manifest = self.manifest._replace(start=first // HOUR)
         assert self.manifest.start is not None
         following = max(self.manifest.hours, default=self.manifest.start - 1) + 1
         return following if following < closed else None
@@ -104,7 +104,8 @@ class Batch:
         self._told(hour, published)
 
     def _switch(self, manifest: Manifest) -> None:
-        self.manifest = manifest._replace(revision=manifest.revision + 1)
+        aliases = self._reader.brands.version
+        self.manifest = manifest._replace(revision=manifest.revision + 1, aliases=aliases)
         self.manifest.write(self._folder)
 
     def _count(self, hour: int, until: tuple[int, ...]) -> pl.DataFrame:
@@ -134,6 +135,8 @@ class Batch:
         known = self._streamed(hour, posts)
         before = self.manifest.hours.get(hour)
         if before is None or before.model != self._champion.version:
+            return known
+        if self.manifest.aliases != self._reader.brands.version:  # other brands may be found in the same text
             return known
         try:
             rows = read_hour(self._folder, hour, before.version)
@@ -173,7 +176,7 @@ class Batch:
         if today <= self.manifest.night or not self.manifest.hours:
             return False
         tombstones = self._ingest.until
-        dirty = self._late(today) | self._deleted()
+        dirty = self._late() | self._deleted() | self._unscored()
         for hour in sorted(dirty):
             self._publish(hour)
         rows = self._lake.read("posts", since=date_of(today - config.MAX_AGE // DAY - 1))
@@ -181,12 +184,27 @@ class Batch:
         self._switch(self.manifest._replace(night=today, tombstones=tombstones, expired=expired))
         return True
 
-    def _late(self, today: int) -> set[int]:
-        """Published hours of the last days to which posts have come since."""
-        rows = self._rows(today - config.REOPEN // DAY, today + 1)
+    def _late(self) -> set[int]:
+        """Hours to which posts have come since they were published, or that lie before the first one."""
+        start = self.manifest.start or 0
+        last = max(self.manifest.night, start * HOUR // DAY)  # what has come since may be as old as the oldest then
+        rows = self._lake.read("posts", since=date_of(last - config.REOPEN // DAY - 1))
+        if rows.is_empty():
+            return set()
+        # Also what has come again, and is counted: its hour says the same, and nobody waits for it any more.
         found = rows.filter(~pl.col("expired")).select("partition", "offset", hour=pl.col("at") // HOUR).iter_rows()
         hours = self.manifest.hours
-        return {hour for partition, offset, hour in found if hour in hours and offset >= hours[hour].until[partition]}
+        return {
+            hour
+            for partition, offset, hour in found
+            if (offset >= hours[hour].until[partition] if hour in hours else hour < start)
+        }
+
+    def _unscored(self) -> set[int]:
+        """Hours that were published before there was any model, once there is one."""
+        if self._champion.version is None:
+            return set()
+        return {hour for hour, published in self.manifest.hours.items() if published.model is None}
 
     def _deleted(self) -> set[int]:
         """Published hours, of any age, of posts that were deleted since the last night."""

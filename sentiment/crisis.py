@@ -36,7 +36,7 @@ class Brand:
         """Take the next bin in; whether it makes an alarm."""
         self.judged = start + BIN
         day, usual = start // DAY, self.usual(start // DAY)
-        told = usual is not None and self.test.add(start, counts.negative, counts.opinions, usual=usual)
+        told = usual is not None and self.test.add(counts.negative, counts.opinions, usual=usual)
         # Whole days are learnt, or the bins that look bad by chance would be missing; and none with an alarm, or a
         # baseline that has learnt from a crisis would call it usual.
         self.days[day] = self.days.get(day, Counts()) + counts

@@ -223,9 +223,10 @@ def learn(
 ) -> Candidate:
     """Train on the lake, register, judge against the champion if there is one."""
     registry, lake = Registry(settings.mlflow, config.SERVICE), Lake(settings.var / "lake")
-    champion = None
+    champion, unseen = None, 0
     if (alias := registry.alias("champion")) is not None:
         version = registry.version(alias)
+        unseen = int(registry.tags(alias).get("as_of", 0))
         champion = registry.fetch(version.artifact, digest=version.digest, into=settings.var / "models")
     with stage.progress(recipe.posts * recipe.epochs if recipe else 1, "posts learnt") as done:
         return train(
@@ -235,6 +236,7 @@ def learn(
             as_of=as_of,
             seed=seed,
             champion=champion,
+            unseen=unseen,
             recipe=recipe,
             threads=THREADS,
             progress=done,

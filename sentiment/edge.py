@@ -61,6 +61,7 @@ class Edge:
         self.typed: OrderedDict[str, Opinion] = OrderedDict()
         self.audits: OrderedDict[str, Opinion] = OrderedDict()  # drawn, and not given yet
         self._audited: set[str] = set()
+        self._gone: set[str] = set()  # deleted, and shown no more, though the post comes after
         self.alarms: deque[Alarm] = deque(maxlen=1_000)
         self.releases: deque[Release] = deque(maxlen=100)
         self.scenes: deque[Scene] = deque(maxlen=100)
@@ -140,9 +141,11 @@ class Edge:
 
     def _hear(self, opinion: Opinion) -> None:
         if opinion.kind == "deleted":  # from now on nobody is shown the text
+            self._gone.add(opinion.id)
             self.opinions.pop(opinion.id, None)
             self.audits.pop(opinion.id, None)
             self.watch.forget(opinion.id)
+        if opinion.id in self._gone:
             return
         if opinion.id not in self.opinions:
             self.watch.saw(opinion)

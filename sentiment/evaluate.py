@@ -12,7 +12,7 @@ from sentiment.config import LABELS
 from sentiment.policy import decide
 from sentiment.schema import Path, Score, Text
 
-SLACK = 0.02  # macro-recall that a challenger may lose on what the champion knows, for what it does not
+SLACK = 0.02  # macro-recall that the transformer may lack of the linear model's: chance on a few hundred posts
 BOOTSTRAP = 1_000  # samples behind an interval
 
 

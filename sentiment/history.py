@@ -1,5 +1,6 @@
 """Files and simulated pasts -> posts and labels, for what never came through the log."""
 
+import hashlib
 from pathlib import Path
 
 import polars as pl
@@ -57,10 +58,15 @@ def write_labels(lake: Lake, posts: pl.DataFrame, *, known_at: int) -> None:
         known_at=pl.lit(known_at, pl.Int64),
         inclusion=pl.lit(1.0),
         partition=pl.lit(0, pl.Int64),
-        offset=-1 - pl.int_range(pl.len()),
+        offset=-1 - pl.int_range(pl.len()),  # below the log's, and those of files before
     )
+    known = lake.read("audits")
+    lowest = min(0, *known["offset"]) if known.height else 0
+    rows = rows.with_columns(pl.col("offset") + lowest)
+    batch = hashlib.sha256(rows.select("post", "text", "label").write_csv().encode()).hexdigest()[:16]
     absent = {name: kind for name, kind in AUDIT_COLUMNS.items() if name not in rows.columns}
-    lake.write("audits", rows.with_columns(pl.lit(None, kind).alias(n) for n, kind in absent.items()), batch="history")
+    rows = rows.with_columns(pl.lit(None, kind).alias(name) for name, kind in absent.items())
+    lake.write("audits", rows, batch=f"history-{batch}")
 
 
 def read_file(path: Path) -> tuple[pl.DataFrame, list[DeadLetter]]:
@@ -89,7 +95,7 @@ def read_file(path: Path) -> tuple[pl.DataFrame, list[DeadLetter]]:
         at=_seconds(raw, str(names["at"])),
         text=pl.col("text").cast(pl.String),
         id=pl.format("{}", names["id"]) if names["id"] else pl.format("line-{}", "line"),
-        author=pl.col(names["author"]).cast(pl.String) if names["author"] else pl.format("author-{}", "line"),
+        author=pl.col(names["author"]).cast(pl.String) if names["author"] else pl.lit(None, pl.String),
         label=pl.col(names["label"]).cast(pl.String).replace_strict(labels, default=None)
         if names["label"]
         else pl.lit(None, pl.String),
@@ -98,7 +104,7 @@ def read_file(path: Path) -> tuple[pl.DataFrame, list[DeadLetter]]:
         else pl.lit(None, pl.String),
     )
     faults = {
-        "at": pl.col("at").is_null(),
+        "at": ~pl.col("at").is_between(0, 2**32 - 1),
         "text": pl.col("text").str.strip_chars().is_in(["", None]) | (pl.col("text").str.len_chars() > MAX_TEXT),
         "id": ~pl.col("id").str.contains(r"^[A-Za-z0-9_-]{1,64}$"),
     }
@@ -108,7 +114,8 @@ def read_file(path: Path) -> tuple[pl.DataFrame, list[DeadLetter]]:
         good = good.filter(~wrong.fill_null(True))
     if good.is_empty():
         raise Unusable(f"{path.name} holds no post that can be read")
-    posts = good.sort("at", "line").with_columns(sent="at", kind=pl.lit("plain"))
+    author = pl.col("author").fill_null(pl.format("author-{}", "line"))
+    posts = good.sort("at", "line").with_columns(author=author, sent="at", kind=pl.lit("plain"))
     return posts.select("id", "author", "at", "sent", "text", "label", "brand", "kind"), letters
 
 

@@ -217,13 +217,16 @@ class Live:
 
     def command(self, command: Command) -> None:
         """Post a command, and wait until a release or an alarm answers it."""
-        self.follow()
-        before = len(self.releases) + len(self.alarms)
+
+        def said() -> int:
+            self.follow()
+            return len(self.releases) + sum(alarm.kind in ("command", "gate") for alarm in self.alarms)
+
+        before = said()
         self.ask("POST", "/v1/commands", command.model_dump_json().encode())
 
         def answered() -> bool:
-            self.follow()
-            return len(self.releases) + len(self.alarms) > before
+            return said() > before
 
         self.children.wait(answered, f"nobody carried out {command.kind}; see monitor.log")
 

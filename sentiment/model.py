@@ -4,7 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Self
 from zipfile import BadZipFile
 
 import numpy as np
@@ -32,12 +32,6 @@ STRENGTH = 1.0  # inverse regularisation
 
 class ModelCorrupt(Exception):
     """The artifact is not what train wrote, or belongs to another definition of the normaliser."""
-
-
-class Scorer(Protocol):
-    def score(self, text: Text) -> Score:
-        """Of one text; it hangs on no other."""
-        ...
 
 
 class Linear:

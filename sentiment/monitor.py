@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
+import polars as pl
 from pydantic import ValidationError
 
 from sentiment import train
@@ -117,10 +118,9 @@ class Monitor:
         for alarm in self._watch.take(records):
             if (alarm.kind, alarm.brand, alarm.at) not in {(a.kind, a.brand, a.at) for a in self._alarms}:
                 self._say(alarm)
-        self._timeline.speed.take(records)
         self._guard()
         manifest = Manifest.read(self._folder)
-        self._retract(manifest)
+        self._settle(manifest)
         while (day := self._closed_day(manifest)) is not None:
             self._judge_day(day)
         if self._out:
@@ -152,6 +152,9 @@ class Monitor:
         reader.close()
         if self._ledger:
             self._registry.repair(self._ledger[-1].version)
+        owed = [alarm for alarm in self._alarms if alarm.kind in ("drift", "quality") and self._new(alarm)]
+        if owed:  # a retrain was promised, and no release has come of it
+            self._drifted_since, self._retrain_on = owed[0].at - 2 * DAY, owed[-1].at // DAY
 
     @property
     def _champion(self) -> Release | None:
@@ -159,30 +162,40 @@ class Monitor:
 
     def _since_release(self, kind: str) -> bool:
         """Whether there was such an alarm since the champion came."""
-        since = self._champion.at if self._champion else 0
-        return any(alarm.kind == kind and alarm.at > since for alarm in self._alarms)
+        return any(alarm.kind == kind and self._new(alarm) for alarm in self._alarms)
+
+    def _new(self, alarm: Alarm) -> bool:
+        return alarm.at > (self._champion.at if self._champion else 0)
 
     # --- brands ----------------------------------------------------------------------------------
 
-    def _retract(self, manifest: Manifest) -> None:
-        """A crisis that the batch view does not see was one of bots."""
-        answered = {(alarm.brand, alarm.since) for alarm in self._alarms if alarm.kind == "retracted"}
+    def _settle(self, manifest: Manifest) -> None:
+        """Once batch has the hours of a crisis: does it bear the alarm out, or was it one of bots?"""
+        answered = {(a.brand, a.since) for a in self._alarms if a.kind in ("confirmed", "retracted")}
         for alarm in [alarm for alarm in self._alarms if alarm.kind == "crisis"]:
             assert alarm.brand is not None
             assert alarm.since is not None
             hours = range(alarm.since // HOUR, (alarm.at - 1) // HOUR + 1)
             if (alarm.brand, alarm.since) in answered or any(hour not in manifest.hours for hour in hours):
                 continue
-            usual = self._watch.usual(alarm.brand, alarm.at)
-            (point,) = self._timeline.points(
-                manifest, alarm.brand, since=alarm.since, until=alarm.at, step=alarm.at - alarm.since
-            )
+            span, usual = alarm.at - alarm.since, self._watch.usual(alarm.brand, alarm.at)
+            (point,) = self._timeline.points(manifest, alarm.brand, since=alarm.since, until=alarm.at, step=span)
             counts = point.counts
+            said = f"{alarm.brand}: of {counts.opinions} opinions without bots {counts.negative} are negative"
             if usual is not None and not confirmed(counts, usual):
-                said = f"{alarm.brand}: of {counts.opinions} opinions without bots {counts.negative} are negative"
-                self._say(
-                    alarm.model_copy(update={"kind": "retracted", "message": said, "action": "the alarm is taken back"})
+                verdict = {"kind": "retracted", "message": said, "action": "the alarm is taken back"}
+            else:
+                rows = self._timeline.voting(manifest, alarm.brand, since=alarm.since, until=alarm.at)
+                about = (
+                    rows.filter(pl.col("label") == "negative")["aspect"]
+                    .drop_nulls()
+                    .value_counts(sort=True)
+                    .head(2)["aspect"]
+                    .to_list()
                 )
+                said += f", most about {' and '.join(about)}" * bool(about)
+                verdict = {"kind": "confirmed", "message": said, "action": "the alarm stands"}
+            self._say(alarm.model_copy(update=verdict))
 
     # --- days ------------------------------------------------------------------------------------
 

@@ -70,20 +70,15 @@ class Cusum:
 
     def __init__(self) -> None:
         self.sum = 0.0
-        self.since: int | None = None  # when the sum left zero
 
-    def add(self, at: int, negative: int, opinions: int, *, usual: float) -> bool:
-        """A bin that began `at`; whether that makes it an alarm. `usual`: the baseline's share of negatives."""
+    def add(self, negative: int, opinions: int, *, usual: float) -> bool:
+        """The next bin; whether that makes it an alarm. `usual`: the baseline's share of negatives."""
         if not opinions:
             return False
         usual = min(max(usual, 0.02), 0.98)
         variance = opinions * usual * (1 - usual) * (1 + (opinions - 1) * self.TOGETHER)
         residual = (negative - opinions * usual) / sqrt(variance)
         self.sum = max(0.0, self.sum + min(residual, self.BOUND) - self.SLACK)
-        if self.sum == 0.0:
-            self.since = None
-        elif self.since is None:
-            self.since = at
         if self.sum <= self.LIMIT:
             return False
         self.sum = 0.0  # told once; if it goes on, it is told again

@@ -21,6 +21,7 @@ from shared.console import Stage
 from shared.eventlog import open_log
 from shared.eventlog.port import Entry
 from shared.lake import Lake
+from shared.privacy import pseudonym
 from shared.results import Run
 from shared.settings import Settings
 
@@ -43,6 +44,8 @@ def run(settings: Settings, file: Path, *, port: int, world: str, seed: int, rec
     settings.pin("pseudonym_key", f"replay of seed {seed}")
     with stage.act(f"Read {file.name}") as act:
         posts, letters = read_file(file)
+        names = {name: pseudonym(name, settings.key("pseudonym_key")) for name in posts["author"].unique()}
+        posts = posts.with_columns(pl.col("author").replace_strict(names))
         first, last = posts["at"][0] // DAY, posts["at"][-1] // DAY
         today = (first + max(1, round((last - first + 1) * LEARNT))) * DAY
         past, live_posts = posts.filter(pl.col("at") < today), posts.filter(pl.col("at") >= today)

@@ -77,7 +77,12 @@ class Judge:
         rows = self._lake.read("audits", since=day_of(since * DAY), until=day_of(until * DAY))
         if rows.is_empty() or version is None:
             return rows.clear()
+        gone = self._lake.read("tombstones")
+        if gone.height:
+            rows = rows.join(gone.select(post="id"), on="post", how="anti", maintain_order="left")
         rows = rows.filter((pl.col("model") == version) & pl.col("score").is_not_null())
+        if (rows["path"] == "transformer").any():  # batch scores again what was shed, so that is another model's
+            rows = rows.filter(pl.col("path") == "transformer")
         # One word of a flood is enough: a hundred bots with one text would be most of what there is of its label.
         return rows.unique("text", keep="first", maintain_order=True)
 

@@ -153,7 +153,7 @@ class Minute(Noun):
     revision: int  # the offset of the last mention in it
     counts: Counts
     shed: int = 0  # of the opinions, by the linear model for want of time
-    model: str | None = None  # the version that scored the last one
+    model: str | None = None  # the latest version among those that scored
 
 
 class Late(Noun):
@@ -229,7 +229,9 @@ class Command(Noun):
 class Alarm(Noun):
     """Something a person should know, and what is done about it."""
 
-    kind: Literal["crisis", "retracted", "drift", "quality", "guardrail", "gate", "model", "lake", "command"]
+    kind: Literal[
+        "crisis", "confirmed", "retracted", "drift", "quality", "guardrail", "gate", "model", "lake", "command"
+    ]
     at: Seconds
     message: str
     action: str

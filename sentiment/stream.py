@@ -253,7 +253,7 @@ class Worker:
         source.observe(event.at)
 
     def _score(self, source: Source, post: Post, record: Record) -> None:
-        late = sealed(post.at // HOUR, source.watermark)
+        late, expired = sealed(post.at // HOUR, source.watermark), post.at < source.watermark - config.REOPEN
         if not source.new(post, record.offset):
             return
         champion = self._champion
@@ -261,6 +261,8 @@ class Worker:
             post, champion.model, champion.version, path=self._path(), place=(record.partition, record.offset)
         )
         self._out.append(Entry(OPINIONS, post.id, opinion.model_dump_json().encode()))
+        if expired:  # batch counts it as that, and no hour is opened for it
+            return
         for mention in self._reader.mentions(post, opinion, late=late):
             self._out.append(Entry(MENTIONS, mention.brand, mention.model_dump_json().encode()))
 

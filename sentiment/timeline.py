@@ -12,7 +12,7 @@ import polars as pl
 from sentiment import config
 from sentiment.aggregates import aggregate
 from sentiment.config import HOUR
-from sentiment.hours import Manifest, Published, read_hour
+from sentiment.hours import COLUMNS, Manifest, Published, read_hour
 from sentiment.schema import MINUTE, MINUTES, Confusion, Counts, Late, Mention, Minute, Noun, Score
 from sentiment.shares import Shares, shares
 from shared.clock import monotonic
@@ -123,8 +123,8 @@ class Speed:
         with self._lock:
             return dict(self._minutes.get(brand, {}).get(hour, {}))
 
-    def late(self, brand: str, hour: int, published: Published | None) -> int:
-        """Posts that came late and that no published version has taken in."""
+    def late(self, brand: str, hour: int, published: Published | None) -> set[str]:
+        """Posts that came late, and since the hour was published if it was."""
         with self._lock:
             return _pending(self._late.get((brand, hour), {}).values(), published)
 
@@ -133,8 +133,8 @@ class Speed:
             return set(self._minutes.get(brand, {})) | {hour for name, hour in self._late if name == brand}
 
 
-def _pending(posts: Iterable[Late], published: Published | None) -> int:
-    return sum(published is None or late.offset >= published.until[late.partition] for late in posts)
+def _pending(posts: Iterable[Late], published: Published | None) -> set[str]:
+    return {late.post for late in posts if published is None or late.offset >= published.until[late.partition]}
 
 
 class Timeline:
@@ -183,14 +183,12 @@ class Timeline:
         """Of a published hour. Raises HoursCorrupt."""
         return _within(self._hour(hour, version)[1], brand, hour * HOUR, (hour + 1) * HOUR).counts
 
-    def posts(self, manifest: Manifest, brand: str, since: int, until: int) -> list[str]:
-        """The posts that published hours of a window count."""
-        hours = [hour for hour in range(since // HOUR, until // HOUR) if hour in manifest.hours]
+    def voting(self, manifest: Manifest, brand: str, *, since: int, until: int) -> pl.DataFrame:
+        """The rows whose opinions published hours of a window count. Raises HoursCorrupt."""
+        hours = [hour for hour in range(since // HOUR, (until - 1) // HOUR + 1) if hour in manifest.hours]
         frames = [self.hour(hour, manifest.hours[hour].version) for hour in hours]
-        if not frames:
-            return []
-        rows = pl.concat(frames).filter((pl.col("brand") == brand) & pl.col("removed").is_null())
-        return rows["post"].to_list()
+        rows = pl.concat(frames) if frames else pl.DataFrame(schema=COLUMNS)
+        return _voting(rows.filter((pl.col("brand") == brand) & pl.col("at").is_between(since, until, closed="left")))
 
     def _parts(self, manifest: Manifest, brand: str, at: int, end: int) -> tuple[list[Part], list[pl.DataFrame]]:
         """A part for each view that owns an hour of the window, and the batch hours' rows."""
@@ -201,17 +199,19 @@ class Timeline:
             told, versions, pending = NOTHING, {}, 0
             for hour in owned:
                 published = manifest.hours.get(hour)
+                late = self.speed.late(brand, hour, published)
                 if published is None:
                     window = self.speed.window(brand, hour, at, end)
                 else:
                     versions[hour] = published.version
                     frame, minutes = self._hour(hour, published.version)
-                    rows.append(
-                        frame.filter((pl.col("brand") == brand) & pl.col("at").is_between(at, end, closed="left"))
-                    )
+                    mine = frame.filter(pl.col("brand") == brand)
+                    rows.append(mine.filter(pl.col("at").is_between(at, end, closed="left")))
+                    if late:  # a post that comes again is in the numbers already
+                        late -= set(mine["post"])
                     window = _within(minutes, brand, max(at, hour * HOUR), min(end, (hour + 1) * HOUR))
                 told = Told(told.counts + window.counts, told.shed + window.shed, told.models | window.models)
-                pending += self.speed.late(brand, hour, published)
+                pending += len(late)
             if owned:
                 parts.append(
                     Part(
@@ -268,7 +268,7 @@ def _counted(total: Counts) -> Score | None:
 
 def _corrected(point: Point, rows: list[pl.DataFrame], confusions: dict[tuple[int, str], Confusion]) -> Point:
     """With the confusion of the model that scored it, from audits of earlier days."""
-    known = pl.concat(rows).filter(pl.col("removed").is_null() & pl.col("negative").is_not_null())
+    known = _voting(pl.concat(rows)).filter(pl.col("negative").is_not_null())
     # The version that scored most of it; hours that were reopened by another one have another confusion.
     version = known["model"].mode().sort().first()
     if version is None:
@@ -279,6 +279,10 @@ def _corrected(point: Point, rows: list[pl.DataFrame], confusions: dict[tuple[in
     known, confusion = mine, confusions.get((point.at // config.DAY, str(version)))
     scores = known.select("negative", "neutral", "positive").to_numpy()
     found: Shares = shares(np.asarray(scores), known["label"].to_list(), known["author"].to_list(), confusion)
-    return point.model_copy(
-        update={"corrected": found.corrected, "low": found.low, "high": found.high, "counted": found.counted}
-    )
+    return point.model_copy(update={"corrected": found.corrected, "low": found.low, "high": found.high})
+
+
+def _voting(rows: pl.DataFrame) -> pl.DataFrame:
+    """Those of one brand's rows that have an opinion to count: not a bot's, and of each text the first in its hour."""
+    kept = rows.filter(pl.col("removed").is_null()).with_columns(hour=pl.col("at") // HOUR).sort("at", "post")
+    return kept.unique(["hour", "text"], keep="first", maintain_order=True)

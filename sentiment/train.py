@@ -64,6 +64,7 @@ def train(
     """
     rows = dataset.labelled(lake, as_of=as_of)
     learnt, judged = _parted(rows, since)
+    judged = judged.filter(pl.col("at") >= unseen)  # of the others the champion may have learnt
     texts, labels = [seen(text, brands) for text in learnt["text"]], learnt["label"].to_list()
     if len(texts) < FEWEST or judged.height < FEWEST // 4 or len(set(labels)) < 3:
         raise NotEnough(f"{len(texts)} labels to learn from and {judged.height} to judge on; {FEWEST} are needed")
@@ -120,9 +121,12 @@ def _parted(rows: pl.DataFrame, since: int) -> tuple[pl.DataFrame, pl.DataFrame]
 
 
 def _chosen(learnt: pl.DataFrame, unseen: int, most: int, seed: int) -> list[int]:
-    """Rows for the transformer: all that its start has not seen, several times, and old ones: nothing is forgotten."""
+    """Rows for the transformer: the newest that its start has not seen, several times, and as many others.
+
+    Others, so that nothing is forgotten.
+    """
     places = np.arange(learnt.height)
-    fresh = places[(learnt["of"] >= unseen).to_numpy()] if unseen else places[:0]
+    fresh = places[(learnt["of"] >= unseen).to_numpy()][-(most // (2 * FRESH)) :] if unseen else places[:0]
     old = np.random.default_rng(seed).permutation(np.setdiff1d(places, fresh))
     return [*np.tile(fresh, FRESH), *old][:most]
 

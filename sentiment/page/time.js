@@ -7,6 +7,7 @@ import {KINDS, brandName} from "/page/words.js";
 
 const ENOUGH = 60; // opinions that a share is taken of
 const HOUR = 3600;
+const VERDICTS = ["confirmed", "retracted"];
 const BEGINS = {crisis: "the mood turns", slang: "new words begin", "bad release": "a bad release"};
 let charts = null, daysOf = {};
 
@@ -14,7 +15,7 @@ let charts = null, daysOf = {};
 function events(told, series) {
   const found = [
     ...told.scenes.filter((scene) => scene.marks && !scene.outcome).map((scene) => ({at: scene.at, text: BEGINS[scene.marks] ?? scene.marks})),
-    ...told.alarms.filter((alarm) => alarm.kind !== "command").map((alarm) => ({at: alarm.at, text: `${KINDS[alarm.kind].toLowerCase()}${alarm.brand ? ` of ${alarm.brand}` : ""}${alarm.kind === "retracted" ? "" : ", alarm"}`})),
+    ...told.alarms.filter((alarm) => alarm.kind !== "command").map((alarm) => ({at: alarm.at, text: `${KINDS[alarm.kind].toLowerCase()}${alarm.brand ? ` of ${alarm.brand}` : ""}${VERDICTS.includes(alarm.kind) ? "" : ", alarm"}`})),
     ...told.ledger.map((release) => ({at: release.at, text: release.action === "promote" ? `version ${release.version} released` : `rolled back to version ${release.version}`})),
   ].filter((mark) => series.at.length && mark.at >= series.at[0] - HOUR).sort((a, b) => a.at - b.at);
   if (series.seam) found.push({at: series.seam, name: "seam", text: "the seam: hours before it are batch's, minutes after it the stream's"});

@@ -1,15 +1,18 @@
 """The batch view: what it publishes, reopens and leaves alone, and that it may die anywhere."""
 
-from contextlib import suppress
+from contextlib import closing, suppress
+from pathlib import Path
 
 import polars as pl
 import pytest
 
 from sentiment import batch as module
 from sentiment import config
+from sentiment.account import seam
 from sentiment.batch import Batch
 from sentiment.config import DAY, HOUR, LATENESS, MINUTE
 from sentiment.hours import HoursCorrupt, Manifest, read_hour, write_hour
+from sentiment.monitor import entry
 from sentiment.opinions import definition
 from sentiment.schema import OPINIONS, POSTS, Counts, Opinion, Post, Tombstone
 from sentiment.timeline import counted
@@ -93,13 +96,13 @@ def test_a_late_post_reopens_its_hour_the_next_night(crowd: Crowd) -> None:
     crowd.post(post("@northair is a joke", id="late"))
     crowd.stream()
     timeline = crowd.timeline()
-    assert timeline.speed.late("northair", FIRST, before) == 1
+    assert timeline.speed.late("northair", FIRST, before) == {"late"}
     crowd.publish()
     assert timeline.manifest().hours[FIRST].version == 1, "not before the night"
     crowd.tick(TODAY + DAY + HOUR)
     after = crowd.publish().hours[FIRST]
     assert (before.version, after.version) == (1, 2)
-    assert timeline.speed.late("northair", FIRST, after) == 0
+    assert timeline.speed.late("northair", FIRST, after) == set()
     assert read_hour(crowd.var / "batch", FIRST, 1).filter(brand="northair").height == 1
     assert crowd.published()[FIRST].filter(brand="northair").height == 2
 
@@ -235,3 +238,79 @@ def test_a_damaged_file_is_named_with_what_to_do(crowd: Crowd) -> None:
     (crowd.var / "batch" / "manifest.json").write_text("{")
     with pytest.raises(HoursCorrupt, match="manifest"):
         Manifest.read(crowd.var / "batch")
+
+
+def test_a_post_that_is_nearly_too_late_is_taken_in_though_the_night_is_long(crowd: Crowd) -> None:
+    """Written at eleven, it comes a week later at ten; and batch was down for two days after."""
+    crowd.tick(TODAY + 11 * HOUR)
+    crowd.post(post(at=TODAY + 11 * HOUR))
+    crowd.tick(TODAY + 6 * DAY)
+    crowd.publish()
+    crowd.tick(TODAY + 7 * DAY + 10 * HOUR)
+    crowd.post(post("@northair again", id="late", at=TODAY + 11 * HOUR))
+    crowd.stream()
+    crowd.tick(TODAY + 10 * DAY + HOUR)
+    manifest = crowd.publish()
+    assert set(crowd.published()[FIRST + 11]["post"]) == {"p-1", "late"}
+    assert manifest.expired == 0
+    assert crowd.timeline().speed.late("northair", FIRST + 11, manifest.hours[FIRST + 11]) == set()
+
+
+def test_a_late_post_from_before_the_first_hour_opens_an_hour_for_itself(crowd: Crowd) -> None:
+    crowd.tick(TODAY + 5 * HOUR)
+    crowd.post(post(at=TODAY + 5 * HOUR))
+    crowd.tick(TODAY + 8 * HOUR)
+    crowd.publish()
+    crowd.post(post("@northair began", id="early"))
+    crowd.tick(TODAY + DAY + HOUR)
+    crowd.publish()
+    assert set(crowd.published()[FIRST]["post"]) == {"early"}
+
+
+def test_a_post_that_comes_again_after_its_hour_is_in_the_numbers_once(crowd: Crowd) -> None:
+    crowd.post(post())
+    crowd.tick(TODAY + 3 * HOUR)
+    crowd.stream()
+    crowd.publish()
+    crowd.post(post())  # whoever collects has begun again
+    crowd.stream()
+    assert [mention.late for mention in crowd.mentions() if mention.brand == "northair"] == [False, True]
+    assert seam(crowd.timeline(), crowd.log)[1] == 0
+    crowd.tick(TODAY + DAY + HOUR)
+    manifest = crowd.publish()
+    assert manifest.hours[FIRST].version == 1
+    assert crowd.timeline().speed.late("northair", FIRST, manifest.hours[FIRST]) == set(), "nobody waits for it"
+
+
+def test_what_has_expired_is_nobodys_to_wait_for(crowd: Crowd) -> None:
+    crowd.tick(TODAY + config.REOPEN + 2 * DAY)
+    crowd.post(post())
+    crowd.stream()
+    assert len(crowd.opinions()) == 1
+    assert crowd.mentions() == []
+
+
+def test_hours_from_before_the_first_model_are_scored_once_there_is_one(world: Trained, tmp_path: Path) -> None:
+    with closing(Crowd(world, tmp_path / "var", released=False)) as crowd:
+        crowd.post(post())
+        crowd.tick(TODAY + 2 * HOUR)
+        crowd.stream()
+        assert crowd.publish().hours[FIRST].model is None
+        crowd.log.append([entry(world.release)])
+        crowd.tick(TODAY + DAY + HOUR)
+        assert crowd.publish().hours[FIRST].model == "1"
+        assert crowd.published()[FIRST]["label"].to_list() == ["positive"] * 2
+
+
+def test_a_night_waits_for_no_lull(crowd: Crowd) -> None:
+    crowd.post(post())
+    crowd.tick(TODAY + 2 * HOUR)
+    crowd.publish()
+    crowd.post(Tombstone(id="p-1", at=TODAY + 2 * HOUR))
+    crowd.tick(TODAY + DAY + 2 * HOUR)
+    batch = crowd.batch()
+    for number in range(30):  # a record comes before every step
+        crowd.post(post(id=f"more-{number}", at=TODAY + DAY + 2 * HOUR))
+        batch.step()
+    assert batch.manifest.night == TODAY // DAY + 1
+    assert crowd.published()[FIRST].height == 0

@@ -107,3 +107,31 @@ def test_a_file_without_posts_is_refused_with_a_reason(tmp_path: Path, text: str
     (tmp_path / "posts.csv").write_text(text)
     with pytest.raises(Unusable, match=r"posts\.csv"):
         read_file(tmp_path / "posts.csv")
+
+
+def labels_of(name: str, number: int) -> pl.DataFrame:
+    return pl.DataFrame(
+        {
+            "id": [f"{name}-{n}" for n in range(number)],
+            "at": [START] * number,
+            "text": [f"{name} {n}" for n in range(number)],
+            "label": ["negative"] * number,
+            "kind": ["plain"] * number,
+        }
+    )
+
+
+def test_a_second_file_of_labels_takes_nothing_from_the_first(tmp_path: Path) -> None:
+    lake = Lake(tmp_path)
+    for name, known_at in (("a", START + DAY), ("b", START + 2 * DAY), ("c", START + DAY), ("a", START + DAY)):
+        write_labels(lake, labels_of(name, 5), known_at=known_at)
+    assert labelled(lake, as_of=START + 9 * DAY).height == 15
+
+
+def test_authors_that_are_missing_stand_alone_and_times_in_milliseconds_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "posts.csv").write_text(
+        "text,at,author\nfine,1767225600,Jane Doe\nbad,1767225601,\nodd,1767225602000,x\n"
+    )
+    posts, letters = read_file(tmp_path / "posts.csv")
+    assert posts["author"].to_list() == ["Jane Doe", "author-2"]
+    assert [(letter.offset, letter.field) for letter in letters] == [(3, "at")]

@@ -198,3 +198,31 @@ def test_a_promotion_names_the_files_and_the_figures(world: Trained, registry: R
         world.release.figures["macro_recall"],
     )
     assert RELEASES.name == entry(made).topic.name
+
+
+def test_a_retrain_that_was_promised_is_owed_after_a_restart(crowd: Crowd, watching: Callable[[], Monitor]) -> None:
+    alarm = Alarm(kind="drift", at=TODAY + 3 * DAY, message="distance has moved", action="retrain")
+    crowd.log.append([entry(alarm)])
+    monitor = watching()
+    assert (monitor._retrain_on, monitor._drifted_since) == (TODAY // DAY + 3, TODAY + DAY)
+
+
+def test_batch_has_one_word_on_a_crisis_and_says_what_it_was_about(
+    crowd: Crowd, watching: Callable[[], Monitor]
+) -> None:
+    crowd.post(*(post(f"@northair is terrible, worst crew {n}", id=f"p-{n}", author=f"x-{n}") for n in range(30)))
+    crowd.tick(TODAY + 3 * HOUR)
+    crowd.stream()
+    alarm = Alarm(kind="crisis", brand="northair", at=TODAY + 2 * HOUR, since=TODAY, message="angry", action="called")
+    crowd.log.append([entry(alarm)])
+    monitor = watching()
+    monitor.step()
+    assert len(said(crowd)) == 1, "not before batch has the hours"
+    crowd.publish()
+    monitor.step()
+    verdict = said(crowd)[-1]
+    assert (verdict.kind, verdict.brand, verdict.since) == ("confirmed", "northair", TODAY)
+    assert verdict.message == "northair: of 30 opinions without bots 30 are negative, most about service"
+    monitor.step()
+    watching().step()
+    assert len(said(crowd)) == 2

@@ -35,18 +35,18 @@ def test_the_draw_is_the_same_for_the_same_post_and_has_the_rate_it_says() -> No
 
 def test_a_rise_is_told_within_hours_and_a_fall_never() -> None:
     rng, test = np.random.default_rng(1), Cusum()
-    quiet = [test.add(n, int(rng.binomial(8, 0.3)), 8, usual=0.3) for n in range(2_000)]
+    quiet = [test.add(int(rng.binomial(8, 0.3)), 8, usual=0.3) for n in range(2_000)]
     assert sum(quiet) <= 1
     rising = Cusum()
-    told = [rising.add(n, int(rng.binomial(8, 0.75)), 8, usual=0.3) for n in range(30)]
+    told = [rising.add(int(rng.binomial(8, 0.75)), 8, usual=0.3) for n in range(30)]
     assert True in told[:12]
     falling = Cusum()
-    assert not any(falling.add(n, int(rng.binomial(8, 0.05)), 8, usual=0.3) for n in range(2_000))
+    assert not any(falling.add(int(rng.binomial(8, 0.05)), 8, usual=0.3) for n in range(2_000))
 
 
 def test_one_bin_is_no_crisis_and_an_empty_one_is_nothing() -> None:
     test = Cusum()
-    assert not test.add(0, 500, 500, usual=0.1)
+    assert not test.add(500, 500, usual=0.1)
     before = test.sum
-    assert not test.add(600, 0, 0, usual=0.1)
+    assert not test.add(0, 0, usual=0.1)
     assert test.sum == before

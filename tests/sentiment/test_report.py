@@ -5,7 +5,7 @@ import pytest
 
 from sentiment.config import AUDITS_NEEDED, CORRECTIONS_A_DAY, DAY, LABELS, READERS
 from sentiment.report import Judge
-from sentiment.schema import AUDITS, CORRECTIONS, Audit, Correction, Label, Report, Score
+from sentiment.schema import AUDITS, CORRECTIONS, Audit, Correction, Label, Path, Report, Score, Tombstone
 from shared.eventlog.port import Entry
 from tests.sentiment.crowd import BRANDS, TODAY, Crowd, Trained, post
 
@@ -25,22 +25,24 @@ def corrected(crowd: Crowd, reader: str, posts: range, label: Label) -> None:
         crowd.log.append([Entry(CORRECTIONS, said.post, said.model_dump_json().encode())])
 
 
-def audited(crowd: Crowd, day: int, scores: dict[Label, Score], number: int) -> None:
+def audited(
+    crowd: Crowd, day: int, scores: dict[Label, Score], number: int, *, path: Path = "linear", name: str = "a"
+) -> None:
     """So many audits of each label, known on that day."""
     rng = np.random.default_rng(day)
     for label, score in scores.items():
         for n in range(number):
             noise = rng.normal(0, 0.02)
             audit = Audit(
-                post=f"a-{day}-{label}-{n}",
+                post=f"{name}-{day}-{label}-{n}",
                 at=day * DAY,
                 known_at=day * DAY + 100 + n,
                 label=label,
                 model="1",
-                path="linear",
+                path=path,
                 score=(score[0] + noise, score[1], score[2] - noise),
                 inclusion=0.1,
-                text=f"{label} {n} {day}",
+                text=f"{name} {label} {n} {day}",
                 brands=("northair",),
             )
             crowd.log.append([Entry(AUDITS, audit.post, audit.model_dump_json().encode())])
@@ -85,3 +87,21 @@ def test_posts_of_a_label_that_read_otherwise_are_flagged_by_audits(crowd: Crowd
     last = reports[-1].confusion
     assert last is not None
     assert last.rows[0][0] == pytest.approx(0.35, abs=0.02), "what was audited before it is forgotten"
+
+
+def test_audits_of_the_other_path_and_of_deleted_posts_are_in_no_confusion(
+    crowd: Crowd, world: Trained, judge: Judge
+) -> None:
+    usual: dict[Label, Score] = {"negative": BAD, "neutral": (0.2, 0.6, 0.2), "positive": GOOD}
+    audited(crowd, DAY_NUMBER, usual, 30, path="transformer")
+    alone = judged(crowd, judge, world).confusion
+    audited(crowd, DAY_NUMBER, dict.fromkeys(usual, GOOD), 30, path="linear", name="shed")
+    audited(crowd, DAY_NUMBER, dict.fromkeys(usual, GOOD), 30, path="transformer", name="gone")
+    crowd.post(
+        *(
+            Tombstone(id=f"gone-{DAY_NUMBER}-{label}-{n}", at=DAY_NUMBER * DAY + 200)
+            for label in LABELS
+            for n in range(30)
+        )
+    )
+    assert judged(crowd, judge, world).confusion == alone

@@ -176,3 +176,18 @@ def test_readers_publishing_late_posts_and_deaths_at_once(any_crowd: Crowd, worl
     crowd.publish()
     assert looked > 2
     assert seam(crowd.timeline(), crowd.log)[1] == 0
+
+
+def test_one_text_of_many_is_one_opinion_at_every_step(crowd: Crowd) -> None:
+    crowd.post(*(post("@northair is terrible", id=f"a-{n}", author=f"x-{n}", at=TODAY + n) for n in range(100)))
+    crowd.post(*(post(f"@northair is great {n}", id=f"b-{n}", author=f"y-{n}", at=TODAY + n) for n in range(50)))
+    crowd.tick(TODAY + 2 * HOUR)
+    crowd.stream()
+    crowd.publish()
+    timeline = crowd.timeline()
+    manifest = timeline.manifest()
+    (whole,) = timeline.points(manifest, "northair", since=TODAY, until=TODAY + HOUR, step=HOUR)
+    first, _ = timeline.points(manifest, "northair", since=TODAY, until=TODAY + HOUR, step=HOUR // 2)
+    assert whole.counts.opinions == 51
+    assert whole.counted == first.counted
+    assert timeline.voting(manifest, "northair", since=TODAY, until=TODAY + HOUR).height == 51

@@ -12,7 +12,7 @@ import uvicorn
 
 from sentiment.config import BODY_LIMIT, HOUR, MAX_TEXT
 from sentiment.edge import Edge
-from sentiment.schema import AUDITS, COMMANDS, CORRECTIONS, POSTS, Audit, Command, Correction
+from sentiment.schema import AUDITS, COMMANDS, CORRECTIONS, POSTS, Audit, Command, Correction, Tombstone
 from sentiment.serve import make_app
 from shared.clock import monotonic, sleep
 from tests.sentiment.crowd import KEY, TODAY, Crowd, post
@@ -280,3 +280,11 @@ def test_a_damaged_view_is_said_and_the_rest_goes_on(client: httpx.Client, crowd
     (crowd.var / "batch" / "manifest.json").write_text("{")
     problem(client.get("/v1/brands"), 503)
     assert client.get("/v1/model").status_code == 200
+
+
+def test_a_post_that_comes_after_its_deletion_is_never_shown(crowd: Crowd) -> None:
+    crowd.post(Tombstone(id="p-9", at=TODAY), post("@northair is great", id="p-9"))
+    crowd.stream()
+    with serving(crowd) as client:
+        assert client.get("/v1/opinions/p-9").status_code == 404
+        assert client.get("/v1/audits").json() == []

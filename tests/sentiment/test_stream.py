@@ -132,7 +132,7 @@ def test_a_post_after_its_hour_is_sealed_waits_for_batch(crowd: Crowd) -> None:
     crowd.stream()
     counts = [counts.raw for (brand, _), (counts, *_) in crowd.minutes().items() if brand == "northair"]  # type: ignore[attr-defined]
     assert counts == [1]
-    assert crowd.speed().late("northair", TODAY // HOUR, None) == 1
+    assert crowd.speed().late("northair", TODAY // HOUR, None) == {"late"}
     assert {m.post: m.late for m in crowd.mentions() if m.brand == "northair"} == {"in-time": False, "late": True}
 
 
