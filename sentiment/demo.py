@@ -43,7 +43,6 @@ TODAY = START + HISTORY * DAY
 MIN_DAYS = 5  # a quiet one, a crisis, two of new words, a bad release
 WORLD = "simulated"  # of brands.toml
 BRAND, BOTS = "northair", "peach-mobile"
-THREADS = 2  # to learn with before anything is live; another number adds up in another order, and moves the figures
 MISTAKEN = 0.05  # of the audits: people slip
 NAP = 0.5  # seconds of real time between a few posts, once the story is told
 HOT_FIX = "a hot fix, no time for the gate"
@@ -238,7 +237,6 @@ def learn(
             champion=champion,
             unseen=unseen,
             recipe=recipe,
-            threads=THREADS,
             progress=done,
         )
 

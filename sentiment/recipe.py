@@ -13,5 +13,5 @@ class Recipe(NamedTuple):
 
 
 DEMO = Recipe(posts=5_000, epochs=1, rate=2e-4)
-AGAIN = Recipe(posts=1_500, epochs=1, rate=1e-4, head_rate=2e-4)  # from the champion's weights
+AGAIN = Recipe(posts=1_500, epochs=2, rate=1e-4, head_rate=5e-4)  # from the champion's weights
 FULL = Recipe(posts=10**9, epochs=1, rate=1e-4)

@@ -22,7 +22,9 @@ from shared.lake import Lake
 from shared.registry import Registry, Version
 
 FEWEST = 200  # labels to learn from
-FRESH = 2  # times that a retrain sees what is new, as history is so much longer
+FRESH = 2 / 3  # of a retrain's posts, at most, are those that its start has not seen
+THREADS = 2  # to learn with; another number adds up in another order, and moves the figures
+TIMES = 2  # that it sees each of them while there is room, as history is so much longer
 BLOCK = 500  # posts that drift is measured on, of a day; of half as many, noise hides one word in six that is new
 NORMAL, REST = 1_250, 1_000  # of the newest: what is normal, and from what blocks are drawn that are normal, too
 DRAWS = 24
@@ -50,7 +52,6 @@ def train(
     recipe: Recipe | None,
     since: int = 0,
     unseen: int = 0,
-    threads: int = 1,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Candidate:
     """Learn from the labels known at `as_of`, register the result, and let the gate judge it.
@@ -83,7 +84,7 @@ def train(
                 recipe=recipe,
                 seed=seed,
                 start=champion,
-                threads=threads,
+                threads=THREADS,
                 progress=progress,
             )
             transformer = Transformer(folder)
@@ -121,14 +122,13 @@ def _parted(rows: pl.DataFrame, since: int) -> tuple[pl.DataFrame, pl.DataFrame]
 
 
 def _chosen(learnt: pl.DataFrame, unseen: int, most: int, seed: int) -> list[int]:
-    """Rows for the transformer: the newest that its start has not seen, several times, and as many others.
-
-    Others, so that nothing is forgotten.
-    """
+    """Rows for the transformer: the newest that its start has not seen, and others, so that nothing is forgotten."""
     places = np.arange(learnt.height)
-    fresh = places[(learnt["of"] >= unseen).to_numpy()][-(most // (2 * FRESH)) :] if unseen else places[:0]
-    old = np.random.default_rng(seed).permutation(np.setdiff1d(places, fresh))
-    return [*np.tile(fresh, FRESH), *old][:most]
+    fresh = places[(learnt["of"] >= unseen).to_numpy()] if unseen else places[:0]
+    room = round(most * FRESH)
+    newest = np.tile(fresh[-room:], TIMES)[:room]
+    others = np.random.default_rng(seed).permutation(np.setdiff1d(places, newest))
+    return [*newest, *others][:most]
 
 
 def _judged(

@@ -76,7 +76,7 @@ def trained(var: Path, *, posts_a_day: int = 500, recipe: Recipe | None = None) 
     live = simulate(seed=SEED + 1, start=TODAY, days=LIVING, posts_a_day=400, grammar=LIVE)
     lake, registry = Lake(var / "lake"), open_registry(var)
     write_labels(lake, past, known_at=TODAY - HOUR)
-    candidate = train(lake, registry, BRANDS, as_of=TODAY, seed=SEED, champion=None, recipe=recipe, threads=2)
+    candidate = train(lake, registry, BRANDS, as_of=TODAY, seed=SEED, champion=None, recipe=recipe)
     assert not candidate.refused, candidate.refused
     version = candidate.version
     registry.fetch(version.artifact, digest=version.digest, into=var / "models")
