@@ -13,7 +13,7 @@ from sentiment.edge import Edge
 from sentiment.serve import make_app
 from tests.openapi import tried, valid_examples, with_key, without_key
 from tests.sentiment.crowd import KEY, Crowd, Trained
-from tests.sentiment.test_serve import three
+from tests.sentiment.test_serve import three, until
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,9 @@ def api(world: Trained, tmp_path_factory: pytest.TempPathFactory) -> Iterator[An
             workers=lambda: True,
             models=crowd.var / "models",
         )
-        yield schemathesis.openapi.from_asgi("/openapi.json", app)
+        schema = schemathesis.openapi.from_asgi("/openapi.json", app)
+        until(lambda: schema["/health/ready"]["GET"].Case().call().status_code == 200)
+        yield schema
         shutdown_lifespans()
 
 
