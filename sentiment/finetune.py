@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from onnxruntime import InferenceSession, SessionOptions  # type: ignore[attr-defined]  # its stub is its __init__
-from onnxruntime.quantization import QuantType, quantize_dynamic  # type: ignore[attr-defined]
+from onnxruntime.quantization import QuantType, quantize_dynamic  # type: ignore[attr-defined]  # nor is this in that package's stub
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn

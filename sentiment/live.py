@@ -173,9 +173,9 @@ class Live:
         self._due = [(at, opinion) for at, opinion in self._due if at > now]
         entries = []
         for opinion in due:
-            label: Label = self.truth[opinion.id]  # type: ignore[assignment]
+            label: Label = self.truth[opinion.id]  # type: ignore[assignment]  # labels of the file are no others
             if self._rng.random() < self._mistaken:
-                label = LABELS[int(self._rng.integers(3))]  # type: ignore[assignment]
+                label = LABELS[int(self._rng.integers(3))]  # type: ignore[assignment]  # LABELS are the labels
             entries.append(audited(opinion, label, known_at=now))
         if entries:
             self.log.append(entries)

@@ -45,7 +45,7 @@ class Linear:
         starts = (0, len(vocabularies[0]))
         self._parts = [
             (
-                TfidfVectorizer(**options).build_analyzer(),  # type: ignore[no-untyped-call]
+                TfidfVectorizer(**options).build_analyzer(),  # type: ignore[no-untyped-call]  # scikit-learn is untyped
                 {term: place for place, term in enumerate(vocabulary)},
                 idf,
                 # A row a feature: the few that a text has lie together.
@@ -56,14 +56,14 @@ class Linear:
 
     @classmethod
     def fit(cls, texts: Sequence[Text], labels: Sequence[str], *, seed: int) -> Self:
-        parts = [TfidfVectorizer(**options, dtype=np.float32) for options in (WORDS, CHARACTERS)]  # type: ignore[no-untyped-call]
-        matrix = hstack([part.fit_transform(texts) for part in parts]).tocsr()  # type: ignore[no-untyped-call]
+        parts = [TfidfVectorizer(**options, dtype=np.float32) for options in (WORDS, CHARACTERS)]  # type: ignore[no-untyped-call]  # scikit-learn is untyped
+        matrix = hstack([part.fit_transform(texts) for part in parts]).tocsr()  # type: ignore[no-untyped-call]  # scikit-learn is untyped
         # Balanced: macro-recall counts labels alike, however many posts bear each.
-        logistic = LogisticRegression(  # type: ignore[no-untyped-call]
+        logistic = LogisticRegression(  # type: ignore[no-untyped-call]  # scikit-learn is untyped
             C=STRENGTH, class_weight="balanced", max_iter=200, tol=1e-3, random_state=seed
         )
         logistic.fit(matrix, [LABELS.index(label) for label in labels])
-        vocabularies = [part.get_feature_names_out().tolist() for part in parts]  # type: ignore[no-untyped-call]
+        vocabularies = [part.get_feature_names_out().tolist() for part in parts]  # type: ignore[no-untyped-call]  # scikit-learn is untyped
         idfs = [part.idf_.astype(np.float32) for part in parts]
         return cls(vocabularies, idfs, logistic.coef_.astype(np.float32), logistic.intercept_.astype(np.float32))
 

@@ -121,10 +121,10 @@ def frozen(train: Split, judged: Split) -> list[str]:
     network = Network(BertConfig.from_pretrained(origin))
     known = load_file(origin / "model.safetensors")
     network.encoder.load_state_dict({n: w for n, w in known.items() if not n.startswith("pooler")}, strict=False)
-    network.head = torch.nn.Identity()  # type: ignore[assignment]
-    logistic = LogisticRegression(C=1.0, class_weight="balanced", max_iter=500)  # type: ignore[no-untyped-call]
+    network.head = torch.nn.Identity()  # type: ignore[assignment]  # for a Linear: it hands on
+    logistic = LogisticRegression(C=1.0, class_weight="balanced", max_iter=500)  # type: ignore[no-untyped-call]  # scikit-learn is untyped
     logistic.fit(_logits(network, train.texts), [LABELS.index(label) for label in train.labels])
-    said = logistic.predict(_logits(network, judged.texts))  # type: ignore[no-untyped-call]
+    said = logistic.predict(_logits(network, judged.texts))  # type: ignore[no-untyped-call]  # scikit-learn is untyped
     return [LABELS[int(place)] for place in said]
 
 

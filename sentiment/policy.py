@@ -10,7 +10,7 @@ from typing import NamedTuple
 from sentiment import config
 from sentiment.schema import Label, Path, Score
 
-LABELS: tuple[Label, Label, Label] = config.LABELS  # type: ignore[assignment]
+LABELS: tuple[Label, Label, Label] = config.LABELS  # type: ignore[assignment]  # plain strings in config
 
 
 class Policy(NamedTuple):

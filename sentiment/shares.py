@@ -57,7 +57,7 @@ def confusion(
         drawn = np.concatenate([rng.choice(of[number], len(of[number])) for number in rng.choice(len(of), len(of))])
         if len(np.unique(truth[drawn])) == 3:  # without a label there would be no row for it
             replicas.append(_rows(scores[drawn], truth[drawn], weighed[drawn]))
-    return Confusion(_rows(scores, truth, weighed), _three(counts), tuple(replicas))  # type: ignore[arg-type]
+    return Confusion(_rows(scores, truth, weighed), _three(counts), tuple(replicas))  # type: ignore[arg-type]  # counts, not shares
 
 
 def shifted(known: Confusion, fresh: Confusion) -> tuple[str, ...]:

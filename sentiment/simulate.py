@@ -126,7 +126,7 @@ def written(
     grammar: Grammar,
 ) -> tuple[str, str, str, str]:
     """Text, brand, label and kind of one post."""
-    label: Label = LABELS[int(rng.choice(3, p=mood))]  # type: ignore[assignment]
+    label: Label = LABELS[int(rng.choice(3, p=mood))]  # type: ignore[assignment]  # LABELS are the labels
     other = str(rng.choice([name for name in NAMES if name != brand]))
     fill = {"b": _pick(rng, NAMES[brand]), "o": _pick(rng, NAMES[other]), "t": _pick(rng, THINGS)}
     chance = rng.random()
@@ -147,7 +147,7 @@ def written(
     mood_of = MOODS[label] if rng.random() < MOODY and slang is None else ("",)
     text = _pick(rng, OPENERS) + text + _pick(rng, mood_of) + _pick(rng, CLOSERS)
     if rng.random() < DISAGREED:
-        label = LABELS[int(rng.choice(3, p=mood))]  # type: ignore[assignment]
+        label = LABELS[int(rng.choice(3, p=mood))]  # type: ignore[assignment]  # LABELS are the labels
     return text, brand, label, kind
 
 

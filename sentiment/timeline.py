@@ -94,7 +94,7 @@ class Speed:
             self._late.setdefault((message.brand, message.at // HOUR), {})[message.post] = message
         else:
             assert not isinstance(message, str)
-            self.marks[message.partition] = max(self.marks[message.partition], message.at)  # type: ignore[attr-defined]
+            self.marks[message.partition] = max(self.marks[message.partition], message.at)  # type: ignore[attr-defined]  # only a Seal is left
 
     def forget(self, manifest: Manifest) -> None:
         """Drop what batch has had for so long that no request can still be looking at it here."""
@@ -243,7 +243,7 @@ class Timeline:
 def counted(rows: pl.DataFrame) -> dict[tuple[str, int], Told]:
     """By brand and start of the minute: what `aggregate` makes of a published hour's rows."""
     kept = [_mention(row) for row in rows.filter(pl.col("removed").is_null()).iter_rows(named=True)]
-    minutes = {key: Told(c.counts, c.shed, frozenset({c.model} - {None})) for key, c in aggregate(kept).items()}  # type: ignore[arg-type]
+    minutes = {key: Told(c.counts, c.shed, frozenset({c.model} - {None})) for key, c in aggregate(kept).items()}  # type: ignore[arg-type]  # no None is left
     for row in rows.filter(pl.col("removed").is_not_null()).iter_rows(named=True):
         key = row["brand"], row["at"] // config.MINUTE * config.MINUTE
         minutes[key] = (known := minutes.get(key, NOTHING))._replace(counts=known.counts + Counts(raw=1))

@@ -85,7 +85,7 @@ def side_by_side(folder: Path, texts: list[str]) -> tuple[float, float, float]:
     network = BertForSequenceClassification(about)
     weights = load_file(origin / "model.safetensors")
     network.bert.load_state_dict({n: w for n, w in weights.items() if not n.startswith("pooler")}, strict=False)
-    tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+    tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]  # untyped in transformers
         tokenizer_object=Tokenizer.from_file(str(origin / "tokenizer.json")), pad_token="[PAD]"
     )
     network.train(False)

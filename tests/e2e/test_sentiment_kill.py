@@ -65,7 +65,7 @@ def kill(killed: Crowd, posts: pl.DataFrame, kills: int) -> None:
         with child(killed, "worker", "--slot", "0") as worker, child(killed, "batch") as batch:
             killed.send(part.head(part.height // 2), batch=10)
             if number % 2:  # not while they start, every other time
-                until(killed, lambda before=before: killed.unread() <= before, worker, batch)  # type: ignore[misc]
+                until(killed, lambda before=before: killed.unread() <= before, worker, batch)  # type: ignore[misc]  # mypy infers no type of a default
             killed.send(part.tail(part.height - part.height // 2), batch=10)
             sleep(chance.uniform(0.0, 2.0))
             chance.choice([worker, batch]).kill()

@@ -27,7 +27,7 @@ def views(crowd: Crowd) -> tuple[dict[tuple[str, int], Counts], dict[tuple[str, 
     """Both views, whole."""
     speed = {key: counts for key, (counts, *_) in crowd.minutes().items()}
     batch = {key: told.counts for rows in crowd.published().values() for key, told in counted(rows).items()}
-    return speed, batch  # type: ignore[return-value]
+    return speed, batch  # type: ignore[return-value]  # minutes() tells of more than it types
 
 
 def test_with_the_same_model_and_nothing_late_both_views_are_equal(any_crowd: Crowd, world: Trained) -> None:
@@ -152,7 +152,7 @@ def test_it_may_die_between_file_and_manifest(crowd: Crowd, monkeypatch: pytest.
         pass
 
     def dies(*given: object) -> None:
-        write_hour(*given)  # type: ignore[arg-type]
+        write_hour(*given)  # type: ignore[arg-type]  # handed on as they come
         raise Died
 
     batch = crowd.batch()
@@ -173,7 +173,7 @@ def overheard(batch: Batch, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def watched(post: Post, *given: object, **more: object) -> object:
         scored.append(post.id)
-        return read(post, *given, **more)  # type: ignore[arg-type]
+        return read(post, *given, **more)  # type: ignore[arg-type]  # handed on as they come
 
     monkeypatch.setattr(batch._reader, "read", watched)
     return scored

@@ -60,7 +60,7 @@ def test_the_newest_are_judged_and_no_text_is_on_both_sides(tmp_path: Path) -> N
     write_labels(Lake(tmp_path), rows, known_at=START + 200 * HOUR)
     learnt, judged = split(labelled(Lake(tmp_path), as_of=START + 201 * HOUR))
     assert learnt.height + judged.height == 90
-    assert learnt["of"].max() < judged["of"].min()  # type: ignore[operator]
+    assert learnt["of"].max() < judged["of"].min()  # type: ignore[operator]  # polars: any literal
     assert set(learnt["text"]).isdisjoint(judged["text"])
     assert dataset.halves(judged["post"]).any()
 

@@ -54,7 +54,7 @@ def test_a_score_hangs_on_no_neighbour(transformer: Transformer) -> None:
 
 
 def texts(**more: object) -> list[str]:
-    posts = simulate(seed=9, start=START, days=1, posts_a_day=700, grammar=LIVE, **more)  # type: ignore[arg-type]
+    posts = simulate(seed=9, start=START, days=1, posts_a_day=700, grammar=LIVE, **more)  # type: ignore[arg-type]  # handed on as they come
     return [
         seen(text, BRANDS)
         for text in posts.filter(~pl.col("kind").is_in(["foreign", "spam"]))["text"].unique(maintain_order=True)

@@ -37,11 +37,11 @@ def folder(world: Trained, tmp_path: Path) -> Path:
 
 def test_scores_are_what_sklearn_says(linear: Linear, learnt: tuple[list[str], list[str]]) -> None:
     texts, labels = learnt
-    parts = [TfidfVectorizer(**options, dtype=np.float32) for options in (WORDS, CHARACTERS)]  # type: ignore[no-untyped-call]
+    parts = [TfidfVectorizer(**options, dtype=np.float32) for options in (WORDS, CHARACTERS)]  # type: ignore[no-untyped-call]  # scikit-learn is untyped
     logits = linear._bias.astype(float)
     start = 0
     for part in parts:
-        matrix = part.fit_transform(texts)  # type: ignore[no-untyped-call]
+        matrix = part.fit_transform(texts)  # type: ignore[no-untyped-call]  # scikit-learn is untyped
         logits = logits + (matrix @ linear._weights[:, start : start + matrix.shape[1]].T)
         start += matrix.shape[1]
     expected = softmax(logits)

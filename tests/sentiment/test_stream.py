@@ -110,7 +110,7 @@ def test_a_brand_is_counted_by_mention_and_all_together_by_post(crowd: Crowd) ->
     crowd.post(post("@northair is great, @voltcars too", id="both"), post("@northair works", id="one"))
     crowd.post(post("nothing to see", id="none"))
     crowd.stream()
-    raw = {brand: counts.raw for (brand, _), (counts, *_) in crowd.minutes().items()}  # type: ignore[attr-defined]
+    raw = {brand: counts.raw for (brand, _), (counts, *_) in crowd.minutes().items()}  # type: ignore[attr-defined]  # typed as object
     assert raw == {"northair": 2, "volt": 1, ALL: 2}
 
 
@@ -119,8 +119,8 @@ def test_a_repeat_is_counted_once_and_a_shared_text_is_one_opinion(crowd: Crowd)
     crowd.post(first, first, post("@northair is great", id="shared", author="bert", at=TODAY + 120))
     crowd.stream()
     counts = [counts for (brand, _), (counts, *_) in sorted(crowd.minutes().items()) if brand == "northair"]
-    assert [c.raw for c in counts] == [1, 1]  # type: ignore[attr-defined]
-    assert [c.opinions for c in counts] == [1, 0]  # type: ignore[attr-defined]
+    assert [c.raw for c in counts] == [1, 1]  # type: ignore[attr-defined]  # typed as object
+    assert [c.opinions for c in counts] == [1, 0]  # type: ignore[attr-defined]  # typed as object
     assert len(crowd.opinions()) == 2
 
 
@@ -130,7 +130,7 @@ def test_a_post_after_its_hour_is_sealed_waits_for_batch(crowd: Crowd) -> None:
     crowd.tick(TODAY + HOUR + LATENESS)
     crowd.post(post("@northair is great again", id="late"))
     crowd.stream()
-    counts = [counts.raw for (brand, _), (counts, *_) in crowd.minutes().items() if brand == "northair"]  # type: ignore[attr-defined]
+    counts = [counts.raw for (brand, _), (counts, *_) in crowd.minutes().items() if brand == "northair"]  # type: ignore[attr-defined]  # typed as object
     assert counts == [1]
     assert crowd.speed().late("northair", TODAY // HOUR, None) == {"late"}
     assert {m.post: m.late for m in crowd.mentions() if m.brand == "northair"} == {"in-time": False, "late": True}
@@ -162,7 +162,7 @@ def test_open_minutes_are_told_before_their_hour_is_over(crowd: Crowd) -> None:
     crowd.post(post("@northair is a joy", id="more"))
     crowd.work(worker)
     crowd.told(worker)
-    assert crowd.minutes()["northair", TODAY + MINUTE][0].raw == 2  # type: ignore[attr-defined]
+    assert crowd.minutes()["northair", TODAY + MINUTE][0].raw == 2  # type: ignore[attr-defined]  # typed as object
 
 
 def test_a_deletion_takes_the_text_away(crowd: Crowd) -> None:
@@ -171,7 +171,7 @@ def test_a_deletion_takes_the_text_away(crowd: Crowd) -> None:
     assert [(opinion.kind, opinion.text) for opinion in crowd.opinions()][-1] == ("deleted", "")
 
 
-def test_without_a_release_posts_are_seen_and_wait_for_an_opinion(world: Trained, tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_without_a_release_posts_are_seen_and_wait_for_an_opinion(world: Trained, tmp_path) -> None:  # type: ignore[no-untyped-def]  # pytest's own Path
     crowd = Crowd(world, tmp_path / "var", released=False)
     crowd.post(post())
     crowd.stream()
@@ -187,7 +187,7 @@ def test_overload_is_shed_to_the_linear_path_and_marked(crowd: Crowd, monkeypatc
 
     def watched(self: Reader, *given: object, path: str, **more: object) -> object:
         chosen.append(path)
-        return read(self, *given, path=path, **more)  # type: ignore[arg-type]
+        return read(self, *given, path=path, **more)  # type: ignore[arg-type]  # handed on as they come
 
     monkeypatch.setattr(Reader, "read", watched)
     monkeypatch.setattr(config, "SHED_ABOVE", 50)
