@@ -54,8 +54,9 @@ class Conflict(Exception):
 class Edge:
     """One appending and one following thread beside the event loop."""
 
-    def __init__(self, log: EventLog, store: Store, *, clock: Clock, metrics: CollectorRegistry) -> None:
-        self._log, self._store, self._clock = log, store, clock
+    def __init__(self, log: EventLog, store: Store, *, secret: bytes, clock: Clock, metrics: CollectorRegistry) -> None:
+        """`secret` keys the fingerprint of a payment."""
+        self._log, self._store, self._secret, self._clock = log, store, secret, clock
         self._appends: SimpleQueue[tuple[Sequence[Entry], Future[list[tuple[int, int]]]] | None] = SimpleQueue()
         self._waiting: dict[str, list[Waiter]] = {}
         self._positions: dict[Place, int] = {}
@@ -112,7 +113,7 @@ class Edge:
             waiters.remove(waiter)
             if not waiters:
                 self._waiting.pop(payment.identity, None)
-        if from_json(answer)["fingerprint"] != payment.fingerprint:
+        if from_json(answer)["fingerprint"] != payment.fingerprint(self._secret):
             raise Conflict(f"card and id {payment.id!r} belong to another payment")
         return answer
 
@@ -133,7 +134,7 @@ class Edge:
             terminal=payment.terminal,
             at=payment.at,
             cents=payment.cents,
-            fingerprint=payment.fingerprint,
+            fingerprint=payment.fingerprint(self._secret),
             action=action,
             reasons=tuple(fired),
             path="stand-in",

@@ -4,9 +4,9 @@ Money is in whole cents, time in whole seconds since the epoch (UTC). On every t
 `device` are keyed pseudonyms: the edge replaces them, and so must whoever writes to a topic.
 """
 
+import hmac
 from collections.abc import Sequence
 from typing import Annotated, Literal
-from zlib import crc32
 
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
@@ -61,10 +61,13 @@ class Transaction(Noun):
         """What makes two messages the same payment: unique within a card, as tills number their own."""
         return f"{self.card}.{self.id}"
 
-    @property
-    def fingerprint(self) -> int:
-        """Of the content: a repeat has the same, a conflict another."""
-        return crc32(repr((self.terminal, self.at, self.cents, self.country, self.device, self.probe)).encode())
+    def fingerprint(self, key: bytes) -> str:
+        """A keyed hash of the content, 16 hexadecimal digits: a repeat has the same, a conflict another.
+
+        It is keyed, so that a caller without the key cannot craft a second payment that passes for a repeat.
+        """
+        content = repr((self.terminal, self.at, self.cents, self.country, self.device, self.probe))
+        return hmac.digest(key, f"fingerprint {content}".encode(), "sha256")[:8].hex()
 
 
 class Label(Noun):
@@ -121,7 +124,7 @@ class Decision(Noun):
     terminal: Id
     at: Seconds
     cents: int
-    fingerprint: int  # of the payment's content
+    fingerprint: str  # of the payment's content
     action: Action
     reasons: tuple[str, ...]
     path: Literal["model", "rules", "stand-in"]

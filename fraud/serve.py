@@ -82,7 +82,7 @@ def make_app(
     shows it; `visitor` the token that lets one browser into a demo.
     """
     metrics = CollectorRegistry()
-    edge = Edge(log, store, clock=clock, metrics=metrics)
+    edge = Edge(log, store, secret=pseudonym_key, clock=clock, metrics=metrics)
     seconds = Histogram("fraud_request_seconds", "From request to decision", registry=metrics, buckets=BUCKETS)
     unanswered = Counter("fraud_unavailable", "Requests that got no decision in time", registry=metrics)
     lag = Gauge("fraud_lag", "Events not yet decided", registry=metrics)

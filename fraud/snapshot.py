@@ -25,14 +25,14 @@ class Memory:
     def __init__(self, partition: int) -> None:
         self.state = State(partition)
         self.offset = 0  # of the next record to take in
-        self._seen: dict[str, tuple[int, int]] = {}  # identity -> fingerprint, event time of arrival
+        self._seen: dict[str, tuple[str, int]] = {}  # identity -> fingerprint, event time of arrival
 
-    def recall(self, payment: Transaction) -> str:
+    def recall(self, payment: Transaction, fingerprint: str) -> str:
         """`new`, `repeat` (same content) or `conflict` (other content under the same identity); remembers it."""
         before = self._seen.get(payment.identity)
         if before is not None:
-            return "repeat" if before[0] == payment.fingerprint else "conflict"
-        self._seen[payment.identity] = (payment.fingerprint, max(payment.at, self.state.watermark))
+            return "repeat" if before[0] == fingerprint else "conflict"
+        self._seen[payment.identity] = (fingerprint, max(payment.at, self.state.watermark))
         oldest = self.state.watermark - config.REMEMBER
         while self._seen and next(iter(self._seen.values()))[1] < oldest:
             del self._seen[next(iter(self._seen))]

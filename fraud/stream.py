@@ -220,7 +220,7 @@ class Worker:
         reader.close()
 
     def _recall(self, memory: Memory, event: Event) -> None:
-        if isinstance(event, Transaction) and memory.recall(event) != "new":
+        if isinstance(event, Transaction) and memory.recall(event, event.fingerprint(self._secret)) != "new":
             return
         _, cell = memory.state.step(event, self._book)
         self._emit(cell)
@@ -241,7 +241,7 @@ class Worker:
         if isinstance(event, Refused):
             self._out.append(dead_letter(record, event))
             return
-        if isinstance(event, Transaction) and (known := memory.recall(event)) != "new":
+        if isinstance(event, Transaction) and (known := memory.recall(event, event.fingerprint(self._secret))) != "new":
             outcome = Outcome(kind=known, card=event.card, id=event.id, partition=partition, offset=record.offset)
             self._out.append(Entry(DECISIONS, event.identity, outcome.model_dump_json().encode()))
             if known == "conflict":
@@ -268,7 +268,7 @@ class Worker:
             "id": payment.id,
             "terminal": payment.terminal,
             "cents": payment.cents,
-            "fingerprint": payment.fingerprint,
+            "fingerprint": payment.fingerprint(self._secret),
             "at": payment.at,
             "rules": baseline,
             "features": features,

@@ -23,7 +23,7 @@ from kafka.structs import ConsumerGroupMetadata
 from shared.clock import Clock, monotonic, sleep
 from shared.eventlog.kafka_calls import ANSWER, GIVE_UP, LOOK, T, end, made, milliseconds, or_unavailable, within
 from shared.eventlog.kafka_members import KafkaMember, KafkaReader, Tail
-from shared.eventlog.port import Entry, LogUnavailable, Place, Position, Topic, partition_of
+from shared.eventlog.port import SCHEME, Entry, LogUnavailable, OtherScheme, Place, Position, Topic, partition_of
 
 SESSION = 6.0  # seconds a silent member keeps its partitions
 TRANSACTION = 5.0  # seconds after which the broker ends a dead member's step
@@ -58,25 +58,35 @@ class KafkaLog:
             self._asker = self._make_consumer()
 
     def create(self, topics: Sequence[Topic]) -> None:
+        # The scheme stands in the name of an empty topic beside those of a service, which is made before them.
+        schemes = [Topic(name, 1) for name in sorted({f"{t.name.partition('.')[0]}.scheme.{SCHEME}" for t in topics})]
+        there = self._partitions([*schemes, *topics])
+        for scheme in schemes:
+            service = scheme.name.partition(".")[0]
+            if scheme.name not in there and any(name.partition(".")[0] == service for name in there):
+                raise OtherScheme(f"{self.prefix}{service}.* in Kafka")
+        self._make([scheme for scheme in schemes if scheme.name not in there])
+        self._make([topic for topic in topics if topic.name not in there])
         there = self._partitions(topics)
+        for topic in topics:
+            if there[topic.name] != topic.partitions:
+                has = there[topic.name]
+                raise ValueError(f"topic {topic.name} has {has} partitions, not {topic.partitions}: keys would move")
+
+    def _make(self, topics: Sequence[Topic]) -> None:
+        """Make topics; another process may be making them at the same moment."""
         new = {
             self.prefix + topic.name: {
                 "num_partitions": topic.partitions,
                 "configs": KEPT | {"cleanup.policy": "compact" if topic.compacted else "delete"},
             }
             for topic in topics
-            if topic.name not in there
         }
-        if new:  # somebody else may be making them, too
+        if new:
             self._ask("topics cannot be made", lambda: self._admin.create_topics(new, raise_errors=False))
             self._ask(
                 "topics are not ready", lambda: self._admin.wait_for_topics(list(new), timeout_ms=milliseconds(ANSWER))
             )
-            there = self._partitions(topics)
-        for topic in topics:
-            if there[topic.name] != topic.partitions:
-                has = there[topic.name]
-                raise ValueError(f"topic {topic.name} has {has} partitions, not {topic.partitions}: keys would move")
 
     def append(self, entries: Sequence[Entry]) -> list[tuple[int, int]]:
         self.need(entry.topic for entry in entries)

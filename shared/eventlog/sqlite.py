@@ -9,12 +9,23 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 from shared.clock import Clock, boot_id, monotonic, sleep
-from shared.eventlog.port import Entry, Fenced, LogUnavailable, Place, Position, Record, Topic, partition_of
+from shared.eventlog.port import (
+    Entry,
+    Fenced,
+    LogUnavailable,
+    OtherScheme,
+    Place,
+    Position,
+    Record,
+    Topic,
+    partition_of,
+)
 
 LEASE = 5.0  # seconds a silent member keeps its partitions
 BUSY = 5.0  # seconds to wait for a foreign lock
 FIRST_NAP, LAST_NAP = 0.0005, 0.01  # seconds between looks at an idle log
 
+SCHEME_VERSION = 1  # stands in the file as `user_version`: 1 is port.SCHEME; 0 with topics is an older one
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS streams (
     stream INTEGER PRIMARY KEY, topic TEXT, partition INTEGER, UNIQUE (topic, partition));
@@ -270,7 +281,11 @@ class SqliteLog:
             with self._connection.write() as db:
                 for statement in SCHEMA.split(";"):
                     db.execute(statement)
-        except LogUnavailable:
+                (version,) = db.execute("PRAGMA user_version").fetchone()
+                if version != SCHEME_VERSION and db.execute("SELECT 1 FROM streams").fetchone():
+                    raise OtherScheme(path)
+                db.execute(f"PRAGMA user_version = {SCHEME_VERSION}")
+        except (LogUnavailable, OtherScheme):
             self._connection.close()
             raise
 

@@ -22,6 +22,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kafka import OffsetAndMetadata
+from kafka.partitioner.default import murmur2
 
 from infra.local import Kafka
 from shared.checklist import ROOT
@@ -34,6 +35,7 @@ from shared.eventlog.port import (
     EventLog,
     Fenced,
     LogUnavailable,
+    OtherScheme,
     Place,
     Position,
     Reader,
@@ -223,12 +225,34 @@ def kill_after(process: subprocess.Popen[str], lines: int) -> list[str]:
 # --- topics and partitions ---------------------------------------------------------------------
 
 
+@given(st.text(), st.integers(1, 64))
+def test_the_partition_of_a_key_is_that_of_kafka_s_default_partitioner(key: str, partitions: int) -> None:
+    assert partition_of(key, partitions) == (murmur2(key.encode()) & 0x7FFFFFFF) % partitions
+
+
 @pytest.mark.parametrize(
-    ("key", "partition"),
-    [("", 0), ("123456789", 0xCBF43926 % 8), ("The quick brown fox jumps over the lazy dog", 0x414FA339 % 8)],
+    ("key", "hashed"), [("21", -973932308), ("foobar", -790332482), ("a-little-bit-long-string", -985981536)]
 )
-def test_the_partition_of_a_key_is_its_crc32(key: str, partition: int) -> None:
-    assert partition_of(key, 8) == partition  # known values of CRC-32: state moves between logs and versions
+def test_the_partition_of_a_key_is_that_of_kafka_s_java_client(key: str, hashed: int) -> None:
+    assert partition_of(key, 1_000) == (hashed & 0x7FFFFFFF) % 1_000  # values from the test of Kafka's Utils.murmur2
+
+
+def test_a_log_of_another_scheme_is_refused_in_a_sentence_that_says_what_to_do(
+    kind: str, log: EventLog, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Embedded, the file says its scheme; in Kafka, a topic beside those of the service does."""
+    fill(log, 1)
+    log.close()
+    if kind == "sqlite":
+        with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as db:
+            db.execute("PRAGMA user_version = 0")
+    else:
+        monkeypatch.setattr("shared.eventlog.kafka.SCHEME", "newer")
+    with (
+        pytest.raises(OtherScheme, match="start with an empty one"),
+        closing(open_log(url, clock=VirtualClock(1_000))) as old,
+    ):
+        old.create([IN])
 
 
 def test_the_beginning_is_offset_zero_of_every_partition() -> None:

@@ -11,7 +11,7 @@ from fraud.history import Refused
 from fraud.ingest import accept, dead_letter
 from fraud.schema import EVENT, Alarm, DeadLetter, Event, Label, Release, Tick, Transaction, challenger, message
 from shared.eventlog.port import Record
-from tests.worlds import START, bank, brief, label, payment, troubled
+from tests.worlds import KEY, START, bank, brief, label, payment, troubled
 
 PAYMENT = json.loads(payment(START, id="tx").model_dump_json())
 LABEL = json.loads(label(payment(START, id="tx"), START).model_dump_json())
@@ -145,7 +145,8 @@ def test_the_message_of_a_row_has_the_fields_of_its_kind_only() -> None:
 
 def test_a_repeat_has_the_same_fingerprint_and_other_content_another() -> None:
     paid = payment(START)
-    assert paid.fingerprint == Transaction(**paid.model_dump()).fingerprint
+    assert paid.fingerprint(KEY) == Transaction(**paid.model_dump()).fingerprint(KEY)
+    assert paid.fingerprint(KEY) != paid.fingerprint(b"another key")
     others: list[dict[str, object]] = [
         {"terminal": "t2"},
         {"at": START + 1},
@@ -153,7 +154,7 @@ def test_a_repeat_has_the_same_fingerprint_and_other_content_another() -> None:
         {"country": None},
         {"device": "d2"},
     ]
-    assert len({paid.fingerprint, *(paid.model_copy(update=other).fingerprint for other in others)}) == 6
+    assert len({paid.fingerprint(KEY), *(paid.model_copy(update=other).fingerprint(KEY) for other in others)}) == 6
 
 
 def test_records_are_frozen() -> None:
