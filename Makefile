@@ -6,6 +6,9 @@
 UV_VERSION := 0.13.9
 PY := .venv/bin/python
 
+# Some containers set it, and then every process compiles all libraries again, which takes half of the tests' time.
+unexport PYTHONDONTWRITEBYTECODE
+
 # torch from the package index is 3 GB of CUDA on Linux; uv can pick the small one, unless a folder of wheels is given.
 ifneq ($(PIP_FIND_LINKS),)
 UV_ENV := UV_FIND_LINKS="$(PIP_FIND_LINKS)"
@@ -16,7 +19,11 @@ INSTALL = $(UV_ENV) .venv/bin/uv pip install --quiet --python .venv -r pyproject
 
 PARTS = $(if $(LOG),--log $(LOG))
 STORY = $(if $(DAYS),--days $(DAYS)) $(if $(SEED),--seed $(SEED))
-PYTEST = $(PY) -m pytest -rs $(if $(ALL),--all --numprocesses 2)
+# How much the tests try: KILLS=20 AWAY=20 EXAMPLES=1000 SEQUENCES=100 before closing; tests/conftest.py has the defaults.
+EFFORT = $(if $(KILLS),--kills $(KILLS)) $(if $(AWAY),--away $(AWAY)) \
+  $(if $(EXAMPLES),--examples $(EXAMPLES)) $(if $(SEQUENCES),--sequences $(SEQUENCES))
+# Two processes share the cores: threads of one would wait for threads of the other.
+PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest -rs --numprocesses 2 $(if $(ALL),--all) $(EFFORT)
 EXERCISES = $(basename $(notdir $(wildcard tests/exercises/*.patch)))
 
 # --- run ---

@@ -1,7 +1,8 @@
 """The FastAPI app that every service starts from: health, metrics, limits, and errors that name field and value."""
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from http import HTTPStatus
 from typing import Any
 
@@ -12,6 +13,9 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from shared.clock import monotonic
+from shared.health import Health
 
 PROBLEM = "application/problem+json"
 
@@ -53,16 +57,23 @@ def create_app(
     title: str,
     description: str,
     body_limit: int,
-    ready: Callable[[], str],
+    health: Health,
     lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]],
     metrics: prometheus_client.CollectorRegistry,
 ) -> FastAPI:
-    """An app with `/docs`, `/health/live`, `/health/ready` and `/metrics`.
+    """An app with `/docs`, `/health/live`, `/health/ready` and `/metrics`; it gives `health` its heartbeat."""
 
-    `ready` says why the service is not ready; empty if it is.
-    """
+    @asynccontextmanager
+    async def beating(app: FastAPI) -> AsyncIterator[None]:
+        async with lifespan(app):
+            heart = asyncio.create_task(_beat(health))
+            try:
+                yield
+            finally:
+                heart.cancel()
+
     # Swagger UI at /docs from the installed package: a reader on a train, or a bank's network, has no CDN.
-    app = FastAPIOffline(redoc_url=None, title=title, description=description, lifespan=lifespan)
+    app = FastAPIOffline(redoc_url=None, title=title, description=description, lifespan=beating)
     app.add_middleware(BodyLimit, limit=body_limit)
 
     @app.exception_handler(RequestValidationError)
@@ -77,16 +88,19 @@ def create_app(
     async def broken(_: Request, __: Exception) -> Response:
         return problem(500, "an error of the service's own; its log says more")
 
-    @app.get("/health/live", tags=["operation"])
-    async def live() -> dict[str, str]:
-        """The process runs."""
-        return {"status": "live"}
+    @app.get("/health/live", tags=["operation"], responses={503: {"description": "A new process is needed; says why."}})
+    async def live() -> Response:
+        """The process works, or can mend itself."""
+        reason = health.live()
+        return problem(503, reason) if reason else JSONResponse({"status": "live"})
 
     @app.get("/health/ready", tags=["operation"], responses={503: {"description": "Not ready, with the reason."}})
     async def readiness() -> Response:
-        """Requests may be sent."""
-        reason = ready()
-        return problem(503, reason) if reason else JSONResponse({"status": "ready"})
+        """Requests may be sent. `warnings` are of what the answers do not depend on, and of records skipped."""
+        reason, warnings = health.ready(), health.warnings()
+        if reason:
+            return problem(503, reason, warnings=warnings)
+        return JSONResponse({"status": "ready", "warnings": warnings})
 
     @app.get("/metrics", tags=["operation"], response_class=PlainTextResponse)
     def scrape() -> Response:  # in a thread: a gauge may have to ask the log, and wait for it
@@ -94,6 +108,12 @@ def create_app(
         return Response(prometheus_client.generate_latest(metrics), media_type="text/plain; version=0.0.4")
 
     return app
+
+
+async def _beat(health: Health) -> None:
+    while True:
+        health.beat = monotonic()
+        await asyncio.sleep(1.0)
 
 
 def described(errors: Sequence[Any]) -> list[dict[str, str]]:

@@ -87,7 +87,9 @@ def report(reference: pl.DataFrame, current: pl.DataFrame, path: Path) -> None:
 
     path.parent.mkdir(parents=True, exist_ok=True)
     page = Report([DataDriftPreset()]).run(current.to_pandas(), reference.to_pandas())
-    page.save_html(str(path))
+    temporary = path.with_name(f".{path.name}")
+    page.save_html(str(temporary))
+    temporary.replace(path)
 
 
 def _values(frame: pl.DataFrame, column: str) -> Array:

@@ -134,7 +134,7 @@ def tree(root: Path = ROOT) -> str:
         name = f"{path.parent.name}/" if is_package else path.name
         indent = "  " * (len(path.parts) - 1 - is_package)
         docstring = ast.get_docstring(ast.parse((root / path).read_text())) or "(no docstring)"
-        lines.append(f"{indent + name:<22}{docstring.splitlines()[0]}")
+        lines.append(f"{indent + name:<23}{docstring.splitlines()[0]}")
     return "\n".join(lines)
 
 

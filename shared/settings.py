@@ -8,6 +8,7 @@ import os
 import secrets
 import tempfile
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Self
 
@@ -32,6 +33,15 @@ def apart(url: str, run: str) -> str:
         database, *prefix = path or ["0"]
         return f"redis://{server}/{database}/{'-'.join([*prefix, run])}"
     return url
+
+
+def check_driver(registry: str) -> None:
+    """Raises ValueError when the URL of the registry needs a driver that is not installed."""
+    if registry.startswith("postgresql:") and find_spec("psycopg") is None:
+        raise ValueError(
+            "a registry in PostgreSQL needs its driver: .venv/bin/uv pip install --python .venv -r pyproject.toml"
+            " -c infra/constraints.txt --extra postgres"
+        )
 
 
 class Settings(BaseSettings):

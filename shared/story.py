@@ -4,18 +4,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import BaseModel, ConfigDict
-
 from shared.clock import Clock
+from shared.messages import Message
 
 if TYPE_CHECKING:  # who reads scenes needs no console
     from shared.console import Act, Stage
 
 
-class Scene(BaseModel):
+class Scene(Message):
     """One act; told when it begins, and again when it is over."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["scene"] = "scene"
     number: int

@@ -1,10 +1,11 @@
-"""What every test may ask for, and what `make test ALL=1` means."""
+"""Fixtures and options for all tests, and what `make test ALL=1` means."""
 
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TypeVar
 
 import pytest
+from hypothesis import settings
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
@@ -13,6 +14,7 @@ from shared.settings import Settings
 from tests.servers import RedisServer, free_ports
 
 Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
+E2E = "tests/e2e/"
 PROOF = 20  # kills from which on everything is done in full
 WAITING = ("slow", "bench")  # marks of tests that a person in a hurry does without
 
@@ -54,6 +56,19 @@ def mortal_redis(tmp_path: Path) -> Iterator[RedisServer]:
 
 
 @pytest.fixture(scope="session")
+def run_folder(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Path:
+    """A folder that all processes of this run share."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if hasattr(pytestconfig, "workerinput") else base  # xdist gives each worker a folder inside
+
+
+@pytest.fixture(scope="session")
+def sequences(pytestconfig: pytest.Config) -> int:
+    """How many random sequences of operations a property test tries."""
+    return _number(pytestconfig, "sequences", few=5, many=100)
+
+
+@pytest.fixture(scope="session")
 def proof(pytestconfig: pytest.Config) -> bool:
     """Whether what takes long is done in full, and not by a sample."""
     return int(pytestconfig.getoption("--kills")) >= PROOF
@@ -62,15 +77,33 @@ def proof(pytestconfig: pytest.Config) -> bool:
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=3, help=f"how often the kill tests kill; {PROOF} is the proof")
     parser.addoption("--away", type=float, default=5.0, help="seconds that a broker is away; 20 is the proof")
+    parser.addoption("--examples", type=int, help="examples of each hypothesis test: 50, with --all 100; 1000 is full")
+    parser.addoption("--sequences", type=int, help="random sequences of each property test: 5, with --all 100")
     parser.addoption("--all", action="store_true", help="run everything; a test that skips itself fails")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    before = settings.get_current_profile_name()
+    settings.register_profile("run", max_examples=_number(config, "examples", few=50, many=100))
+    settings.load_profile("run")
+    config.add_cleanup(lambda: settings.load_profile(before))  # tests/architecture runs pytest inside pytest
+
+
+def _number(config: pytest.Config, option: str, *, few: int, many: int) -> int:
+    """The value of an option; without it `few`, or `many` under --all."""
+    given: int | None = config.getoption(option)
+    return given if given is not None else many if config.getoption("all") else few
+
+
 class Lanes(LoadScopeScheduling):
-    """Of several processes one has all that start services, in turn: they want ports, and a core of their own."""
+    """A free process takes the next file; tests that start services run one after another, in one process.
+
+    Those tests take ports and a core. They are first, as they take longest: the other process runs files meanwhile.
+    """
 
     def _split_scope(self, nodeid: str) -> str:
         path = nodeid.partition("::")[0]
-        return "e2e" if path.startswith("tests/e2e/") else path
+        return E2E if path.startswith(E2E) else path
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Lanes:
@@ -78,6 +111,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Lanes:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not item.nodeid.startswith(E2E))  # stable
     for item in items:
         if "data" in getattr(item, "fixturenames", ()):
             item.add_marker("data")

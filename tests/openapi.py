@@ -14,7 +14,11 @@ FEW = settings(deadline=None, derandomize=True, suppress_health_check=list(Healt
 
 
 def tried(api: Any, mode: GenerationMode, check: Callable[[Case], None], *, examples: int) -> set[str]:
-    """Run `check` on examples of every operation, valid or not; gives the paths."""
+    """Run `check` on that many examples of every operation, valid or not, or on more if --examples asks for it.
+
+    Gives the paths.
+    """
+    examples = max(examples, settings().max_examples // 5)
     paths = set()
     for result in api.get_all_operations():
         operation = result.ok()

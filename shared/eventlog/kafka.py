@@ -23,7 +23,17 @@ from kafka.structs import ConsumerGroupMetadata
 from shared.clock import Clock, monotonic, sleep
 from shared.eventlog.kafka_calls import ANSWER, GIVE_UP, LOOK, T, end, made, milliseconds, or_unavailable, within
 from shared.eventlog.kafka_members import KafkaMember, KafkaReader, Tail
-from shared.eventlog.port import SCHEME, Entry, LogUnavailable, OtherScheme, Place, Position, Topic, partition_of
+from shared.eventlog.port import (
+    MAX_POLL_INTERVAL,
+    SCHEME,
+    Entry,
+    LogUnavailable,
+    OtherScheme,
+    Place,
+    Position,
+    Topic,
+    partition_of,
+)
 
 SESSION = 6.0  # seconds a silent member keeps its partitions
 TRANSACTION = 5.0  # seconds after which the broker ends a dead member's step
@@ -195,6 +205,7 @@ class KafkaLog:
                     group_instance_id=name,
                     auto_offset_reset="earliest",
                     session_timeout_ms=milliseconds(SESSION),
+                    max_poll_interval_ms=milliseconds(MAX_POLL_INTERVAL),
                     heartbeat_interval_ms=milliseconds(min(0.5, SESSION / 3)),
                 )
                 return KafkaMember(self, client, producer, topics)

@@ -7,6 +7,7 @@ durable     `append` and `commit` return after the records survive `kill -9` (SQ
 atomic      a commit's records and its consumed offsets are written together, or not at all; they are seen
             when `commit` has returned (Kafka: a moment after it has, each partition for itself)
 fencing     who lost its claim on a partition can no longer commit for it
+patience    a member that polls every MAX_POLL_INTERVAL keeps its claims, however long its work takes in between
 committed   readers see committed records only
 replay      a reader may start at any offset, as often as it likes
 complete    a `poll` with no records says that there are none: the end was reached
@@ -19,9 +20,13 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple, Protocol
 
+from shared.dependencies import DependencyUnavailable
+
 # How keys are mapped to partitions. A log keeps the name of its scheme, and a log of another scheme is refused:
 # a reader would look for a key in a partition that it never went to.
 SCHEME = "murmur2"
+
+MAX_POLL_INTERVAL = 300.0  # seconds without a poll after which a member counts as hung, and its claims lapse
 
 
 class Topic(NamedTuple):
@@ -60,7 +65,7 @@ class Position(NamedTuple):
     note: str = ""
 
 
-class LogUnavailable(Exception):
+class LogUnavailable(DependencyUnavailable):
     """The log cannot take or give records now: away, locked or full."""
 
 
@@ -73,8 +78,9 @@ class OtherScheme(ValueError):
 
     def __init__(self, log: str) -> None:
         super().__init__(
-            f"the log {log} maps keys to partitions in an older way, so a key would be looked for in the wrong one:"
-            " start with an empty one (another --var folder, or another prefix in the URL) and ingest again"
+            f"the log {log} maps keys to partitions in another way than this version, so a key would be looked for"
+            " in the wrong one: start with an empty one (another --var folder, or another prefix in the URL) and ingest"
+            " again"
         )
 
 

@@ -4,12 +4,14 @@ import fcntl
 import math
 import sqlite3
 import threading
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 from shared.clock import Clock, boot_id, monotonic, sleep
 from shared.eventlog.port import (
+    MAX_POLL_INTERVAL,
     Entry,
     Fenced,
     LogUnavailable,
@@ -187,9 +189,14 @@ class SqliteConsumer:
         self._epochs: dict[Place, int] = {}
         self._next: dict[Place, int] = {}
         self._renew_at = -math.inf
+        self._polled = monotonic()
+        self._closed = threading.Event()
         self.owned: dict[Place, Position] = {}
+        # By a weak reference: a member that was dropped without a word must lose its claims.
+        threading.Thread(target=_keep_claims, args=(weakref.ref(self), self._closed), daemon=True).start()
 
     def poll(self, limit: int, timeout: float) -> list[Record]:
+        self._polled = monotonic()
         if monotonic() >= self._renew_at:
             self._claim()
         return self._tail.poll(self._next, limit, min(timeout, LEASE / 3))
@@ -210,7 +217,21 @@ class SqliteConsumer:
         if not self._topics.isdisjoint(entry.topic.name for entry in entries):
             self._tail.look_again()  # SQLite does not tell a connection of its own writes
 
+    def keep_claims(self) -> None:
+        """Renew the leases while the caller works longer than one lasts, and as long as it is not hung."""
+        now = monotonic()
+        if now < self._renew_at + LEASE / 6 or now > self._polled + MAX_POLL_INTERVAL:
+            return
+        with self._connection.write() as db:
+            mine = (now + LEASE, self._group, self._member)
+            db.execute("UPDATE members SET expires = ? WHERE grp = ? AND member = ?", mine)
+            db.executemany(
+                "UPDATE claims SET expires = ? WHERE grp = ? AND owner = ? AND stream = ? AND epoch = ?",
+                [(*mine, self._streams[place], epoch) for place, epoch in list(self._epochs.items())],
+            )
+
     def close(self) -> None:
+        self._closed.set()
         mine = (self._group, self._member)
         with closing(self._connection), self._connection.write() as db:
             db.executemany(  # by epoch: who came back under this name keeps its own
@@ -271,6 +292,16 @@ class SqliteConsumer:
                 self._next[place] = offset
                 self._tail.look_again()
         self._epochs = {place: epoch for place, (epoch, _, _) in claims.items()}
+
+
+def _keep_claims(member: "weakref.ref[SqliteConsumer]", closed: threading.Event) -> None:
+    """As the heartbeat thread of a Kafka consumer does."""
+    while not closed.wait(LEASE / 3):
+        if (living := member()) is None:
+            return
+        with suppress(LogUnavailable, ValueError):  # the next one may be in time; or its file was closed meanwhile
+            living.keep_claims()
+        del living
 
 
 class SqliteLog:

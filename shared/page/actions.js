@@ -1,10 +1,12 @@
 // Buttons that act: each says what it does and to what, that it is under way, and what came of it.
 
 import {byId, el, say} from "/page/dom.js";
+import {ask} from "/page/live.js";
 
 const PATIENCE = 120; // seconds after which an unanswered command is said to be unanswered
 const lines = {};
 let latest = {}; // what the service said last, by kind, as text
+const keys = new Map(); // of commands that have not been accepted yet, by their text
 const pending = new Map(); // by name: {since, before: what it had said then}
 
 /** A button with its words, and the place where it says what came of it. */
@@ -16,6 +18,16 @@ export function line(name, button, words, ...more) {
 }
 
 export const button = (text, click) => el("button", {type: "button", class: "act", click}, text);
+
+/** Send a command. Until it has been accepted it keeps its key, so that one that is sent again counts once. */
+export async function command(body) {
+  const text = JSON.stringify(body);
+  const random = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+  if (!keys.has(text)) keys.set(text, random());
+  const accepted = await ask("/v1/commands", body, {"Idempotency-Key": keys.get(text)});
+  keys.delete(text);
+  return accepted;
+}
 
 /** Whether the action waits to be answered. */
 export const waits = (name) => pending.has(name);

@@ -4,15 +4,16 @@ const SILENCE = 4000; // ms without an event after which a connection that says 
 
 export class SignedOut extends Error {}
 
-/** JSON of a path of ours; a problem's detail becomes the error's message. */
-export async function ask(path, body) {
+/** JSON of a path of ours; a problem's detail becomes the error's message, and `refused` says that it is the request's. */
+export async function ask(path, body, headers = {}) {
   const request = body === undefined ? {} :
-    {method: "POST", headers: {"Content-Type": "application/json"}, body: JSON.stringify(body)};
+    {method: "POST", headers: {"Content-Type": "application/json", ...headers}, body: JSON.stringify(body)};
   const answer = await fetch(path, {cache: "no-store", ...request});
   if (answer.ok) return answer.status === 204 ? null : answer.json();
   const problem = await answer.json().catch(() => ({detail: `${answer.status} ${answer.statusText}`}));
   const said = problem.errors?.map((error) => `${error.field}: ${error.message}`).join("; ");
-  throw answer.status === 401 ? new SignedOut(problem.detail) : new Error(said || problem.detail);
+  if (answer.status === 401) throw new SignedOut(problem.detail);
+  throw Object.assign(new Error(said || problem.detail), {refused: answer.status < 500});
 }
 
 /**

@@ -25,7 +25,7 @@ export function drift(distances, limits, named) {
 export function alarms(given, kinds) {
   const shown = given.slice(0, 4);
   byId("alarms").replaceChildren(...(shown.length ? shown.map((alarm) => el("li", {},
-    el("strong", {}, `${kinds[alarm.kind]}, ${momentOf(alarm.at)}`), el("br"), alarm.message,
+    el("strong", {}, `${kinds[alarm.kind] ?? alarm.kind}, ${momentOf(alarm.at)}`), el("br"), alarm.message,
     alarm.action ? el("span", {class: "quiet"}, `; ${alarm.action}`) : null))
     : [el("li", {class: "quiet"}, "None.")]));
 }

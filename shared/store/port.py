@@ -7,10 +7,11 @@ the log it has come, in the same transaction as its rows.
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from shared.dependencies import DependencyUnavailable
 from shared.eventlog.port import Place
 
 
-class StoreUnavailable(Exception):
+class StoreUnavailable(DependencyUnavailable):
     """The store cannot take or give rows now: away, locked, full or emptied. What it lacks, the log gives back."""
 
 

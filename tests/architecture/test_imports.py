@@ -25,7 +25,7 @@ for module in sys.argv[2:]:
 
 def imported(root: Path, folder: Path, *modules: str) -> tuple[int, str, list[str]]:
     """Exit code, what was printed and the files that appeared, when the modules are imported in an empty folder."""
-    command = [sys.executable, "-B", "-c", IMPORT, str(root), *modules]
+    command = [sys.executable, "-c", IMPORT, str(root), *modules]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     return done.returncode, done.stdout + done.stderr, [path.name for path in folder.iterdir()]
 

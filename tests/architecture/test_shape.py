@@ -10,7 +10,7 @@ from shared.checklist import ROOT, SERVICES, tracked
 TOP = {"README.md", "Makefile", "pyproject.toml", "LICENSE", "shared", *SERVICES, "infra", "tests"}
 
 SHAPE = {
-    *("__init__.py", "__main__.py", "DESIGN.md", "EXERCISES.md", "results.json", "schema.py", "config.py"),
+    *("__init__.py", "__main__.py", "README.md", "DESIGN.md", "EXERCISES.md", "results.json", "schema.py", "config.py"),
     *("simulate.py", "ingest.py", "dataset.py", "features.py", "model.py", "policy.py", "evaluate.py", "train.py"),
     *("serve.py", "monitor.py", "demo.py", "paper.py", "page"),
 }

@@ -3,6 +3,7 @@
 A log opened twice at one URL stands for two processes; where a process dies, it is a real one.
 """
 
+import gc
 import os
 import signal
 import sqlite3
@@ -42,6 +43,7 @@ from shared.eventlog.port import (
     Record,
     Topic,
     beginning,
+    is_misplaced,
     partition_of,
 )
 from shared.eventlog.sqlite import SqliteLog
@@ -249,7 +251,7 @@ def test_a_log_of_another_scheme_is_refused_in_a_sentence_that_says_what_to_do(
     else:
         monkeypatch.setattr("shared.eventlog.kafka.SCHEME", "newer")
     with (
-        pytest.raises(OtherScheme, match="start with an empty one"),
+        pytest.raises(OtherScheme, match=r"in another way than this version, .*: start with an empty one"),
         closing(open_log(url, clock=VirtualClock(1_000))) as old,
     ):
         old.create([IN])
@@ -267,6 +269,14 @@ def test_a_key_picks_its_partition_and_an_entry_may_overrule_it(log: EventLog) -
     elsewhere = (partition_of("tick", IN.partitions) + 1) % IN.partitions
     ((partition, _),) = log.append([Entry(IN, "tick", b"", elsewhere)])
     assert partition == elsewhere
+
+
+def test_a_record_is_misplaced_in_any_partition_but_that_of_its_key(log: EventLog) -> None:
+    log.append([Entry(IN, f"card-{n}", b"") for n in range(20)])
+    log.append([Entry(IN, "tick", b"", partition) for partition in range(IN.partitions)])
+    found = Counter(record.key for record in everything(log, IN) if is_misplaced(record, IN))
+    assert found == {"tick": IN.partitions - 1}
+    assert not is_misplaced(Record("newest", 0, 0, "anything", b"", 0), NEWEST)
 
 
 def test_a_record_comes_back_as_it_was_appended(log: EventLog) -> None:
@@ -308,7 +318,7 @@ def test_the_newest_record_of_each_key_of_a_compacted_topic_stays(log: EventLog)
 
 
 @settings(
-    max_examples=20,
+    max_examples=settings().max_examples // 5,  # a broker takes its time
     deadline=None,
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
@@ -624,6 +634,49 @@ def test_who_comes_back_under_its_name_goes_on_at_once_where_it_stopped(
     assert values(drain(back, 2)) == [3, 4]
 
 
+# --- patience ------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("short")
+def test_a_member_whose_work_takes_several_leases_keeps_its_claims_and_commits(
+    log: EventLog, join: Callable[[str], Consumer]
+) -> None:
+    fill(log, 1)
+    busy, other = join("busy"), join("other")
+    had = dict(busy.owned)
+    until = monotonic() + 3 * SILENT
+    while monotonic() < until:
+        other.poll(0, 0.05)
+        assert not other.owned
+    busy.commit([Entry(OUT, "k", b"1")], at(1))
+    comes(lambda: values(everything(log, OUT)), [1])
+    assert busy.owned == had | at(1)
+    share_out(busy, other, sizes=[2, 2])
+
+
+@pytest.fixture
+def hung(monkeypatch: pytest.MonkeyPatch) -> float:
+    """Seconds after which a member that does not poll counts as hung, and has lost its claims."""
+    for log in ("sqlite", "kafka"):
+        monkeypatch.setattr(f"shared.eventlog.{log}.MAX_POLL_INTERVAL", 1.5)
+    return 1.5 + SILENT
+
+
+@pytest.mark.usefixtures("short")
+def test_a_member_that_does_not_poll_for_too_long_loses_its_claims(
+    log: EventLog, hung: float, join: Callable[[str], Consumer]
+) -> None:
+    silent, other = join("silent"), join("other")
+    began = monotonic()
+    share_out(other, sizes=[4])
+    assert monotonic() - began < hung + 3
+    with pytest.raises(Fenced):
+        silent.commit([Entry(OUT, "k", b"lost")], at(1))
+    assert everything(log, OUT) == []
+    other.commit([Entry(OUT, "k", b"1")], at(1))
+    comes(lambda: values(everything(log, OUT)), [1])
+
+
 # --- fencing -------------------------------------------------------------------------------------
 
 
@@ -807,6 +860,51 @@ def test_records_of_a_step_under_way_are_not_seen(embedded: SqliteLog) -> None:
             embedded._connection.insert([Entry(IN, "k", b"5", 0)])
             assert reader.poll(10, 0) == []
         assert values(reader.poll(10, 0)) == [5]
+
+
+def renewing() -> int:
+    return sum("_keep_claims" in thread.name for thread in threading.enumerate())
+
+
+@pytest.mark.usefixtures("short")
+def test_no_thread_renews_the_claims_of_a_member_that_was_closed(embedded: SqliteLog) -> None:
+    before = renewing()
+    members = [embedded.consumer(GROUP, [IN], name) for name in "abc"]
+    assert renewing() == before + 3
+    for member in members:
+        member.poll(0, 0)
+        member.close()
+    comes(renewing, before)
+
+
+@pytest.mark.usefixtures("short")
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+def test_a_member_that_was_dropped_without_a_word_loses_its_claims(embedded: SqliteLog) -> None:
+    before = renewing()
+    dropped = embedded.consumer(GROUP, [IN], "dropped")
+    dropped.poll(0, 0)
+    assert len(dropped.owned) == 4
+    del dropped
+    gc.collect()
+    comes(renewing, before)
+    with closing(embedded.consumer(GROUP, [IN], "next")) as successor:
+        share_out(successor, sizes=[4])
+
+
+@pytest.mark.usefixtures("short")
+def test_claims_are_renewed_again_after_the_file_was_locked(
+    embedded: SqliteLog, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shared.eventlog.sqlite.BUSY", 0.05)
+    with closing(embedded.consumer(GROUP, [IN], "busy")) as busy, closing(sqlite3.connect(path)) as foreign:
+        busy.poll(0, 0)
+        foreign.execute("BEGIN EXCLUSIVE")
+        sleep(SHORT["sqlite.LEASE"])  # the renewals in between are refused
+        foreign.execute("ROLLBACK")
+        sleep(SHORT["sqlite.LEASE"])
+        with closing(embedded.consumer(GROUP, [IN], "other")) as other:
+            other.poll(0, 0)
+            assert not other.owned
 
 
 @pytest.mark.parametrize("what", ["no database", "a folder", "under a file"])

@@ -14,6 +14,11 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from pydantic import BaseModel, ConfigDict, Field
 
 from shared.api import PROBLEM, create_app
+from shared.clock import monotonic
+from shared.eventlog.port import Record, Topic
+from shared.follower import Follower
+from shared.health import Health
+from shared.supervised_thread import SupervisedThread
 from tests.asgi import ask
 
 LIMIT = 1_000  # bytes
@@ -31,13 +36,15 @@ class Service:
 
     def __init__(self) -> None:
         self.reason = ""
+        self.ticks = SupervisedThread("ticks", lambda _: None)
+        self.health = Health(needed=[], threads=[self.ticks], service=lambda: self.reason)
         self.events: list[str] = []
         self.metrics = CollectorRegistry()
         self.app = create_app(
             title="orders",
             description="Takes orders.",
             body_limit=LIMIT,
-            ready=lambda: self.reason,
+            health=self.health,
             lifespan=self.lifespan,
             metrics=self.metrics,
         )
@@ -84,10 +91,58 @@ def test_a_process_that_runs_is_live_though_it_is_not_ready(service: Service) ->
     assert ask(service.app, "GET", "/health/live").json() == {"status": "live"}
 
 
-def test_who_is_not_ready_says_why(service: Service) -> None:
-    assert ask(service.app, "GET", "/health/ready").json() == {"status": "ready"}
+def test_a_service_that_is_not_ready_says_why(service: Service) -> None:
+    assert ask(service.app, "GET", "/health/ready").json() == {"status": "ready", "warnings": []}
     service.reason = "still reading"
-    assert problem(ask(service.app, "GET", "/health/ready"), 503)["detail"] == "still reading"
+    answer = problem(ask(service.app, "GET", "/health/ready"), 503)
+    assert (answer["detail"], answer["warnings"]) == ("still reading", [])
+    service.ticks.trouble = "thread ticks ended: ValueError"
+    assert problem(ask(service.app, "GET", "/health/ready"), 503)["detail"] == "thread ticks ended: ValueError"
+
+
+def test_warnings_are_told_whether_it_is_ready_or_not(service: Service) -> None:
+    page = Topic("shop.page", 1)
+    shown = Follower("page", None, [page], lambda *_: None)  # type: ignore[arg-type]  # it is never started
+    shown.skip(Record("shop.page", 0, 7, "k", b"", 0), ValueError("Anna"))
+    service.health.shown = [shown]
+    told = ["shop.page/0: 1 unreadable, last at offset 7 (ValueError)", "page: still reading shop.page (0 s old)"]
+    assert ask(service.app, "GET", "/health/ready").json() == {"status": "ready", "warnings": told}
+    service.reason = "still reading"
+    assert problem(ask(service.app, "GET", "/health/ready"), 503)["warnings"] == told
+
+
+def test_a_loop_that_stood_still_for_half_a_minute_is_not_live(service: Service) -> None:
+    service.health.beat = monotonic() - 29
+    assert ask(service.app, "GET", "/health/live").status_code == 200
+    service.health.beat = monotonic() - 31
+    assert "the event loop has not run for 31 s" in problem(ask(service.app, "GET", "/health/live"), 503)["detail"]
+
+
+def test_a_thread_that_failed_five_times_is_not_live(service: Service) -> None:
+    service.ticks.failures, service.ticks.trouble = 4, "thread ticks ended: ValueError"
+    assert ask(service.app, "GET", "/health/live").status_code == 200
+    service.ticks.failures = 5
+    assert "ticks failed 5 times" in problem(ask(service.app, "GET", "/health/live"), 503)["detail"]
+
+
+def test_the_loop_of_a_running_app_gives_its_heartbeat_until_it_stops(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pause = asyncio.sleep
+    monkeypatch.setattr("shared.api.asyncio.sleep", lambda _: pause(0.005))
+
+    async def run() -> None:
+        service.health.beat = 0.0
+        async with service.app.router.lifespan_context(service.app):
+            for _ in range(2):
+                await pause(0.05)
+                assert monotonic() - service.health.beat < 5
+                service.health.beat = 0.0
+        service.health.beat = 0.0
+        await pause(0.05)
+        assert service.health.beat == 0.0
+
+    asyncio.run(run())
 
 
 def test_metrics_are_what_the_service_counted(service: Service) -> None:

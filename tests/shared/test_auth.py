@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry
 
 from shared.api import PROBLEM, create_app
 from shared.auth import require_key
+from shared.health import Health
 from tests.asgi import ask
 
 
@@ -19,7 +20,12 @@ async def nothing(_: FastAPI) -> AsyncIterator[None]:
 
 def guarded(key: bytes) -> FastAPI:
     app = create_app(
-        title="t", description="t", body_limit=100, ready=str, lifespan=nothing, metrics=CollectorRegistry()
+        title="t",
+        description="t",
+        body_limit=100,
+        health=Health(needed=[]),
+        lifespan=nothing,
+        metrics=CollectorRegistry(),
     )
 
     @app.get("/secret", dependencies=[Depends(require_key(key))])

@@ -1,11 +1,14 @@
 """Each place of the log stands in the lake once, under the day of its event."""
 
+import errno
+from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 
 import polars as pl
 import pytest
 
+from shared.dependencies import DEPENDENCY_ERRORS
 from shared.lake import Lake, LakeCorrupt
 
 DAY = 86_400
@@ -93,6 +96,16 @@ def test_tables_are_apart(lake: Lake) -> None:
     assert lake.dates("decisions") == []
 
 
+def broken(patch: pytest.MonkeyPatch, error: OSError) -> None:
+    """Opening a Parquet file raises."""
+
+    def raises(*_: object, **__: object) -> None:
+        raise error
+
+    patch.setattr("polars.read_parquet", raises)
+    patch.setattr(Path, "read_bytes", raises)
+
+
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
 def test_a_file_cut_short_is_named(lake: Lake, share: float) -> None:
     lake.write("events", rows((0, 0, 5)), batch="good")
@@ -101,6 +114,46 @@ def test_a_file_cut_short_is_named(lake: Lake, share: float) -> None:
     whole = bad.read_bytes()
     bad.write_bytes(whole[: int(len(whole) * share)])
     with pytest.raises(LakeCorrupt, match=str(bad)):
+        lake.read("events")
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EIO, "Input/output error"), PermissionError(errno.EACCES, "Permission denied")]
+)
+def test_a_disk_that_does_not_answer_is_a_dependency_and_no_corrupt_file(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch, error: OSError
+) -> None:
+    lake.write("events", rows((0, 0, 5)), batch="b")
+    with monkeypatch.context() as away:
+        broken(away, error)
+        with pytest.raises(type(error)) as raised:
+            lake.read("events")
+    assert isinstance(raised.value, DEPENDENCY_ERRORS)
+    assert places(lake.read("events")) == [(0, 0)]
+
+
+def test_a_file_that_a_compaction_replaces_while_it_is_read_is_looked_for_again(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake.write("events", rows((0, 0, 5)), batch="small")
+    (small,) = lake.folder.rglob("small.parquet")
+    listed = lake._files
+
+    def files(table: str) -> Iterator[Path]:
+        found = list(listed(table))
+        if small.exists():
+            small.rename(small.with_name("whole.parquet"))
+        return iter(found)
+
+    monkeypatch.setattr(lake, "_files", files)
+    assert places(lake.read("events")) == [(0, 0)]
+
+
+def test_files_that_go_away_at_every_look_are_an_error_of_the_disk(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    lake.write("events", rows((0, 0, 5)), batch="b")
+    gone = lake.folder / "events" / "date=1970-01-01" / "gone.parquet"
+    monkeypatch.setattr(lake, "_files", lambda _: iter([gone]))
+    with pytest.raises(FileNotFoundError):
         lake.read("events")
 
 

@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry
 from shared.api import create_app
 from shared.auth import require_key
 from shared.checklist import ROOT, tracked
+from shared.health import Health
 from shared.page import add_page
 from shared.page.document import add_document
 from tests.asgi import ask
@@ -31,7 +32,12 @@ async def nothing(_: FastAPI) -> AsyncIterator[None]:
 @pytest.fixture
 def app(tmp_path: Path) -> FastAPI:
     app = create_app(
-        title="t", description="t", body_limit=1_000, ready=str, lifespan=nothing, metrics=CollectorRegistry()
+        title="t",
+        description="t",
+        body_limit=1_000,
+        health=Health(needed=[]),
+        lifespan=nothing,
+        metrics=CollectorRegistry(),
     )
     (tmp_path / "index.html").write_text("<p>what is watched</p>")
     (tmp_path / "icon.svg").write_text("<svg/>")

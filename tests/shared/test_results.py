@@ -61,9 +61,9 @@ def test_a_figure_nobody_recorded_is_an_error(root: Path) -> None:
 
 def test_tree(root: Path) -> None:
     assert tree(root).splitlines() == [
-        "fraud/                The problem.",
-        "  serve.py            The edge.",
-        "  page/               To watch.",
+        "fraud/                 The problem.",
+        "  serve.py             The edge.",
+        "  page/                To watch.",
     ]
     assert render("<!-- tree -->old<!-- / -->", root) == f"<!-- tree -->\n```\n{tree(root)}\n```\n<!-- / -->"
 

@@ -1,0 +1,275 @@
+"""What the commands of every service are put together from: the parts behind the settings, servers, slots, loops."""
+
+import fcntl
+import logging
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from shared.champion import is_digest, whole
+from shared.clock import Clock, SystemClock, VirtualClock, monotonic, sleep
+from shared.dependencies import DEPENDENCY_ERRORS
+from shared.eventlog import open_log
+from shared.eventlog.port import Entry, EventLog, Fenced, LogUnavailable, Topic
+from shared.lake import Lake
+from shared.settings import Settings, check_driver
+from shared.supervised_thread import SupervisedThread
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from shared.registry import Registry
+    from shared.store.port import Store
+
+SLOTS = 64  # workers of one machine at most
+LOOK = 0.25  # seconds between two looks at a child
+PAUSE = 0.5  # seconds before a loop or a process that ended begins again; doubled when it ends again and again
+LONGEST_PAUSE = 10.0  # seconds
+STEADY = 60.0  # seconds that it has to run before its earlier failures are forgotten
+
+logger = logging.getLogger(__name__)
+
+
+class Runtime:
+    """The parts of one service, built from its settings.
+
+    `models` is the folder, below `var`, of what is fetched from the registry; `options` are given to child commands.
+    """
+
+    def __init__(
+        self,
+        service: str,
+        topics: Sequence[Topic],
+        *,
+        var: Path | None,
+        log: str,
+        virtual: int | None,
+        models: str = "models",
+        options: Sequence[str] = (),
+    ) -> None:
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        settings = Settings()
+        settings = settings if var is None else settings.under(var)
+        self.settings = settings.model_copy(update={"log": log}) if log else settings
+        try:
+            check_driver(settings.mlflow)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from error
+        self.service, self.topics = service, topics
+        self.clock: Clock = SystemClock() if virtual is None else VirtualClock(virtual)
+        self.models = self.settings.var / models
+        self.options = ["--var", str(self.settings.var), "--log", self.settings.log, *options]
+        self.options += [] if virtual is None else ["--virtual", str(virtual)]
+
+    def open_log(self, *, wait: bool = False) -> EventLog:
+        """The log, with the topics of the service; `wait`: however long it is away.
+
+        Raises:
+            LogUnavailable: it is away, without `wait`.
+            typer.BadParameter: it is none that this version can read.
+        """
+        while True:
+            try:
+                log = open_log(self.settings.log, clock=self.clock)
+                try:
+                    log.create(self.topics)
+                except BaseException:
+                    log.close()
+                    raise
+                return log
+            except ValueError as error:
+                raise typer.BadParameter(str(error)) from error
+            except LogUnavailable as error:
+                if not wait:
+                    raise
+                logger.warning("waiting for the log: %s", error)
+                sleep(PAUSE)
+
+    def lake(self) -> Lake:
+        return Lake(self.settings.var / "lake")
+
+    def store(self) -> "Store":
+        from shared.store import open_store
+
+        return open_store(self.settings.store)
+
+    def registry(self) -> "Registry":
+        """MLflow takes seconds to import, so a process that has its files at hand never does."""
+        from shared.registry import Registry
+
+        return Registry(self.settings.mlflow, self.service)
+
+    def fetch(self, artifact: str, digest: str) -> Path:
+        """The folder of a bundle. The registry, which may be away, is not asked for files that are at hand."""
+        if is_digest(digest) and whole(folder := self.models / digest, digest):
+            return folder
+        return self.registry().fetch(artifact, digest=digest, into=self.models)
+
+    def child(self, *command: str) -> "subprocess.Popen[bytes]":
+        return subprocess.Popen([sys.executable, "-m", self.service, *self.options, *command])
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """The socket of a server, taken before anything else starts. Raises typer.BadParameter: it is taken."""
+    try:
+        return socket.create_server((host, port))
+    except OSError as error:
+        said = os.strerror(error.errno) if error.errno else str(error)
+        raise typer.BadParameter(f"cannot listen on {host}:{port}: {said}; choose another --port") from error
+
+
+def run_server(make_app: "Callable[[Callable[[], bool]], FastAPI]", listener: socket.socket) -> None:
+    """Serve until SIGINT or SIGTERM. `make_app` is given a function that says whether the server is about to end."""
+    import uvicorn
+
+    app = make_app(lambda: server.should_exit)
+    # uvicorn ends in good order, and then sends itself the signal again; what stands beside it has to end too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    about = uvicorn.Config(app, log_level="warning", access_log=False, loop="uvloop", http="httptools")
+    server = uvicorn.Server(about)
+    with suppress(KeyboardInterrupt):
+        server.run([listener])
+
+
+def run_until_stopped(run: Callable[[threading.Event], None], *, wanted: Callable[[], bool] = lambda: True) -> None:
+    """Run until SIGINT or SIGTERM; whatever it raises, begin afresh with nothing remembered.
+
+    `wanted` is asked before each beginning, so that a process which fails while it starts still ends with its parent.
+    """
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    pause = PAUSE
+    while not stopping.is_set() and wanted():
+        began = monotonic()
+        try:
+            run(stopping)
+        except typer.BadParameter:
+            raise
+        except (Fenced, *DEPENDENCY_ERRORS) as error:
+            logger.warning("beginning afresh: %s", error)
+            stopping.wait(PAUSE)
+        except Exception:
+            pause = longer(pause, began)
+            logger.exception("beginning afresh in %s s after an error", pause)
+            stopping.wait(pause)
+
+
+def longer(pause: float, began: float) -> float:
+    """The pause before what began at a time, and has failed, begins again."""
+    return PAUSE if monotonic() - began > STEADY else min(pause * 2, LONGEST_PAUSE)
+
+
+class SupervisedProcess:
+    """A child command that is started again when it ends, until it is stopped."""
+
+    def __init__(self, start: "Callable[[], subprocess.Popen[bytes]]") -> None:
+        self._start_child = start
+        self._child = start()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def alive(self) -> bool:
+        return self._child.poll() is None
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self._thread.join()
+        self._child.terminate()
+        self._child.wait()
+
+    def _watch(self) -> None:
+        pause, began = PAUSE, monotonic()
+        while not self._stopping.wait(LOOK):
+            if self.alive():
+                continue
+            if self._child.returncode > 0:  # it failed by itself: one that cannot start must not take a whole core
+                pause = longer(pause, began)
+                self._stopping.wait(pause)
+            began = monotonic()
+            if not self._stopping.is_set():
+                with suppress(OSError):  # such as no memory: the next look tries again
+                    self._child = self._start_child()
+
+
+class Held(typer.BadParameter):
+    """Another process on this machine has the name."""
+
+
+@contextmanager
+def claim(folder: Path, name: str) -> Iterator[None]:
+    """Hold a name, such as `fraud-monitor`, on this machine; at most one process does.
+
+    It is a lock on a file in `folder`, so it is free again when the process ends, even by SIGKILL. Machines do not
+    share it.
+
+    Raises:
+        Held: another process has it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / f"{name}.lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "unknown"
+            said = f"{name} is already running on this machine (process {holder}, {file.name}); stop that process first"
+            raise Held(said) from None
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
+
+
+@contextmanager
+def claim_slot(folder: Path, service: str, given: int | None = None) -> Iterator[int]:
+    """The lowest worker slot of the service that no other process on this machine holds, or the one that was given.
+
+    The supervisor holds it as long as it lives, so a worker that is restarted keeps its slot. Across machines no lock
+    is shared: there the operator gives each worker its own.
+
+    Raises:
+        typer.BadParameter: the slot that was given is held, or all are.
+    """
+    with ExitStack() as held:
+        for slot in range(SLOTS) if given is None else [given]:
+            try:
+                held.enter_context(claim(folder, f"{service}-worker-{slot}"))
+            except Held:
+                continue
+            yield slot
+            return
+    said = f"worker slot {given} is" if given is not None else f"all {SLOTS} worker slots are"
+    raise typer.BadParameter(f"{said} held by another process on this machine; choose another --slot")
+
+
+def ticking(log: EventLog, topic: Topic, make: Callable[[int], bytes], *, clock: Clock, every: int) -> SupervisedThread:
+    """A thread that tells every partition the time, at once and then every `every` seconds, so that idle ones go on.
+
+    `make` gives the message of a tick at an event time.
+    """
+    told = -math.inf
+
+    def tell(stopping: threading.Event) -> None:
+        nonlocal told
+        while not stopping.wait(0.0 if told == -math.inf else 1.0):
+            now = clock.now() // every * every
+            if now > told:
+                log.append([Entry(topic, "tick", make(now), partition) for partition in range(topic.partitions)])
+                told = now
+            thread.healthy()
+
+    thread = SupervisedThread("ticks", tell)
+    thread.start()
+    return thread
