@@ -49,7 +49,7 @@ def money(decided: pl.DataFrame, lake: Lake, *, end: int) -> tuple[Money, Money]
     is noisy where the truth is not.
     """
     truth = decided.with_columns(weight=pl.lit(1.0))
-    made = lake.read("decisions").filter(~pl.col("probe")).unique(["card", "id"], keep="first", maintain_order=True)
+    made = dataset.decisions(lake).filter(~pl.col("probe")).unique(["card", "id"], keep="first", maintain_order=True)
     matured = made.filter(pl.col("at") < end - config.MATURITY)
     known = dataset.labelled(matured.drop("action", "propensity"), dataset.events(lake, as_of=end), made)
     return _money(truth), _money(known.with_columns(action=pl.Series(meant(known), dtype=pl.String)))

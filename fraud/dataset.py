@@ -1,7 +1,7 @@
 """Lake -> point-in-time correct, labelled, time-split frames."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, date, datetime
 from typing import NamedTuple
 
@@ -9,10 +9,13 @@ import numpy as np
 import polars as pl
 
 from fraud import config
+from fraud.history import EVENT_COLUMNS
+from fraud.ingest import DECISION_COLUMNS
 from fraud.schema import EVENT, Event, message
 from shared.lake import Lake
 
 CHUNK = 50_000  # rows turned into events at a time
+DEFAULTS = {"currency": config.CURRENCY, "probe": False, "explored": False, "propensity": 1.0}
 
 
 class Split(NamedTuple):
@@ -40,8 +43,20 @@ def day_of(at: int) -> date:
 def events(lake: Lake, *, since: int = 0, as_of: int) -> pl.DataFrame:
     """Everything accepted that had happened from the day of `since` on and before `as_of`, by partition and offset."""
     refusals = lake.read("refusals").select("partition", "offset")
-    rows = lake.read("events", since=day_of(since)).filter(pl.col("at") < as_of)
+    rows = complete(lake.read("events", since=day_of(since)), EVENT_COLUMNS).filter(pl.col("at") < as_of)
     return rows.join(refusals, on=["partition", "offset"], how="anti", maintain_order="left")
+
+
+def decisions(lake: Lake, *, since: date | None = None, until: date | None = None) -> pl.DataFrame:
+    """All decisions of event dates since <= date < until, by partition and offset; the first of a payment counts."""
+    return complete(lake.read("decisions", since=since, until=until), DECISION_COLUMNS)
+
+
+def complete(rows: pl.DataFrame, columns: Mapping[str, pl.DataType | type[pl.DataType]]) -> pl.DataFrame:
+    """Rows that another version wrote: columns that it did not have are there, with their defaults."""
+    missing = [pl.lit(None, kind).alias(name) for name, kind in columns.items() if name not in rows.columns]
+    rows = rows.with_columns(missing)
+    return rows.with_columns(pl.col(name).fill_null(value) for name, value in DEFAULTS.items() if name in columns)
 
 
 def streams(rows: pl.DataFrame) -> list[Iterator[Event]]:

@@ -1,50 +1,58 @@
 """The way of a request through the log: appended, decided by the card's owner, read back, answered.
 
-The edge decides nothing itself. Only when the owner is late does it append a stand-in by the rules,
+The gateway decides nothing itself. Only when the owner is late does it append a stand-in by the rules,
 and then too the answer is what stands first in the log.
 """
 
 import asyncio
-import logging
 import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import closing
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 
 from prometheus_client import CollectorRegistry, Counter
+from pydantic import ValidationError
 from pydantic_core import from_json
 
 from fraud import config, policy
+from fraud.ingest import read_verdict
 from fraud.schema import (
     ALARMS,
     DECISIONS,
     EVENTS,
+    HEARTBEATS,
     RELEASES,
     REPORTS,
     STORY,
     Alarm,
     Decision,
-    Release,
+    Outcome,
     Report,
     Transaction,
 )
 from fraud.watch import Watch
-from shared.clock import Clock, monotonic, sleep
+from shared.background_job import Heartbeat
+from shared.clock import Clock
+from shared.dead_letters import Refused
 from shared.eventlog.port import Entry, EventLog, LogUnavailable, Place, Record, beginning
+from shared.follower import Follower, by_topic
+from shared.releases import Ledger, Release
 from shared.store.port import Store, StoreUnavailable
 from shared.story import Scene
+from shared.supervised_thread import SupervisedThread
 
-VIEW = "decisions"
+VIEW = "first-decisions"  # by identity: where the first decision stands in the log, and its JSON
+NEEDED = [DECISIONS, RELEASES]  # without these no answer is right
+SHOWN = [ALARMS, REPORTS, STORY, HEARTBEATS]  # on the page only
 GROUP = 1_000  # appends that share a commit at most
-logger = logging.getLogger(__name__)
 
 Waiter = asyncio.Future[bytes]
+Append = tuple[Sequence[Entry], Future[list[tuple[int, int]]]]
 
 
 class Unavailable(Exception):
-    """No decision could be had in time: the log is away, or nobody reads it back."""
+    """No decision could be had in time: the log is away, or it is read back too late."""
 
 
 class Conflict(Exception):
@@ -52,43 +60,43 @@ class Conflict(Exception):
 
 
 class Edge:
-    """One appending and one following thread beside the event loop."""
+    """One appending and two following threads beside the event loop."""
 
     def __init__(self, log: EventLog, store: Store, *, secret: bytes, clock: Clock, metrics: CollectorRegistry) -> None:
         """`secret` keys the fingerprint of a payment."""
         self._log, self._store, self._secret, self._clock = log, store, secret, clock
-        self._appends: SimpleQueue[tuple[Sequence[Entry], Future[list[tuple[int, int]]]] | None] = SimpleQueue()
+        self._queue: SimpleQueue[Append] = SimpleQueue()
         self._waiting: dict[str, list[Waiter]] = {}
-        self._positions: dict[Place, int] = {}
-        self._stopped = threading.Event()
-        self._threads: list[threading.Thread] = []
         self._loop: asyncio.AbstractEventLoop | None = None
-        self.caught_up = False
-        self.releases: deque[Release] = deque(maxlen=100)
+        self._positions: dict[Place, int] = {}  # of the view, as this gateway has filled it
+        self._counted: dict[Place, int] = {}  # how far decisions are counted here: once, whatever is read again
+        self.ledger: Ledger[Release] = Ledger()
         self.alarms: deque[Alarm] = deque(maxlen=1_000)
         self.reports: deque[Report] = deque(maxlen=400)
         self.scenes: deque[Scene] = deque(maxlen=100)
+        self.heartbeats: dict[str, Heartbeat] = {}  # by process
         self.watch = Watch()
-        self.trouble = ""  # why the log cannot be followed, if it cannot
-        self.followed = monotonic()  # when it could be read last
+        self.appends = SupervisedThread("appends", self._append_all)
+        self.needed = Follower("decisions", log, NEEDED, self._take, start=self._from_view)
+        self._heard = beginning(SHOWN)
+        self.shown = Follower("page", log, SHOWN, self._hear, start=lambda: self._heard)
         self._decisions = Counter(
             "fraud_decisions", "Decisions by action and path", ["action", "path"], registry=metrics
+        )
+        self._marked = Counter(
+            "fraud_marked", "Decisions that were not made as usual, by reason", ["mark"], registry=metrics
         )
         self._superseded = Counter("fraud_superseded", "Decisions that came second and do not count", registry=metrics)
         self._outcomes = Counter("fraud_outcomes", "Repeats and conflicts", ["kind"], registry=metrics)
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        for target in (self._append_all, self._follow):
-            thread = threading.Thread(target=target, daemon=True)
+        for thread in (self.appends, self.needed, self.shown):
             thread.start()
-            self._threads.append(thread)
 
     def stop(self) -> None:
-        self._stopped.set()
-        self._appends.put(None)
-        for thread in self._threads:
-            thread.join()
+        for thread in (self.appends, self.needed, self.shown):
+            thread.stop()
 
     # --- requests --------------------------------------------------------------------------------
 
@@ -125,7 +133,8 @@ class Edge:
             raise Unavailable(f"the log does not answer: {error}") from error
         while any(self._positions.get(Place(DECISIONS.name, p), 0) < end for p, end in ends.items()):
             await asyncio.sleep(0.01)
-        if (first := self.decision(payment.identity)) is not None:  # the view knows all that the log holds
+        # The view knows all that the log holds.
+        if (first := await asyncio.to_thread(self.decision, payment.identity)) is not None:
             return first
         action, fired = policy.rules(payment.cents, None)
         decision = Decision(
@@ -152,7 +161,7 @@ class Edge:
             Unavailable: nothing was appended, or nobody knows yet; to ask again does no harm.
         """
         done: Future[list[tuple[int, int]]] = Future()
-        self._appends.put((entries, done))
+        self._queue.put((entries, done))
         try:
             return await asyncio.wait_for(asyncio.wrap_future(done), config.ANSWER_DEADLINE)
         except LogUnavailable as error:
@@ -161,7 +170,7 @@ class Edge:
             raise Unavailable("the log takes too long") from error
 
     def decision(self, identity: str) -> bytes | None:
-        """The decision on a payment, as JSON.
+        """The decision on a payment, as JSON. It may wait for the store: not for the event loop.
 
         Raises:
             Unavailable: the view cannot be read.
@@ -170,103 +179,131 @@ class Edge:
             found = self._store.get(VIEW, identity)
         except StoreUnavailable as error:
             raise Unavailable(str(error)) from error
-        if found is None and not self.caught_up:
+        if found is None and not self.needed.caught_up:
             raise Unavailable("still reading the decisions made so far")
-        return found
+        return None if found is None else _message(found)
 
     # --- threads ---------------------------------------------------------------------------------
 
-    def _append_all(self) -> None:
-        while (first := self._appends.get()) is not None:
-            group = [first]
-            while len(group) < GROUP and not self._appends.empty():
-                if (item := self._appends.get()) is None:
-                    return
-                group.append(item)
-            # Who gave up while it stood in the queue is not appended; from here on nobody can.
+    def _append_all(self, stopping: threading.Event) -> None:
+        while not stopping.is_set():
+            self.appends.healthy()
+            try:
+                group = [self._queue.get(timeout=0.25)]
+            except Empty:
+                continue
+            while len(group) < GROUP and not self._queue.empty():
+                group.append(self._queue.get())
+            # A request that was given up while it stood in the queue is not appended; from here on none can be.
             group = [(entries, done) for entries, done in group if done.set_running_or_notify_cancel()]
             try:
-                places = self._log.append([entry for entries, _ in group for entry in entries])
+                places = iter(self._log.append([entry for entries, _ in group for entry in entries]))
+                for entries, done in group:
+                    done.set_result([next(places) for _ in entries])
             except LogUnavailable as error:
-                for _, done in group:
-                    done.set_exception(error)
-                continue
-            start = 0
-            for entries, done in group:
-                done.set_result(places[start : start + len(entries)])
-                start += len(entries)
+                _fail(group, error)
+            except Exception as error:
+                _fail(group, LogUnavailable(f"the append failed: {type(error).__name__}"))
+                raise
 
-    def _follow(self) -> None:
-        while not self._stopped.is_set():
-            try:
-                self._follow_from_view()
-            except (LogUnavailable, StoreUnavailable) as error:
-                self.trouble = str(error)
-                logger.warning("cannot follow the log, beginning again where the view stands: %s", error)
-                sleep(0.25)
-
-    def _follow_from_view(self) -> None:
-        self.caught_up, self._positions = False, {}
-        heard: deque[Alarm] | deque[Release] | deque[Report] | deque[Scene]
-        for heard in (self.alarms, self.releases, self.reports, self.scenes):
-            heard.clear()
-        known = self._store.positions(VIEW)
-        if not known:  # the view has to be made, or made again, so all is counted from the first decision on
-            self.watch = Watch()
-        start = beginning([DECISIONS, ALARMS, RELEASES, REPORTS, STORY]) | known
-        with closing(self._log.reader(start)) as reader:
-            self._positions = start
-            while not self._stopped.is_set():
-                if records := reader.poll(2_000, 0.25):
-                    self._take(records, reader.positions)
-                else:
-                    self._take([], reader.positions)  # was the view emptied meanwhile? And a step's end takes an offset
-                    self.caught_up = True
-                self.trouble, self.followed = "", monotonic()
+    def _from_view(self) -> dict[Place, int]:
+        """Where the view stands, or this gateway, whichever is behind: another gateway may fill the view, too."""
+        known = _decided(beginning(NEEDED)) | self._store.positions(VIEW)
+        ends = self._log.ends(DECISIONS)
+        if any(offset > ends[place.partition] for place, offset in known.items()):
+            raise StoreUnavailable(
+                "the view of decisions stands behind the end of the log, so it is of another log:"
+                " name an empty store (another --var folder, or another prefix in its URL)"
+            )
+        if not self._counted:
+            self._counted = dict(known)
+        start = {place: min(offset, self._counted[place]) for place, offset in known.items()}
+        releases = Place(RELEASES.name, 0)
+        self._positions = start | {releases: self._positions.get(releases, 0)}
+        return self._positions
 
     def _take(self, records: Sequence[Record], positions: Mapping[Place, int]) -> None:
-        """Enter decisions into the view, then wake who waits for them."""
-        rows, decisions = [], []
+        """Enter decisions into the view, count them, then wake the requests that wait for them."""
+        decided: list[tuple[Record, Decision]] = []
+        outcomes: list[tuple[Record, Outcome]] = []
+        releases: list[Release] = []
         for record in records:
-            if record.topic != DECISIONS.name:
-                self._hear(record)
-                continue
-            message = from_json(record.value)
-            if message["kind"] == "decision":
-                rows.append((record.key, record.value))
-                decisions.append(message)
-                self._clock.observe(message["at"])
-                self._decisions.labels(message["action"], message["path"]).inc()
-            else:
-                self._outcomes.labels(message["kind"]).inc()
+            try:
+                if record.topic == RELEASES.name:
+                    releases.append(Release.model_validate_json(record.value))
+                elif isinstance(verdict := read_verdict(record), Decision):
+                    decided.append((record, verdict))
+                else:
+                    outcomes.append((record, verdict))
+            except (ValidationError, Refused) as error:
+                self.needed.skip(record, error)
+        rows = [(record.key, f"{record.partition}/{record.offset} ".encode() + record.value) for record, _ in decided]
         added = self._store.put(VIEW, rows, _decided(positions), after=_decided(self._positions))
-        self._superseded.inc(len(rows) - added)
-        if added < len(rows):  # who came second does not count
-            firsts = [self._store.get(VIEW, key) == value for key, value in rows]
-            decisions = [decision for decision, first in zip(decisions, firsts, strict=True) if first]
-        self.watch.saw(decisions)
+        # What was not added is second, or was added by another gateway, or by this one before it lost the log.
+        firsts = [True] * len(rows) if added == len(rows) else [self._store.get(VIEW, key) == row for key, row in rows]
+        # Until here nothing has changed, and until all is counted nothing can fail.
         self._positions = dict(positions)
-        keys = [record.key for record in records if record.key in self._waiting]
-        if keys and self._loop is not None:
+        for release in releases:
+            self.ledger.add(release)
+        new = [self._is_new(record) for record, _ in decided]
+        self._count([verdict for (_, verdict), new, first in zip(decided, new, firsts, strict=True) if new and first])
+        self._superseded.inc(sum(new and not first for new, first in zip(new, firsts, strict=True)))
+        for record, outcome in outcomes:
+            if self._is_new(record):
+                self._outcomes.labels(outcome.kind).inc()
+        for place, offset in _decided(positions).items():
+            self._counted[place] = max(self._counted[place], offset)
+        if self._loop is not None and (keys := {record.key for record in records if record.key in self._waiting}):
             answers = [(key, self._store.get(VIEW, key)) for key in keys]
             self._loop.call_soon_threadsafe(self._wake, answers)
 
-    def _wake(self, answers: Sequence[tuple[str, bytes | None]]) -> None:
-        for identity, answer in answers:
-            for waiter in self._waiting.get(identity, ()):
-                if answer is not None and not waiter.done():
-                    waiter.set_result(answer)
+    def _is_new(self, record: Record) -> bool:
+        return record.offset >= self._counted[Place(record.topic, record.partition)]
 
-    def _hear(self, record: Record) -> None:
-        if record.topic == ALARMS.name:
-            self.alarms.append(Alarm.model_validate_json(record.value))
-        elif record.topic == RELEASES.name:
-            self.releases.append(Release.model_validate_json(record.value))
-        elif record.topic == STORY.name:
-            if from_json(record.value)["kind"] == "scene":
-                self.scenes.append(Scene.model_validate_json(record.value))
-        else:
-            self.reports.append(Report.model_validate_json(record.value))
+    def _count(self, decisions: Sequence[Decision]) -> None:
+        for decision in decisions:
+            self._clock.observe(decision.at)
+            self._decisions.labels(decision.action, decision.path).inc()
+            if decision.mark is not None:
+                self._marked.labels(decision.mark).inc()
+        self.watch.saw(decisions)
+
+    def _wake(self, answers: Sequence[tuple[str, bytes | None]]) -> None:
+        for identity, row in answers:
+            for waiter in self._waiting.get(identity, ()):
+                if row is not None and not waiter.done():
+                    waiter.set_result(_message(row))
+
+    def _hear(self, records: Sequence[Record], positions: Mapping[Place, int]) -> None:
+        by_topic(
+            {
+                ALARMS.name: lambda record: self.alarms.append(Alarm.model_validate_json(record.value)),
+                REPORTS.name: lambda record: self.reports.append(Report.model_validate_json(record.value)),
+                STORY.name: self._hear_story,
+                HEARTBEATS.name: self._hear_heartbeat,
+            },
+            self.shown.skip,
+        )(records, positions)
+        self._heard = dict(positions)
+
+    def _hear_story(self, record: Record) -> None:
+        if from_json(record.value)["kind"] == "scene":  # else it is a wish, for the demo
+            self.scenes.append(Scene.model_validate_json(record.value))
+
+    def _hear_heartbeat(self, record: Record) -> None:
+        heartbeat = Heartbeat.model_validate_json(record.value)
+        self.heartbeats[heartbeat.process] = heartbeat
+
+
+def _fail(group: Sequence[Append], error: LogUnavailable) -> None:
+    for _, done in group:
+        if not done.done():
+            done.set_exception(error)
+
+
+def _message(row: bytes) -> bytes:
+    """A row of the view without the place of its record."""
+    return row.partition(b" ")[2]
 
 
 def _decided(positions: Mapping[Place, int]) -> dict[Place, int]:

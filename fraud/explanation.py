@@ -6,8 +6,10 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
 
-from fraud.schema import Decision, Noun, Release
+from fraud.schema import Decision
 from shared.champion import Champion, NotSwapped
+from shared.messages import Message
+from shared.releases import Release
 
 if TYPE_CHECKING:
     from fraud.artifact import Artifact
@@ -19,7 +21,7 @@ class NotAvailable(Exception):
     """There is nothing to explain it with; says why."""
 
 
-class Explanation(Noun):
+class Explanation(Message):
     """`base` and all `contributions` together are the log-odds of the decision's probability."""
 
     payment: str

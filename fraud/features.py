@@ -5,14 +5,15 @@ Pure: no clock, no I/O. A `State` is all that one partition of the log has to re
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
+from math import isfinite
 from zlib import crc32
 
 from fraud import config
 from fraud.config import CARD_WINDOWS, DAY, HOUR, TERMINAL_WINDOWS
 from fraud.order import Order
 from fraud.schema import Cell, Event, Features, Label, Transaction
-from fraud.terminals import Book, OpenHour, usable
-from fraud.windows import MONTH, Card
+from fraud.terminals import Book, OpenHour, Visited, usable
+from fraud.windows import MONTH, Card, Seen
 
 NAMES: tuple[str, ...] = (
     "amount",
@@ -45,6 +46,14 @@ DEFINITION = hashlib.sha256(
 ).hexdigest()[:12]
 
 
+class StepFailed(Exception):
+    """Our own code has failed on an event; `cell` is the hour that it has closed all the same, if any."""
+
+    def __init__(self, cell: Cell | None) -> None:
+        super().__init__("an event cannot be taken in")
+        self.cell = cell
+
+
 def code(text: str | None, bits: int) -> int:
     """A short number for a device or country; 0 is the unknown."""
     return 0 if text is None else crc32(text.encode()) >> (32 - bits)
@@ -70,16 +79,25 @@ class State:
 
         Returns the features of a payment as it sees the past (None for what is no payment, and for
         one that comes too late to be placed), and the hour that this event has closed, if any.
+
+        Raises:
+            StepFailed: our own code has failed on the event. A payment has been taken in whole or not at all, and so
+                has a label; a replay and training's fold come to the same state.
         """
+        probe = False
         if isinstance(event, Transaction):
             if event.at < self.watermark - config.ALLOWED_LATENESS:
                 return None, None
-            # A probe leaves no trace but on its own card: test traffic must not move the bank's time.
-            cell = None if event.probe else self._advance(event.at)
-            return self._pay(event, book), cell
-        cell = self._advance(event.at)
-        if isinstance(event, Label):
-            self._learn(event)
+            probe = event.probe
+        # A probe leaves no trace but on its own card: test traffic must not move the bank's time.
+        cell = None if probe else self._advance(event.at)
+        try:
+            if isinstance(event, Transaction):
+                return self._pay(event, book), cell
+            if isinstance(event, Label):
+                self._learn(event)
+        except Exception as error:
+            raise StepFailed(cell) from error
         return None, cell
 
     def _advance(self, at: int) -> Cell | None:
@@ -89,6 +107,7 @@ class State:
         return self.open.advance(at, self.partition)
 
     def _pay(self, event: Transaction, book: Book) -> Features:
+        """First what is seen, then what is counted, last the features: what fails leaves nothing half counted."""
         card = self._card(event.card)
         device, country, cents = code(event.device, 32), code(event.country, 16), event.cents
         seen = card.see(event.at, device, country)
@@ -97,34 +116,10 @@ class State:
         card.forget(self.watermark - config.ALLOWED_LATENESS - MONTH)
         if not event.probe:
             self.open.count(event.terminal, 1, 0)
-        counts, (ten, hour, day, week, month) = seen.counts, seen.cents
-        return [
-            cents / 100,
-            event.at % DAY // HOUR,
-            (event.at // DAY + 3) % 7,  # the epoch began on a Thursday; Monday is 0
-            *counts,
-            ten / 100,
-            hour / 100,
-            day / 100,
-            week / 100,
-            month / 100,
-            cents * counts[3] / week if week else 0.0,
-            cents * counts[4] / month if month else 0.0,
-            cents / seen.median if seen.median else 0.0,
-            cents / seen.maximum if seen.maximum else 0.0,
-            *seen.large,
-            seen.since,
-            seen.same_device,
-            seen.same_country,
-            int(seen.same_device == 0 < counts[4]),
-            int(seen.same_country == 0 < counts[4]),
-            seen.frauds,
-            seen.since_fraud,
-            *visited.payments,
-            *visited.frauds,
-            *[known / paid if paid else 0.0 for known, paid in zip(visited.frauds, visited.payments, strict=True)],
-            visited.since_fraud,
-        ]
+        features = _vector(event, seen, visited)
+        if not isfinite(sum(features)):  # JSON has no infinity, so the decision could not be read
+            raise ValueError("a feature is not finite")
+        return features
 
     def _card(self, card: str) -> Card:
         if card not in self.cards:
@@ -134,20 +129,55 @@ class State:
     def _learn(self, label: Label) -> None:
         """Count a verdict once; one that contradicts the last takes its place from now on."""
         fraud, since = self.verdicts.get(label.identity, (False, 0))
+        # First what can fail, so that a label is taken in whole or not at all.
         if label.fraud and not fraud:
-            self.open.count(label.terminal, 0, 1)
             self._card(label.card).learn(label.at)
+            self.open.count(label.terminal, 0, 1)
         elif fraud and not label.fraud:
-            self.open.count(label.terminal, 0, -1)
             self._card(label.card).unlearn(since)
+            self.open.count(label.terminal, 0, -1)
         if label.fraud != fraud or not since:
             self.verdicts[label.identity] = (label.fraud, label.at)
         while self.verdicts and next(iter(self.verdicts.values()))[1] < self.watermark - 4 * MONTH:
             del self.verdicts[next(iter(self.verdicts))]
 
 
+def _vector(event: Transaction, seen: Seen, visited: Visited) -> Features:
+    """In the order of NAMES."""
+    cents, counts, (ten, hour, day, week, month) = event.cents, seen.counts, seen.cents
+    return [
+        cents / 100,
+        event.at % DAY // HOUR,
+        (event.at // DAY + 3) % 7,  # the epoch began on a Thursday; Monday is 0
+        *counts,
+        ten / 100,
+        hour / 100,
+        day / 100,
+        week / 100,
+        month / 100,
+        cents * counts[3] / week if week else 0.0,
+        cents * counts[4] / month if month else 0.0,
+        cents / seen.median if seen.median else 0.0,
+        cents / seen.maximum if seen.maximum else 0.0,
+        *seen.large,
+        seen.since,
+        seen.same_device,
+        seen.same_country,
+        int(seen.same_device == 0 < counts[4]),
+        int(seen.same_country == 0 < counts[4]),
+        seen.frauds,
+        seen.since_fraud,
+        *visited.payments,
+        *visited.frauds,
+        *[known / paid if paid else 0.0 for known, paid in zip(visited.frauds, visited.payments, strict=True)],
+        visited.since_fraud,
+    ]
+
+
 def fold(streams: Sequence[Iterable[Event]]) -> Iterator[tuple[int, Event, Features | None]]:
     """Replay partitions, each in offset order, as serving steps it; gives (partition, event, features).
+
+    A payment whose features fail has none, as in serving.
 
     Raises:
         ValueError: a partition lacks the ticks that close the hours which a payment looks at.
@@ -168,7 +198,10 @@ def fold(streams: Sequence[Iterable[Event]]) -> Iterator[tuple[int, Event, Featu
     while (item := order.pop()) is not None:
         partition, event = item
         queue(partition)
-        vector, cell = states[partition].step(event, book)
+        try:
+            vector, cell = states[partition].step(event, book)
+        except StepFailed as failed:
+            vector, cell = None, failed.cell
         if cell is not None:
             book.add((cell,))
         yield partition, event, vector

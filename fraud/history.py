@@ -6,11 +6,12 @@ from pathlib import Path
 import polars as pl
 
 from fraud import config
-from fraud.schema import DeadLetter
+from shared.dead_letters import LINE, VALUE, DeadLetter, Refused
 from shared.eventlog.port import partition_of
 from shared.lake import Lake
 from shared.privacy import pseudonym
 
+HISTORY = "history"  # the lake's batch of what never came through the log
 EVENT_COLUMNS: dict[str, type[pl.DataType]] = {
     **dict.fromkeys(("kind", "card", "id", "terminal", "currency", "country", "device", "source"), pl.String),
     **dict.fromkeys(("at", "cents"), pl.Int64),
@@ -26,14 +27,6 @@ FILE_COLUMNS = {
     "COUNTRY": "country",  # may be missing, as may DEVICE
     "DEVICE": "device",
 }
-
-
-class Refused(Exception):
-    """A message that is no valid event: which field, which value, and why."""
-
-    def __init__(self, field: str, value: object, reason: str) -> None:
-        super().__init__(f"{field}: {reason} (got {str(value)[:200]!r})")
-        self.field, self.value, self.reason = field, str(value)[:200], reason
 
 
 def as_events(payments: pl.DataFrame, labels: pl.DataFrame, *, key: bytes, ticks: tuple[int, int]) -> pl.DataFrame:
@@ -72,7 +65,7 @@ def write_history(lake: Lake, rows: pl.DataFrame) -> None:
     """Events that never came through the log: each partition's get the offsets -n ... -1."""
     last = pl.len().over("partition")
     offset = pl.int_range(pl.len(), dtype=pl.Int64).over("partition") - last.cast(pl.Int64)
-    lake.write("events", rows.with_columns(offset=offset), batch="history")
+    lake.write("events", rows.with_columns(offset=offset), batch=HISTORY)
 
 
 def read_file(path: Path) -> tuple[pl.DataFrame, list[DeadLetter]]:
@@ -133,9 +126,7 @@ def _seconds(column: str) -> pl.Expr:
 
 
 def _letter(path: Path, line: int, field: str, value: object, reason: str) -> DeadLetter:
-    return DeadLetter(
-        topic=path.name, partition=0, offset=line, field=field, value=str(value)[:200], reason=reason, raw=""
-    )
+    return DeadLetter(topic=path.name, partition=0, offset=line, field=field, value=str(value)[:VALUE], reason=reason)
 
 
 def _parquet(path: Path) -> tuple[pl.DataFrame, list[DeadLetter]]:
@@ -169,7 +160,7 @@ def _csv(path: Path) -> tuple[pl.DataFrame, list[DeadLetter]]:
     width = pl.col("fields").list.len()
     ragged = rows.filter(width != len(header)).select("line", "text", width)
     letters = [
-        _letter(path, line, "line", value, f"has {found} fields, the header {len(header)}")
+        _letter(path, line, LINE, value, f"has {found} fields, the header {len(header)}")
         for line, value, found in ragged.iter_rows()
     ]
     columns = {new: pl.col("fields").list.get(header.index(old)) for old, new in FILE_COLUMNS.items() if old in header}

@@ -1,19 +1,40 @@
 """Topic -> validated, de-duplicated lake by event date. What does not validate becomes a dead letter."""
 
-from collections.abc import Sequence
-from contextlib import suppress
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeVar
 
 import polars as pl
 from pydantic import ValidationError
 
 from fraud import config
-from fraud.history import EVENT_COLUMNS, Refused
-from fraud.schema import DEAD, DECISIONS, EVENT, EVENTS, DeadLetter, Event, Tick
-from shared.eventlog.port import Entry, EventLog, Place, Position, Record
+from fraud.history import EVENT_COLUMNS
+from fraud.schema import (
+    DEAD,
+    DECISIONS,
+    EVENT,
+    EVENTS,
+    PERSONAL,
+    VERDICT,
+    Decision,
+    Event,
+    Tick,
+    Verdict,
+)
+from shared import dead_letters
+from shared.dead_letters import DeadLetter, Refused, from_validation
+from shared.dependencies import DEPENDENCY_ERRORS
+from shared.eventlog.port import Entry, EventLog, Place, Position, Record, is_misplaced
 from shared.lake import Lake
 
 GROUP = "fraud-ingest"
 DECIDERS = "fraud-worker"  # the group whose verdict counts
+HELD = 10_000  # records of a partition that wait for their worker's verdict; then no more are read
+KINDS = ("payment", "label", "tick", "decision", "repeat", "conflict")  # name a message in the path of its field
+
+Parsed = TypeVar("Parsed")
+logger = logging.getLogger(__name__)
 
 DECISION_COLUMNS: dict[str, pl.DataType | type[pl.DataType]] = {
     **dict.fromkeys(("kind", "card", "id", "terminal", "action", "rules", "path", "mark", "model"), pl.String),
@@ -22,6 +43,7 @@ DECISION_COLUMNS: dict[str, pl.DataType | type[pl.DataType]] = {
     **dict.fromkeys(("explored", "probe"), pl.Boolean),
     "features": pl.List(pl.Float64),
 }
+REFUSAL_COLUMNS = {"partition": pl.Int64, "offset": pl.Int64, "at": pl.Int64}
 
 
 def check_time(event: Event, appended: int) -> None:
@@ -30,8 +52,6 @@ def check_time(event: Event, appended: int) -> None:
     Raises:
         Refused: naming `at`.
     """
-    if isinstance(event, Tick):  # the bank's own clock
-        return
     if event.at > appended + config.MAX_AHEAD:
         raise Refused("at", event.at, f"more than {config.MAX_AHEAD // config.HOUR} hours in the future")
     if event.at < appended - config.MAX_AGE and event.kind == "payment":
@@ -47,41 +67,55 @@ def accept(record: Record) -> Event:
     try:
         event = EVENT.validate_json(record.value)
     except ValidationError as error:
-        raise unreadable(error) from error
+        raise from_validation(error, skip=KINDS) from error
     check_time(event, record.at)
-    if not isinstance(event, Tick) and record.key != event.card:
+    if isinstance(event, Tick):  # written to every partition
+        return event
+    if record.key != event.card:
         raise Refused("card", event.card, "the record's key is another card")
+    if is_misplaced(record, EVENTS):
+        raise Refused("partition", record.partition, "the card's records belong to another partition")
     return event
 
 
-def unreadable(error: ValidationError) -> Refused:
-    """The first thing that is wrong; cut, as it may quote a megabyte."""
-    first = error.errors(include_url=False)[0]
-    field = ".".join(str(part) for part in first["loc"] if part not in ("payment", "label", "tick")) or "message"
-    return Refused(field[:200], first["input"], first["msg"][:200])
+def read_verdict(record: Record) -> Verdict:
+    """The decision or outcome in a record of `fraud.decisions`.
 
-
-def refusals(letters: Sequence[DeadLetter]) -> list[Entry]:
-    """Dead letters of a file as records of their topic; without values that could name a person."""
-    letters = [x.model_copy(update={"value": ""}) if x.field in ("card", "device", "line") else x for x in letters]
-    return [Entry(DEAD, f"{letter.topic}:{letter.offset}", letter.model_dump_json().encode()) for letter in letters]
+    Raises:
+        Refused: what is wrong with it.
+    """
+    try:
+        verdict = VERDICT.validate_json(record.value)
+    except ValidationError as error:
+        raise from_validation(error, skip=KINDS) from error
+    if record.key != verdict.identity:
+        raise Refused("card", verdict.card, "the record's key is another payment")
+    if is_misplaced(record, DECISIONS):
+        raise Refused("partition", record.partition, "the payment's records belong to another partition")
+    return verdict
 
 
 def dead_letter(record: Record, refused: Refused) -> Entry:
-    letter = DeadLetter(
-        topic=record.topic,
-        partition=record.partition,
-        offset=record.offset,
-        field=refused.field,
-        value=refused.value,
-        reason=refused.reason,
-        raw=record.value[:2_000].decode(errors="replace"),
-    )
-    return Entry(DEAD, record.key[:64], letter.model_dump_json().encode())
+    return dead_letters.dead_letter(DEAD, record, refused, personal=PERSONAL)
+
+
+def unexpected(error: Exception) -> Refused:
+    """Why a record is refused on which our own code has failed."""
+    return Refused("message", "", f"cannot be taken in: {type(error).__name__}")
+
+
+class Taken(NamedTuple):
+    """What a step has written to the lake; a commit of `positions`, with `letters`, makes it final."""
+
+    positions: dict[Place, Position]
+    decisions: pl.DataFrame  # the new ones
+    letters: list[Entry]
 
 
 class Ingest:
     """Takes the topics into the lake, as far as the workers have given their verdict.
+
+    A step whose lake takes nothing may be called again.
 
     Only the owner of a partition refuses or recognises a repeat; its verdicts are kept as a table of
     refusals and applied on reading, so that the lake and the state of the stream never differ.
@@ -93,39 +127,50 @@ class Ingest:
         self._held: list[Record] = []
         self.watermarks = [0] * config.PARTITIONS  # event time up to which the lake is complete, by partition
 
-    def step(self, limit: int = 5_000) -> tuple[dict[Place, Position], pl.DataFrame]:
-        """Write what is new to the lake; gives the positions that a commit then makes final, and the new decisions."""
+    def step(self, limit: int = 5_000) -> Taken:
+        """Write what is new to the lake."""
         decided = self._log.committed(DECIDERS, EVENTS)
-        records = self._held + self.consumer.poll(limit, 0.0)
-        self._held = [r for r in records if r.topic == EVENTS.name and r.offset >= _offset(decided, r.partition)]
-        done = [r for r in records if r.topic != EVENTS.name or r.offset < _offset(decided, r.partition)]
+        room = HELD - max(Counter((r.topic, r.partition) for r in self._held).values(), default=0)
+        self._held += self.consumer.poll(max(0, min(limit, room)), 0.0)
+        waits = [r.topic == EVENTS.name and r.offset >= _offset(decided, r.partition) for r in self._held]
+        done = [r for r, waiting in zip(self._held, waits, strict=True) if not waiting]
         if not done:
-            return {}, pl.DataFrame(schema=DECISION_COLUMNS)
-        positions = {Place(r.topic, r.partition): Position(r.offset + 1) for r in done}
-        batch = f"{done[0].topic}-{done[0].partition}-{done[0].offset:012d}"  # nobody else starts a batch there
+            return Taken({}, pl.DataFrame(schema=DECISION_COLUMNS), [])
+        batch = f"{done[0].topic}-{done[0].partition}-{done[0].offset:012d}"  # no other batch begins there
         by_topic = {topic.name: [r for r in done if r.topic == topic.name] for topic in (EVENTS, DECISIONS, DEAD)}
+        letters, bad_letters = _readable(by_topic[DEAD.name], read_letter)
+        verdicts, bad_verdicts = _readable(by_topic[DECISIONS.name], read_verdict)
         self._write_events(by_topic[EVENTS.name], batch=batch)
-        write_dead(self._lake, by_topic[DEAD.name], batch=batch)
-        return positions, write_verdicts(self._lake, by_topic[DECISIONS.name], batch=batch)
+        write_dead(self._lake, letters, batch=batch)
+        decisions = write_verdicts(self._lake, verdicts, batch=batch)
+        # Only now are they let go of: if the lake takes nothing, the next step tries again.
+        self._held = [r for r, waiting in zip(self._held, waits, strict=True) if waiting]
+        positions = {Place(r.topic, r.partition): Position(r.offset + 1) for r in done}
+        return Taken(positions, decisions, bad_letters + bad_verdicts)
 
     def catch_up(self) -> int:
         """Take in all that has been decided; gives the number of records."""
         total = 0
-        while positions := self.step()[0]:
-            before = sum(self.consumer.owned[place].offset for place in positions)
-            self.consumer.commit([], positions)
-            total += sum(position.offset for position in positions.values()) - before
+        while (taken := self.step()).positions:
+            before = sum(self.consumer.owned[place].offset for place in taken.positions)
+            self.consumer.commit(taken.letters, taken.positions)
+            total += sum(position.offset for position in taken.positions.values()) - before
         return total
 
     def _write_events(self, records: Sequence[Record], *, batch: str) -> None:
         good, texts = [], []
         for record in records:
-            with suppress(Refused):  # its owner has written the dead letter
+            try:
                 event = accept(record)
-                good.append(record)
-                texts.append(event.model_dump_json())  # not as it came: JSON may be spread over lines, or say "yes"
-                if event.kind != "payment" or not event.probe:
-                    self.watermarks[record.partition] = max(self.watermarks[record.partition], event.at)
+            except DEPENDENCY_ERRORS:
+                raise
+            except Exception as error:  # its owner has written the dead letter
+                logger.info("%s/%s offset %s: %s", record.topic, record.partition, record.offset, type(error).__name__)
+                continue
+            good.append(record)
+            texts.append(event.model_dump_json())  # not as it came: JSON may be spread over lines, or say "yes"
+            if event.kind != "payment" or not event.probe:
+                self.watermarks[record.partition] = max(self.watermarks[record.partition], event.at)
         if good:
             rows = pl.read_ndjson("\n".join(texts).encode(), schema=EVENT_COLUMNS)
             self._lake.write("events", rows.with_columns(_places(good)), batch=batch)
@@ -135,26 +180,61 @@ def _offset(positions: dict[int, Position], partition: int) -> int:
     return positions[partition].offset if partition in positions else 0
 
 
-def write_verdicts(lake: Lake, records: Sequence[Record], *, batch: str) -> pl.DataFrame:
+def _readable(
+    records: Sequence[Record], read: Callable[[Record], Parsed]
+) -> tuple[list[tuple[Record, Parsed]], list[Entry]]:
+    """The records with what they say, and a dead letter for each that cannot be read."""
+    good, bad = [], []
+    for record in records:
+        try:
+            good.append((record, read(record)))
+        except Refused as refused:
+            bad.append(dead_letter(record, refused))
+        except DEPENDENCY_ERRORS:
+            raise
+        except Exception as error:
+            bad.append(dead_letter(record, unexpected(error)))
+    return good, bad
+
+
+def read_letter(record: Record) -> DeadLetter:
+    """The dead letter in a record of `fraud.dead`.
+
+    Raises:
+        Refused: what is wrong with it.
+    """
+    try:
+        letter = DeadLetter.model_validate_json(record.value)
+    except ValidationError as error:
+        raise from_validation(error) from error
+    if letter.topic == EVENTS.name and not (0 <= letter.partition < config.PARTITIONS and 0 <= letter.offset < 2**63):
+        raise Refused("offset", letter.offset, "no record can stand there")
+    return letter
+
+
+def write_verdicts(lake: Lake, verdicts: Sequence[tuple[Record, Verdict]], *, batch: str) -> pl.DataFrame:
     """Decisions, and the repeats and conflicts among them as refusals; gives the decisions."""
-    if not records:
+    if not verdicts:
         return pl.DataFrame(schema=DECISION_COLUMNS)
-    rows = pl.read_ndjson(b"\n".join(r.value for r in records), schema=DECISION_COLUMNS)
-    refusals = rows.filter(pl.col("kind") != "decision").select("partition", "offset", at=pl.lit(records[0].at))
-    lake.write("refusals", refusals, batch=f"{batch}-verdicts")
-    placed = rows.rename({"partition": "event_partition", "offset": "event_offset"}).with_columns(_places(records))
-    decisions = placed.filter(pl.col("kind") == "decision")
+    refused = [
+        (verdict.partition, verdict.offset, r.at) for r, verdict in verdicts if not isinstance(verdict, Decision)
+    ]
+    lake.write("refusals", pl.DataFrame(refused, schema=REFUSAL_COLUMNS, orient="row"), batch=f"{batch}-verdicts")
+    decided = [(record, verdict) for record, verdict in verdicts if isinstance(verdict, Decision)]
+    if not decided:
+        return pl.DataFrame(schema=DECISION_COLUMNS)
+    texts = "\n".join(verdict.model_dump_json() for _, verdict in decided)
+    rows = pl.read_ndjson(texts.encode(), schema=DECISION_COLUMNS)
+    decisions = rows.rename({"partition": "event_partition", "offset": "event_offset"}).with_columns(
+        _places([record for record, _ in decided])
+    )
     lake.write("decisions", decisions, batch=batch)
     return decisions
 
 
-def write_dead(lake: Lake, records: Sequence[Record], *, batch: str) -> None:
-    if not records:
-        return
-    letters = [DeadLetter.model_validate_json(record.value) for record in records]
-    rows = [(x.partition, x.offset, r.at) for x, r in zip(letters, records, strict=True) if x.topic == EVENTS.name]
-    frame = pl.DataFrame(rows, schema={"partition": pl.Int64, "offset": pl.Int64, "at": pl.Int64}, orient="row")
-    lake.write("refusals", frame, batch=f"{batch}-dead")
+def write_dead(lake: Lake, letters: Sequence[tuple[Record, DeadLetter]], *, batch: str) -> None:
+    rows = [(letter.partition, letter.offset, r.at) for r, letter in letters if letter.topic == EVENTS.name]
+    lake.write("refusals", pl.DataFrame(rows, schema=REFUSAL_COLUMNS, orient="row"), batch=f"{batch}-dead")
 
 
 def _places(records: Sequence[Record]) -> list[pl.Series]:

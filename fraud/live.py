@@ -6,6 +6,8 @@ from collections.abc import Callable
 from functools import partial
 from itertools import chain
 from typing import Self
+from urllib.error import HTTPError
+from uuid import uuid4
 
 import polars as pl
 
@@ -23,7 +25,6 @@ from fraud.schema import (
     TOPICS,
     Alarm,
     Command,
-    Release,
     Report,
     Tick,
     Wish,
@@ -35,6 +36,7 @@ from shared.clock import VirtualClock, perf_counter, sleep
 from shared.console import Stage
 from shared.eventlog import open_log
 from shared.eventlog.port import Entry, beginning
+from shared.releases import Ledger, Release
 from shared.settings import Settings
 from shared.story import Scene
 
@@ -67,12 +69,17 @@ class Live:
             str, tuple[str, str, float | None]
         ] = {}  # payment id -> action, that of the rules, probability
         self.alarms: list[Alarm] = []
-        self.releases: list[Release] = []
+        self.ledger: Ledger[Release] = Ledger()
         self.reports: list[Report] = []
         self.wishes: list[str] = []  # of whoever watches, not yet fulfilled
         self.obeys: dict[str, Callable[[], None]] = {}  # what is done about a wish, between two parts of a day
         self.visited = False  # whether there were any
         self.children = Children(config.SERVICE, settings, self.clock)
+
+    @property
+    def releases(self) -> list[Release]:
+        """All that were carried out, oldest first."""
+        return self.ledger.lines
 
     @property
     def url(self) -> str:
@@ -202,7 +209,7 @@ class Live:
                 elif record.topic == ALARMS.name:
                     self.alarms.append(Alarm.model_validate_json(record.value))
                 elif record.topic == RELEASES.name:
-                    self.releases.append(Release.model_validate_json(record.value))
+                    self.ledger.add(Release.model_validate_json(record.value))
                 elif record.topic == STORY.name:
                     if json.loads(record.value)["kind"] == "wish":
                         self.wishes.append(Wish.model_validate_json(record.value).wish)
@@ -226,16 +233,26 @@ class Live:
     # --- an operator ----------------------------------------------------------------------------------
 
     def command(self, command: Command) -> None:
-        """Post a command, and wait until a release or an alarm answers it."""
+        """Post a command on what is in force now, and wait until a release or an alarm answers it."""
         self._follow()
         before = len(self.releases) + len(self.alarms)
-        self.post("/v1/commands", command.model_dump_json().encode())
+        asked = command.model_copy(update={"expected_champion": self.ledger.version(), "key": uuid4().hex})
+
+        def accepted() -> bool:
+            try:
+                self.post("/v1/commands", asked.model_dump_json().encode())
+            except HTTPError as error:
+                if error.code not in (409, 503):  # else the service has yet to read the release that is known here
+                    raise
+                return False
+            return True
 
         def answered() -> bool:
             self._follow()
             return len(self.releases) + len(self.alarms) > before
 
-        self.children.wait(answered, f"nobody carried out {command.kind}; see monitor.log")
+        self.children.wait(accepted, f"the service does not take {command.kind}; see serve.log")
+        self.children.wait(answered, f"the monitor has not carried out {command.kind}; see monitor.log")
 
     def last_words(self) -> str:
         """The last release or alarm, whichever came later, in a sentence."""

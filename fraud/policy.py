@@ -23,6 +23,7 @@ REASONS = {
     "high_amount": "The amount is very high.",
     "analysts_busy": "Review was best, but the analysts' day was full.",
     "let_through": "Passed at random, to learn whether declining was right.",
+    "failed": "The payment could not be scored, so the rules decided.",
     "too_late": "The payment arrived too late to be compared with the others.",
 }
 
@@ -147,9 +148,13 @@ def rules(cents: int, features: Features | None) -> tuple[Action, list[str]]:
 
 
 def reasons(contributions: dict[str, float], most: int = 3) -> list[str]:
-    """The codes behind the features that added most to the log-odds, strongest first."""
+    """The codes behind the features that added most to the log-odds, strongest first.
+
+    A feature that MEANING does not explain gives no reason.
+    """
     totals: dict[str, float] = {}
     for name, value in contributions.items():
-        meaning = next(code for start, code in MEANING.items() if name.startswith(start))
-        totals[meaning] = totals.get(meaning, 0.0) + value
+        meaning = next((code for start, code in MEANING.items() if name.startswith(start)), None)
+        if meaning is not None:
+            totals[meaning] = totals.get(meaning, 0.0) + value
     return [code for code, total in sorted(totals.items(), key=lambda item: -item[1])[:most] if total > 0]

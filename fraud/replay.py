@@ -9,11 +9,11 @@ from fraud import config, evaluate
 from fraud.account import money, service
 from fraud.demo import RATE, learn, past, told
 from fraud.history import read_file
-from fraud.ingest import refusals
 from fraud.live import Live
-from fraud.schema import Command, DeadLetter
+from fraud.schema import DEAD, PERSONAL, Command
 from shared.clock import SystemClock, perf_counter
 from shared.console import Stage
+from shared.dead_letters import DeadLetter, rejected_rows
 from shared.lake import Lake
 from shared.settings import Settings
 
@@ -50,7 +50,7 @@ def run(settings: Settings, file: Path, *, port: int, days: int, seed: int) -> N
         stage.table(f"Refused, the first {len(rows)} of {len(letters):,}", ["line", "field", "value", "reason"], rows)
 
     with Live(settings, payments, stage, port=port, today=today, seed=seed) as live:
-        live.log.append(refusals(letters))
+        live.log.append(rejected_rows(DEAD, letters, personal=PERSONAL))
         with stage.act("History: the first part into the lake") as act:
             act.outcome = past(settings, payments, live, until=today * config.DAY)
         with stage.act("Training") as act:

@@ -1,8 +1,10 @@
 """A closed event day, judged: how far it has drifted, and how good the decisions were whose labels have matured."""
 
+import logging
 import multiprocessing
 from collections.abc import Callable, Sequence
 from datetime import date
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +12,21 @@ import polars as pl
 
 from fraud import config, dataset, evaluate
 from fraud.artifact import block, drift_frame, reference
-from fraud.schema import Release, Report
+from fraud.features import NAMES
+from fraud.history import EVENT_COLUMNS
+from fraud.schema import Report
 from shared import drift
+from shared.background_job import BackgroundJob
 from shared.lake import Lake
+from shared.releases import Ledger, Release
+
+MIN_SCORED = 100  # decisions of a day below which no distance is computed
+
+logger = logging.getLogger(__name__)
+
+
+class NotJudged(Exception):
+    """The drift of a day cannot be judged; says why."""
 
 
 class Judge:
@@ -20,10 +34,13 @@ class Judge:
 
     def __init__(self, lake: Lake, *, fetch: Callable[[str, str], Path], pages: Path) -> None:
         self._lake, self._fetch, self._pages = lake, fetch, pages
-        self._painters: list[multiprocessing.context.SpawnProcess] = []
+        self.painting: BackgroundJob[None] = BackgroundJob()
 
-    def judge(self, day: int, past: Sequence[Report], champion: Release | None, *, paint: bool) -> Report:
-        """Report on a day, given the days before it; `paint`: what has drifted gets a page for people.
+    def judge(self, day: int, past: Sequence[Report], ledger: Ledger[Release], *, paint: bool) -> tuple[Report, str]:
+        """Report on a day, given the days before it; and why its drift is not judged, if it cannot be.
+
+        The version judged is the one that decided most payments, as the decisions say, which may not be the ledger's
+        champion. `paint`: what has drifted gets a page for people.
 
         Raises:
             LakeCorrupt: naming the file that cannot be read.
@@ -36,38 +53,50 @@ class Judge:
             actions={action: counts.get(action, 0) for action in ("approve", "review", "decline")},
             drift={},
             drifted=(),
-            version=champion and champion.version,
+            version=_deciding(decisions),
         )
-        if champion is not None:
-            report = self._with_drift(report, decisions, past, champion, paint=paint)
-        return self._with_quality(report, day - config.MATURITY // config.DAY)
+        trouble = ""
+        try:
+            report = self._with_drift(report, decisions, past, ledger, paint=paint)
+        except Exception as error:  # whatever is wrong with the reference, the day has its counts and its quality
+            if not isinstance(error, NotJudged):
+                logger.exception("the drift of day %d cannot be judged", day)
+            trouble = f"drift from version {report.version} is not judged: {error}"
+        return self._with_quality(report, day - config.MATURITY // config.DAY), trouble
 
     def close(self) -> None:
-        for painter in self._painters:
-            painter.join()
+        self.painting.close()
 
     def _decisions(self, day: int) -> pl.DataFrame:
         """A day's decisions, the first of each payment, without probes."""
-        rows = self._lake.read("decisions", since=date_of(day), until=date_of(day + 1))
-        if rows.is_empty():
-            return pl.DataFrame(schema={"action": pl.String, "path": pl.String, "probe": pl.Boolean})
+        rows = dataset.decisions(self._lake, since=date_of(day), until=date_of(day + 1))
         return rows.filter(~pl.col("probe")).unique(["card", "id"], keep="first", maintain_order=True).sort("at")
 
     def _with_drift(
-        self, report: Report, decisions: pl.DataFrame, past: Sequence[Report], champion: Release, *, paint: bool
+        self, report: Report, decisions: pl.DataFrame, past: Sequence[Report], ledger: Ledger[Release], *, paint: bool
     ) -> Report:
-        scored = decisions.filter(pl.col("path") == "model")
-        if scored.height < 100:
+        scored = decisions.filter(pl.col("path") == "model", pl.col("model") == report.version)
+        if scored.height < MIN_SCORED:
             return report
-        rows = block(scored)
+        release = next((line for line in reversed(ledger.lines) if line.version == report.version), None)
+        if release is None:
+            raise NotJudged("it is in no ledger")
+        comparable = scored.filter(pl.col("features").list.len() == len(NAMES))
+        if comparable.height < MIN_SCORED:
+            raise NotJudged("it has other features than this code")
+        rows = block(comparable)
         current = drift_frame(np.array(rows["features"].to_list()), rows["probability"].to_numpy())
-        normal, limits = reference(self._fetch(champion.artifact, champion.digest))
+        normal, limits = reference(self._fetch(release.artifact, release.digest))
         same_weekday = normal.filter(pl.col("weekday") == current["weekday"][0]).drop("weekday")
+        if same_weekday.is_empty():
+            raise NotJudged(f"its reference has no {date_of(report.day):%A}")
         distances = drift.Reference.of(same_weekday).distances(current.drop("weekday"))
         history = [before.drift for before in past if before.version == report.version and before.drift]
         beyond = drift.drifted([*history, distances], limits)
-        if beyond and paint:
-            self._paint(same_weekday.head(rows.height).select(beyond), current.select(beyond), report.day)
+        if beyond and paint and not self.painting.doing:
+            pair = same_weekday.head(rows.height).select(beyond), current.select(beyond)
+            path = self._pages / f"drift-{date_of(report.day)}.html"
+            self.painting.start("writing the drift page", partial(_paint, *pair, path))
         return report.model_copy(update={"drift": distances, "drifted": beyond})
 
     def _with_quality(self, report: Report, matured: int) -> Report:
@@ -79,8 +108,11 @@ class Judge:
         if scored.is_empty():
             return report
         labels = self._lake.read("events", since=date_of(matured - 6), until=date_of(report.day + 1))
+        labels = dataset.complete(labels, EVENT_COLUMNS)
         known = dataset.labelled(scored.drop("action", "propensity"), labels, scored)
         seen = known.filter(pl.col("weight") > 0)
+        if seen.is_empty():  # all declined
+            return report
         mine = seen.filter(pl.col("model") == report.version)  # a champion answers for its own promises only
         approved = mine.filter((pl.col("action") == "approve") & ~pl.col("explored"))
         ranking = evaluate.ranking(seen, seen["probability"].to_numpy())
@@ -98,12 +130,23 @@ class Judge:
             }
         )
 
-    def _paint(self, normal: pl.DataFrame, current: pl.DataFrame, day: int) -> None:
-        """evidently's page for people, in a process of its own: it takes ten seconds that nobody should wait for."""
-        path = self._pages / f"drift-{date_of(day)}.html"
-        painter = multiprocessing.get_context("spawn").Process(target=drift.report, args=(normal, current, path))
-        painter.start()
-        self._painters.append(painter)
+
+def _deciding(decisions: pl.DataFrame) -> str | None:
+    """The version that decided most; of two that decided as many, the later one."""
+    counts = decisions.filter(pl.col("path") == "model").group_by("model").len()
+    if counts.is_empty():
+        return None
+    version: str | None = counts.sort("len", pl.col("model").cast(pl.Int64, strict=False))["model"][-1]
+    return version
+
+
+def _paint(normal: pl.DataFrame, current: pl.DataFrame, path: Path) -> None:
+    """evidently's page for people, in a process of its own: its imports alone take seconds of a core."""
+    painter = multiprocessing.get_context("spawn").Process(target=drift.report, args=(normal, current, path))
+    painter.start()
+    painter.join()
+    if painter.exitcode:
+        raise ChildProcessError(f"{path.name} could not be written; the monitor's log says more")
 
 
 def date_of(day: int) -> date:

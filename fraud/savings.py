@@ -1,18 +1,18 @@
 """What the decisions saved against the rules alone, in expectation: by the calibrated probability of who decided."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from math import sqrt
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from fraud import policy
-from fraud.schema import Noun, Release
+from fraud.schema import Decision
+from shared.messages import Message
+from shared.releases import Ledger, Release
 
 SURE = 1.96  # standard deviations that 95 % of outcomes lie within
 
-Message = Mapping[str, Any]  # a Decision's JSON, as read
 
-
-class Money(Noun):
+class Money(Message):
     """EUR saved against the rules alone, expected; the bounds hold 95 % of outcomes if the probabilities are right."""
 
     expected: float
@@ -44,30 +44,20 @@ class Gain(NamedTuple):
 SAME = Gain(payments=1)  # done as the rules would have done
 
 
-def gained(decision: Message) -> Gain:
-    """What an action saved that was not that of the rules.
-
-    >>> gained({"action": "decline", "rules": "approve", "cents": 100_00, "probability": 0.5})
-    Gain(payments=1, differed=1, mean=54.0, variance=3721.0)
-    """
-    action, baseline, cents, p = decision["action"], decision["rules"], decision["cents"], decision["probability"]
+def gained(decision: Decision) -> Gain:
+    """What an action saved that was not that of the rules."""
+    p = decision.probability or 0.0
     if_fraud, if_good = (
-        policy.realised(baseline, cents, fraud=fraud) - policy.realised(action, cents, fraud=fraud)
+        policy.realised(decision.rules, decision.cents, fraud=fraud)
+        - policy.realised(decision.action, decision.cents, fraud=fraud)
         for fraud in (True, False)
     )
     return Gain(1, 1, p * if_fraud + (1 - p) * if_good, p * (1 - p) * (if_fraud - if_good) ** 2)
 
 
-def taken_back(ledger: Iterable[Release]) -> frozenset[str]:
-    """The versions that a rollback has ended, and nobody has promoted again."""
-    back: set[str] = set()
-    current: str | None = None
-    for release in ledger:
-        if release.action == "rollback" and current is not None:
-            back.add(current)
-        back.discard(release.version)
-        current = release.version
-    return frozenset(back)
+def taken_back(ledger: Ledger[Release]) -> frozenset[str]:
+    """The versions that were rolled back or withdrawn, and are not in force again."""
+    return ledger.known_bad() - {ledger.version()}
 
 
 def total(gains: Mapping[str, Gain], *, without: frozenset[str]) -> Gain:

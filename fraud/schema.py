@@ -1,7 +1,7 @@
-"""The nouns that flow. One definition serves the API, the topics and the lake.
+"""The messages. One definition serves the API, the topics and the lake.
 
 Money is in whole cents, time in whole seconds since the epoch (UTC). On every topic `card` and
-`device` are keyed pseudonyms: the edge replaces them, and so must whoever writes to a topic.
+`device` are keyed pseudonyms: the gateway replaces them, and so must every other producer.
 """
 
 import hmac
@@ -9,10 +9,13 @@ from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import polars as pl
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import Field, TypeAdapter
 
 from fraud import config
+from shared import releases
 from shared.eventlog.port import Topic
+from shared.messages import Message, Request
+from shared.releases import Release
 
 Action = Literal["approve", "review", "decline"]
 Features = list[float]  # one payment's, in the order of features.NAMES
@@ -21,26 +24,25 @@ Score = float  # the calibrated probability of fraud
 Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$", examples=["tx-1001"])]
 Country = Annotated[str, Field(pattern=r"^[A-Z]{2}$", examples=["BE"])]
 Seconds = Annotated[int, Field(ge=0, lt=2**32, strict=True, examples=[1_767_225_600])]
+Partition = Annotated[int, Field(ge=0, lt=config.PARTITIONS)]
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+
+PERSONAL = ("card", "device")  # fields that could name a person, so a dead letter does not quote them
 
 EVENTS = Topic("fraud.events", config.PARTITIONS)  # key: card
 DECISIONS = Topic("fraud.decisions", config.PARTITIONS)  # key: identity
 BOOK = Topic("fraud.book", 1, compacted=True)  # key: partition:hour
-DEAD = Topic("fraud.dead", 1)  # key: that of the record refused
+DEAD = Topic("fraud.dead", 1)  # key: topic/partition/offset of the record refused
 COMMANDS = Topic("fraud.commands", 1)  # key: kind
 ALARMS = Topic("fraud.alarms", 1)  # key: kind
 REPORTS = Topic("fraud.reports", 1)  # key: day
 RELEASES = Topic("fraud.releases", 1)  # key: version
+HEARTBEATS = Topic("fraud.heartbeats", 1, compacted=True)  # key: process
 STORY = Topic("fraud.story", 1)  # key: kind; a demo's only
-TOPICS = (EVENTS, DECISIONS, BOOK, DEAD, COMMANDS, ALARMS, REPORTS, RELEASES, STORY)
+TOPICS = (EVENTS, DECISIONS, BOOK, DEAD, COMMANDS, ALARMS, REPORTS, RELEASES, HEARTBEATS, STORY)
 
 
-class Noun(BaseModel):
-    """A frozen record that says no to fields it does not know."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Transaction(Noun):
+class Transaction(Message):
     """One card payment, as the till asks about it."""
 
     # [2.1] Structured, and only what is known while the card is in the terminal: a field that is filled
@@ -70,7 +72,11 @@ class Transaction(Noun):
         return hmac.digest(key, f"fingerprint {content}".encode(), "sha256")[:8].hex()
 
 
-class Label(Noun):
+class TransactionRequest(Transaction, Request):
+    """The same by HTTP, where a field that we do not know is a mistake of the caller."""
+
+
+class Label(Message):
     """What was found out about a payment, and `at` what time the bank knew it."""
 
     kind: Literal["label"] = "label"
@@ -86,7 +92,7 @@ class Label(Noun):
         return f"{self.card}.{self.id}"
 
 
-class Tick(Noun):
+class Tick(Message):
     """Says to an idle partition that time has passed."""
 
     kind: Literal["tick"] = "tick"
@@ -106,16 +112,16 @@ def message() -> pl.Expr:
     return pl.when(kind == "payment").then(payment).when(kind == "label").then(label).otherwise(tick).alias("message")
 
 
-class Cell(Noun):
+class Cell(Message):
     """One partition's counts for one hour of the terminal book; hours up to `until` are closed."""
 
-    partition: int
-    hour: int  # since the epoch
-    until: int
+    partition: Partition
+    hour: Annotated[int, Field(ge=-1, lt=2**31)]  # since the epoch
+    until: Annotated[int, Field(lt=2**31)]
     counts: dict[str, tuple[int, int]]  # terminal -> payments, frauds that became known
 
 
-class Decision(Noun):
+class Decision(Message):
     """What was decided, and everything needed to say why without deciding again."""
 
     kind: Literal["decision"] = "decision"
@@ -123,12 +129,12 @@ class Decision(Noun):
     id: Id
     terminal: Id
     at: Seconds
-    cents: int
+    cents: Count
     fingerprint: str  # of the payment's content
     action: Action
     reasons: tuple[str, ...]
-    path: Literal["model", "rules", "stand-in"]
-    mark: Literal["late", "no-model", "stale-book", "owner-late"] | None = None
+    path: str  # model | rules | stand-in; a reader shows one that it does not know
+    mark: str | None = None  # why not by the model as usual: late | no-model | stale-book | owner-late | error
     probability: float | None = None
     costs: dict[Action, float] | None = None  # EUR expected, by action
     rules: Action  # what the rules alone would have done: the baseline
@@ -138,64 +144,64 @@ class Decision(Noun):
     model: str | None = None
     definition: str | None = None  # of the features
     book: int | None = None  # the last hour of the terminal book that it looked at
-    partition: int | None = None  # where the payment stands in the log
-    offset: int | None = None
+    partition: Partition | None = None  # where the payment stands in the log
+    offset: Count | None = None
     probe: bool = False
 
+    @property
+    def identity(self) -> str:
+        return f"{self.card}.{self.id}"
 
-class Outcome(Noun):
+
+class Outcome(Message):
     """What became of a payment that was no new one."""
 
     kind: Literal["repeat", "conflict"]
     card: Id
     id: Id
-    partition: int
-    offset: int
+    partition: Partition
+    offset: Count
+
+    @property
+    def identity(self) -> str:
+        return f"{self.card}.{self.id}"
 
 
-class DeadLetter(Noun):
-    """A record that could not be taken in, with the reason; the stream went on."""
-
-    topic: str
-    partition: int
-    offset: int
-    field: str
-    value: str  # the first 200 characters
-    reason: str
-    raw: str  # the first 2,000 characters
+Verdict = Decision | Outcome
+VERDICT: TypeAdapter[Verdict] = TypeAdapter(Annotated[Verdict, Field(discriminator="kind")])
 
 
-class Command(Noun):
+class Command(releases.Command):
     """What an operator wants done."""
 
-    kind: Literal["retrain", "promote", "rollback"]
+    kind: Literal["retrain", "promote", "rollback", "withdraw"]
     version: Annotated[str, Field(pattern=r"^[0-9]{1,9}$", examples=["2"])] | None = None
-    force: bool = False  # promote although the gate said no
-    who: Id
-    why: Annotated[str, Field(max_length=200)] = ""
 
 
-class Alarm(Noun):
-    """Something a person should know, and what is done about it."""
+class CommandRequest(Command, Request):
+    """The same by HTTP."""
 
-    kind: Literal["drift", "quality", "guardrail", "gate", "model", "lake", "command"]
-    at: Seconds
-    message: str
-    action: str
+
+class Alarm(releases.Alarm):
+    """Something that an operator should know, and what is done about it.
+
+    Kinds: drift, quality, guardrail, gate, model, lake, command, registry, unreadable, positions, monitor.
+    """
+
     retrain_on: int | None = None  # event day, since the epoch
-    version: str | None = None  # that the gate refused: the challenger
-    figures: dict[str, float] = {}  # its own, and as `champion_…` the champion's on the same payments
+    version: str | None = None  # that the gate refused (the challenger), or that the guardrail speaks about
+    figures: dict[str, float] = Field(default_factory=dict)  # its own, and as `champion_…` the champion's
 
 
-class Report(Noun):
+class Report(Message):
     """One closed event day, judged."""
 
-    day: int  # since the epoch
-    payments: int
-    actions: dict[Action, int]
+    day: Annotated[int, Field(ge=0, lt=2**32 // config.DAY)]  # since the epoch
+    payments: Count
+    actions: dict[str, Count]
     drift: dict[str, float]  # distance by feature, and of the score
     drifted: tuple[str, ...]
-    version: str | None = None  # of the champion
+    version: str | None = None  # that decided most of its payments
     matured_day: int | None = None  # the last day whose labels are complete by now; the figures below are its week's
     average_precision: float | None = None
     card_precision_100: float | None = None
@@ -206,39 +212,20 @@ class Report(Noun):
     frauds_missed: int | None = None  # and how many came
 
 
-class Release(Noun):
-    """A line of the ledger: which model decides from here on, who said so, why, and on what figures."""
-
-    action: Literal["promote", "rollback"]
-    version: str
-    artifact: str  # where its files are
-    digest: str
-    at: Seconds
-    who: str
-    why: str
-    figures: dict[str, float]
-
-
-def standing(ledger: Sequence[Release]) -> list[Release]:
-    """The promotions that no rollback has undone, oldest first: the last is the champion's."""
-    stack: list[Release] = []
-    for release in ledger:
-        if release.action == "promote":
-            stack.append(release)
-        else:
-            stack.pop()
-    return stack
-
-
 def challenger(alarms: Sequence[Alarm], ledger: Sequence[Release]) -> Alarm | None:
     """Of the version that the gate refused last, if it is newer than all that were released; both oldest first."""
-    newest = max((int(release.version) for release in ledger), default=0)
-    refused = [alarm for alarm in alarms if alarm.version is not None]
+    newest = max((int(release.version) for release in ledger if release.version.isdecimal()), default=0)
+    gate = (alarm for alarm in alarms if alarm.kind == "gate")
+    refused = [alarm for alarm in gate if alarm.version is not None and alarm.version.isdecimal()]
     return refused[-1] if refused and int(refused[-1].version or 0) > newest else None
 
 
-class Wish(Noun):
+class Wish(Message):
     """What a visitor of a demo wants to see."""
 
     kind: Literal["wish"] = "wish"
     wish: Literal["attack", "bad release"]
+
+
+class WishRequest(Wish, Request):
+    """The same by HTTP."""

@@ -2,18 +2,19 @@
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any
+from uuid import uuid4
 
-from fastapi import Depends, FastAPI, HTTPException, Request, Response
+from fastapi import Depends, FastAPI, Header, HTTPException, Response
+from fastapi import Request as HttpRequest
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from pydantic import Field
 
 from fraud import config
 from fraud.edge import Conflict, Edge, Unavailable
-from fraud.history import Refused
 from fraud.ingest import DECIDERS, check_time
 from fraud.page import Identity, add_watching
 from fraud.policy import REASONS
@@ -21,26 +22,30 @@ from fraud.schema import (
     COMMANDS,
     EVENTS,
     Alarm,
-    Command,
+    CommandRequest,
     Decision,
     Label,
-    Noun,
-    Release,
     Report,
     Transaction,
+    TransactionRequest,
     challenger,
 )
 from shared.api import create_app, problem
 from shared.auth import require_key
 from shared.clock import Clock, perf_counter
+from shared.dead_letters import Refused
 from shared.eventlog.port import Entry, EventLog, LogUnavailable
+from shared.health import Health
+from shared.messages import Message, Request
 from shared.privacy import pseudonym
+from shared.releases import Key, Rejected, Release, check_expected
 from shared.store.port import Store
+from shared.supervised_thread import SupervisedThread
 
 BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 
 
-class LabelIn(Noun):
+class LabelIn(Request):
     """A verdict on a decided payment: the analyst's, or a chargeback."""
 
     payment: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}\.[A-Za-z0-9_-]{1,64}$", examples=["0f3a.tx-1001"])]
@@ -48,14 +53,15 @@ class LabelIn(Noun):
     source: Annotated[str, Field(pattern="^(chargeback|analyst)$", examples=["chargeback"])]
 
 
-class Accepted(Noun):
+class Accepted(Message):
     """Where the log has it."""
 
     partition: int
     offset: int
+    key: str | None = None  # of a command: the same command may be sent again under it
 
 
-class ModelNow(Noun):
+class ModelNow(Message):
     """Who decides, whom the gate refused, and the ledger behind it, newest first."""
 
     champion: Release | None
@@ -72,11 +78,14 @@ def make_app(
     pseudonym_key: bytes,
     deciders: Callable[[], bool],
     models: Path,
+    threads: Sequence[SupervisedThread] = (),
     registry: str = "",
     stopping: Callable[[], bool] = lambda: False,
     visitor: str = "",
 ) -> FastAPI:
     """The service. `deciders` says whether the worker that it supervises runs, `stopping` that streams have to end.
+
+    `threads` are those that the process needs beside the gateway's own.
 
     `models` is where workers keep the files of versions; `registry` where a person sees MLflow, or the command that
     shows it; `visitor` the token that lets one browser into a demo.
@@ -97,16 +106,17 @@ def make_app(
         yield
         edge.stop()
 
-    def ready() -> str:
-        if not edge.caught_up:
-            return "still reading the decisions made so far"
-        return "" if deciders() else "no worker runs; the rules stand in"
-
+    health = Health(
+        needed=[edge.needed],
+        shown=[edge.shown],
+        threads=[edge.appends, *threads],
+        warns=lambda: "" if deciders() else "no worker runs; the rules stand in",
+    )
     app = create_app(
         title="fraud",
         description=DESCRIPTION,
         body_limit=config.BODY_LIMIT,
-        ready=ready,
+        health=health,
         lifespan=lifespan,
         metrics=metrics,
     )
@@ -114,28 +124,29 @@ def make_app(
     errors: dict[int | str, dict[str, Any]] = {code: {"description": text} for code, text in ERRORS.items()}
 
     @app.exception_handler(Unavailable)
-    async def unavailable(_: Request, error: Unavailable) -> Response:
+    async def unavailable(_: HttpRequest, error: Unavailable) -> Response:
         unanswered.inc()
         edge.watch.failed()
         return problem(503, f"{error}; the card network's own stand-in rules apply", headers={"Retry-After": "1"})
 
     @app.exception_handler(Conflict)
-    async def conflict(_: Request, error: Conflict) -> Response:
+    async def conflict(_: HttpRequest, error: Conflict) -> Response:
         return problem(409, str(error))
 
     @app.exception_handler(Refused)
-    async def refused(_: Request, error: Refused) -> Response:
+    async def refused(_: HttpRequest, error: Refused) -> Response:
         found = [{"field": error.field, "message": error.reason, "value": error.value}]
         return problem(422, "the request is not valid", errors=found)
 
     @app.post("/v1/decisions", dependencies=guarded, response_model=Decision, responses=errors, tags=["payments"])
-    async def decide(payment: Transaction) -> Response:
+    async def decide(payment: TransactionRequest) -> Response:
         """Decide on a payment. The same payment again gets the first decision again."""
         began = perf_counter()
         check_time(payment, clock.now())
         device = None if payment.device is None else pseudonym(payment.device, pseudonym_key)
         # [7.3] From here on nobody sees the card's own number: not the log, the lake, or the model.
-        hidden = payment.model_copy(update={"card": pseudonym(payment.card, pseudonym_key), "device": device})
+        known = payment.model_dump() | {"card": pseudonym(payment.card, pseudonym_key), "device": device}
+        hidden = Transaction.model_construct(**known)
         # [4.1] Not a call to a model: the payment goes into the log that ingestion, decision and training all read,
         # and the answer is read back from it. So HTTP and topic are one way, with one order.
         answer = await edge.decide(hidden)
@@ -147,14 +158,14 @@ def make_app(
     @app.get(
         "/v1/decisions/{identity}", dependencies=guarded, response_model=Decision, responses=errors, tags=["payments"]
     )
-    async def decision(identity: Identity) -> Response:
+    def decision(identity: Identity) -> Response:  # in a thread: the store may have to be waited for
         """The decision on a payment, and all it was made on."""
         return Response(_found(edge, identity), media_type="application/json")
 
     @app.post("/v1/labels", status_code=202, dependencies=guarded, responses=errors, tags=["payments"])
     async def label(given: LabelIn) -> Accepted:
         """Say what a payment turned out to be. A later verdict replaces an earlier one."""
-        known = Decision.model_validate_json(_found(edge, given.payment))
+        known = Decision.model_validate_json(await asyncio.to_thread(_found, edge, given.payment))
         if known.probe:
             raise Refused("payment", given.payment, "a test payment is in no count, so it has no verdict")
         verdict = Label(
@@ -167,17 +178,32 @@ def make_app(
         )
         return await _append(edge, Entry(EVENTS, verdict.card, verdict.model_dump_json().encode()))
 
+    @app.exception_handler(Rejected)
+    async def rejected(_: HttpRequest, error: Rejected) -> Response:
+        return problem(409, str(error))
+
     @app.post("/v1/commands", status_code=202, dependencies=guarded, responses=errors, tags=["model"])
-    async def command(wanted: Command) -> Accepted:
-        """Retrain, promote or roll back; carried out by the monitor, seen in alarms and releases."""
-        return await _append(edge, Entry(COMMANDS, wanted.kind, wanted.model_dump_json().encode()))
+    async def command(wanted: CommandRequest, idempotency_key: Annotated[Key | None, Header()] = None) -> Accepted:
+        """Retrain, promote, roll back or withdraw; carried out by the monitor, seen in alarms and releases.
+
+        All but `retrain` name the version that they replace, `expected_champion`. A command that is sent again under
+        its `Idempotency-Key` counts once.
+        """
+        key = idempotency_key or wanted.key or uuid4().hex
+        if wanted.kind != "retrain" and not edge.needed.caught_up:
+            raise HTTPException(503, "still reading the ledger of releases; try again", headers={"Retry-After": "1"})
+        if wanted.kind != "retrain" and edge.ledger.by_key(key) is None:
+            check_expected(wanted.expected_champion, edge.ledger.version())
+        keyed = wanted.model_copy(update={"key": key})
+        accepted = await _append(edge, Entry(COMMANDS, wanted.kind, keyed.model_dump_json().encode()))
+        return accepted.model_copy(update={"key": key})
 
     @app.get("/v1/model", dependencies=guarded, responses=errors, tags=["model"])
     async def model() -> ModelNow:
         """The champion, the challenger that the gate refused, and the ledger of releases."""
-        ledger = list(edge.releases)
-        champion = ledger[-1] if ledger else None
-        return ModelNow(champion=champion, challenger=challenger(list(edge.alarms), ledger), ledger=ledger[::-1])
+        ledger = edge.ledger
+        refused = challenger(list(edge.alarms), ledger.lines)
+        return ModelNow(champion=ledger.champion(), challenger=refused, ledger=ledger.lines[::-1])
 
     @app.get("/v1/alarms", dependencies=guarded, responses=errors, tags=["model"])
     async def alarms() -> list[Alarm]:
@@ -198,6 +224,7 @@ def make_app(
         api_key=api_key,
         guarded=guarded,
         deciders=deciders,
+        health=health,
         stopping=stopping,
         visitor=visitor,
     )
@@ -218,7 +245,7 @@ ERRORS = {
     400: "The body is no text at all.",
     401: "The API key is missing or wrong.",
     404: "No such payment.",
-    409: "The card has another payment under this transaction id.",
+    409: "The card has another payment under this transaction id; or a command does not name the version in force.",
     413: "The body is too long.",
     422: "A field is missing, unknown or out of range; says which and with what value.",
     503: "No decision in time; try again.",

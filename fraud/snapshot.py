@@ -6,6 +6,7 @@ import os
 from array import array
 from contextlib import suppress
 from pathlib import Path
+from typing import Literal
 
 from fraud import config
 from fraud.features import DEFINITION, State
@@ -27,7 +28,7 @@ class Memory:
         self.offset = 0  # of the next record to take in
         self._seen: dict[str, tuple[str, int]] = {}  # identity -> fingerprint, event time of arrival
 
-    def recall(self, payment: Transaction, fingerprint: str) -> str:
+    def recall(self, payment: Transaction, fingerprint: str) -> Literal["new", "repeat", "conflict"]:
         """`new`, `repeat` (same content) or `conflict` (other content under the same identity); remembers it."""
         before = self._seen.get(payment.identity)
         if before is not None:
@@ -77,7 +78,7 @@ class Memory:
         for candidate in (path, path.with_suffix(".previous")):
             try:
                 memory = cls._read(candidate, partition)
-            except (OSError, ValueError, KeyError, EOFError):
+            except (OSError, ValueError, KeyError, TypeError, EOFError):
                 continue
             if memory.offset <= until:
                 return memory

@@ -6,13 +6,14 @@ from math import ceil, log
 
 from fraud import config
 from fraud.savings import Gain, total
-from fraud.schema import Action, Noun
+from fraud.schema import Action
+from shared.messages import Message
 
 WIDTH, MOST = config.MINUTE, 720  # seconds of a bucket at first, and how many there may be before two become one
 FASTEST, STEP = 0.0005, 1.1  # seconds, and the ratio of two neighbouring latencies that are told apart
 
 
-class Series(Noun):
+class Series(Message):
     """By bucket of `width` seconds of event time; a gap is a bucket that is not there."""
 
     width: int

@@ -1,6 +1,7 @@
 """Lake -> features -> model -> gate -> registry."""
 
 import json
+import logging
 import tempfile
 from array import array
 from collections.abc import Callable
@@ -17,12 +18,14 @@ from sklearn.metrics import precision_recall_curve
 from fraud import config, dataset, evaluate
 from fraud.artifact import Artifact, block, drift_frame, reference
 from fraud.features import DEFINITION, NAMES, fold
-from fraud.model import PARAMETERS, TREES, Matrix, Model, Vector, fit
+from fraud.model import PARAMETERS, TREES, Matrix, Model, ModelCorrupt, Vector, fit
 from fraud.policy import Policy, costs, rules
 from fraud.schema import Transaction
 from shared import drift
 from shared.lake import Lake
 from shared.registry import Registry, Version
+
+logger = logging.getLogger(__name__)
 
 Mask = NDArray[np.bool_]  # (payments,)
 
@@ -89,17 +92,18 @@ def train(
 ) -> Candidate:
     """Learn from all that was known at `as_of`, register the result, and let the gate judge it.
 
-    `champion`: the folder of what it has to beat, on the same payments. `progress` is told of every so many
+    `champion`: the folder of what it has to beat, on the same payments. One that this code cannot use (it has other
+    features) decides nothing now, so then there are only the rules to beat. `progress` is told of every so many
     events that have been folded.
 
     Raises:
-        NotEnough: too short a history, or no fraud in it. ModelCorrupt: the champion cannot be read.
+        NotEnough: too short a history, or no fraud in it.
     """
     since = as_of - HISTORY * config.DAY
     rows = dataset.events(lake, since=since, as_of=as_of)
     if rows.is_empty():
         raise NotEnough(f"no events from {dataset.day_of(since)} to {dataset.day_of(as_of)} in the lake: ingest some")
-    known = folded(rows, lake.read("decisions"), progress)
+    known = folded(rows, dataset.decisions(lake), progress)
     at = known.payments["at"].to_numpy()
     split = dataset.split(as_of)
     # Cut off in mid-history, a card's first month has windows that serving would have filled.
@@ -119,8 +123,12 @@ def train(
     artifact = Artifact(model, Policy(review_price=review_price(tuning, model.scores(tuning.matrix))))
     judged = evaluate.judge(judging.payments, *artifact, matrix=judging.matrix)
     before: dict[str, float] | None = None
-    if champion is not None:
-        before = evaluate.judge(judging.payments, *Artifact.load(champion), matrix=judging.matrix).figures
+    try:
+        if champion is not None:
+            before = evaluate.judge(judging.payments, *Artifact.load(champion), matrix=judging.matrix).figures
+    except ModelCorrupt as error:
+        logger.warning("judged against the rules alone: %s", error)
+        champion = None
     baseline = [rules(*row)[0] for row in zip(judging.payments["cents"], judging.matrix.tolist(), strict=True)]
     rules_cost = 1_000 * evaluate.cost(judging.payments, baseline) / float(judging.weights.sum())
     refused = evaluate.gate(judged.figures, before, rules_cost)
@@ -190,7 +198,8 @@ def normal(known: Block, model: Model, *, until: int) -> tuple[pl.DataFrame, dic
     distances = []
     for _, day in quiet.group_by(pl.col("at") // config.DAY, maintain_order=True):
         rows = _watched(known.matrix[block(day)["row"].to_numpy()], model)
-        distances.append(by_weekday[rows["weekday"][0]].distances(rows.drop("weekday")))
+        if (same_weekday := by_weekday.get(rows["weekday"][0])) is not None:  # the shop may have been closed
+            distances.append(same_weekday.distances(rows.drop("weekday")))
     # Too short a history does not know what is normal, so nothing is called drift.
     return usual, drift.thresholds(distances) if len(distances) > 1 else {}
 

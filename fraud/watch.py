@@ -10,17 +10,18 @@ from threading import Lock
 from typing import get_args
 
 from fraud import config
-from fraud.savings import SAME, Message, Money, gained, money
-from fraud.schema import Action, Noun
+from fraud.savings import SAME, Money, gained, money
+from fraud.schema import Action, Decision
 from fraud.timeline import MOST, Bucket, Series, Timeline
 from shared.clock import monotonic
+from shared.messages import Message
 
 ACTIONS: tuple[Action, ...] = get_args(Action)
 RECENT = 120  # decisions kept of all, and of those that were stopped
 NOW = 5.0  # seconds of real time that "now" covers
 
 
-class Row(Noun):
+class Row(Message):
     """A decision, as a line."""
 
     number: int  # since the start
@@ -38,7 +39,7 @@ class Row(Noun):
     probability: float | None
 
 
-class Now(Noun):
+class Now(Message):
     """The last seconds, and the totals."""
 
     seconds: float  # since the start
@@ -64,8 +65,8 @@ class Watch:
         self._number = 0
         self._total = Bucket(0)
         self._paths: Counter[str] = Counter()
-        self._recent: deque[tuple[int, Message]] = deque(maxlen=RECENT)
-        self._stopped: deque[tuple[int, Message]] = deque(maxlen=RECENT)
+        self._recent: deque[tuple[int, Decision]] = deque(maxlen=RECENT)
+        self._stopped: deque[tuple[int, Decision]] = deque(maxlen=RECENT)
         self._counts: deque[tuple[float, int]] = deque(maxlen=100)  # when how many were decided
         # Appended to without a lock, so that no request waits for who looks on.
         self._fresh: deque[float] = deque(maxlen=10_000)
@@ -85,7 +86,7 @@ class Watch:
         self._unanswered += 1
         self._failures.append(monotonic())
 
-    def saw(self, decisions: Sequence[Message]) -> None:
+    def saw(self, decisions: Sequence[Decision]) -> None:
         """These have been decided, in the order of the log."""
         if not decisions:
             return
@@ -99,20 +100,20 @@ class Watch:
             for decision in decisions:
                 self._enter(decision, rate)
 
-    def _enter(self, decision: Message, rate: float) -> None:
-        bucket = self._timeline.bucket(decision["at"])
+    def _enter(self, decision: Decision, rate: float) -> None:
+        bucket = self._timeline.bucket(decision.at)
         bucket.rate = rate
         while self._fresh:
             bucket.took(self._fresh.popleft())
-        if decision["probe"]:
+        if decision.probe:
             bucket.tests += 1
             self._total.tests += 1
             return
         self._number += 1
-        action, version = decision["action"], decision["model"]
+        action, version = decision.action, decision.model
         bucket.actions[action] += 1
         self._total.actions[action] += 1
-        self._paths[decision["path"]] += 1
+        self._paths[decision.path] += 1
         self._recent.append((self._number, decision))
         if action != "approve":
             self._stopped.append((self._number, decision))
@@ -120,7 +121,7 @@ class Watch:
             bucket.rules += 1
             return
         # Most payments are treated as by the rules, so this is the way that has to be short.
-        gain = SAME if action == decision["rules"] else gained(decision)
+        gain = SAME if action == decision.rules else gained(decision)
         bucket.entered(version, gain)
         self._total.entered(version, gain)
 
@@ -177,6 +178,6 @@ class Watch:
             return self._timeline.series(self._total.gains, without=without, last=last)
 
 
-def _row(number: int, decision: Message) -> Row:
-    known = {name: decision[name] for name in Row.model_fields if name in decision}
-    return Row(number=number, identity=f"{decision['card']}.{decision['id']}", **known)
+def _row(number: int, decision: Decision) -> Row:
+    known = {name: getattr(decision, name) for name in Row.model_fields if name != "number"}
+    return Row(number=number, **known)

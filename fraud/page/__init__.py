@@ -15,27 +15,39 @@ from fraud.explanation import Explainer, Explanation, NotAvailable
 from fraud.features import DEFINITION, NAMES
 from fraud.policy import REASONS
 from fraud.savings import Money, taken_back
-from fraud.schema import STORY, Alarm, Decision, Noun, Release, Report, Wish, challenger, standing
+from fraud.schema import STORY, Alarm, Decision, Report, WishRequest, challenger
 from fraud.timeline import Series
 from fraud.watch import Now, Row
-from shared.clock import Clock, monotonic
+from shared.clock import Clock, SystemClock
 from shared.eventlog.port import Entry
+from shared.health import Health
+from shared.messages import Message
 from shared.page import add_page
 from shared.page.document import add_document
 from shared.page.stream import Streams, event, newest
+from shared.releases import Release
 from shared.story import Scene
 
 FOLDER = Path(__file__).parent
 LINES = 4  # new decisions that an event tells of at most, and as many that were stopped
 TAIL = 3  # buckets that an event brings up to date
 DAYS = 60  # reports shown
+SHOWN_LINES = 100  # of the ledger
 
 Identity = Annotated[
     str, InPath(pattern=r"^[A-Za-z0-9_-]{1,64}\.[A-Za-z0-9_-]{1,64}$", description="card.id as answered")
 ]
 
 
-class State(Noun):
+class MonitorState(Message):
+    """What the monitor is at; times are of the wall clock."""
+
+    doing: str  # empty: it waits for work
+    since: int  # seconds that it has been at it
+    silent: int  # seconds since it was heard last
+
+
+class State(Message):
     """What changes from one moment to the next."""
 
     at: int  # event time
@@ -44,12 +56,15 @@ class State(Noun):
     trouble: str  # why the log cannot be read; empty when it can
     silent: float  # seconds since it could be read last
     catching_up: bool
-    deciders: bool  # whether the worker beside this edge runs
+    deciders: bool  # whether the worker beside this gateway runs
+    monitor: MonitorState | None
+    warnings: list[str]  # records that were skipped, topics that are late
 
 
-class Told(Noun):
+class Told(Message):
     """What was said and done, newest first; it changes seldom."""
 
+    in_force: str  # the version of the champion, `none` if the rules decide
     champion: Release | None
     challenger: Alarm | None  # whom the gate refused
     back_to: str | None  # the version that a rollback would go to
@@ -62,7 +77,7 @@ class Told(Noun):
     registry: str  # MLflow's address, or the command that shows it
 
 
-class Watched(Noun):
+class Watched(Message):
     """All that the page shows; the stream brings the same, part by part."""
 
     state: State
@@ -73,7 +88,7 @@ class Watched(Noun):
     reasons: dict[str, str]
 
 
-class Defined(Noun):
+class Defined(Message):
     """The features as this code has them."""
 
     definition: str
@@ -84,14 +99,30 @@ class Page:
     """What the routes share."""
 
     def __init__(
-        self, edge: Edge, *, clock: Clock, models: Path, registry: str, deciders: Callable[[], bool], demo: bool
+        self,
+        edge: Edge,
+        *,
+        clock: Clock,
+        models: Path,
+        registry: str,
+        deciders: Callable[[], bool],
+        health: Health,
+        demo: bool,
     ) -> None:
         self.edge, self.explainer = edge, Explainer(models)
         self._clock, self._registry, self._deciders, self._demo = clock, registry, deciders, demo
+        self._health, self._wall = health, SystemClock()
 
     @property
     def _back(self) -> frozenset[str]:
-        return taken_back(list(self.edge.releases))
+        return taken_back(self.edge.ledger)
+
+    def _monitor(self) -> MonitorState | None:
+        heard = self.edge.heartbeats.get("monitor")
+        if heard is None:
+            return None
+        now = self._wall.now()
+        return MonitorState(doing=heard.doing, since=max(0, now - heard.since), silent=max(0, now - heard.at))
 
     def state(self) -> State:
         edge = self.edge
@@ -99,20 +130,23 @@ class Page:
             at=self._clock.now(),
             now=edge.watch.now(),
             money=edge.watch.money(without=self._back),
-            trouble=edge.trouble,
-            silent=monotonic() - edge.followed,
-            catching_up=not edge.caught_up,
+            trouble=edge.needed.thread.trouble,
+            silent=edge.needed.age(),
+            catching_up=not edge.needed.caught_up,
             deciders=self._deciders(),
+            monitor=self._monitor(),
+            warnings=self._health.warnings(),
         )
 
     def told(self) -> Told:
-        edge, ledger = self.edge, list(self.edge.releases)
-        champion, before = (ledger[-1] if ledger else None), standing(ledger)[:-1]
+        edge, ledger = self.edge, self.edge.ledger
+        champion, back_to = ledger.champion(), ledger.fallbacks()
         return Told(
+            in_force=ledger.version(),
             champion=champion,
-            challenger=challenger(list(edge.alarms), ledger),
-            back_to=before[-1].version if before else None,
-            ledger=ledger[::-1],
+            challenger=challenger(list(edge.alarms), ledger.lines),
+            back_to=back_to[0].version if champion and back_to else None,
+            ledger=ledger.lines[: -SHOWN_LINES - 1 : -1],
             alarms=list(edge.alarms)[::-1],
             reports=list(edge.reports)[: -DAYS - 1 : -1],
             limits=self.explainer.limits(champion),
@@ -145,7 +179,7 @@ class Page:
             said = []
             if heard != self._heard():
                 heard = self._heard()
-                said.append(event("told", self.told().model_dump_json()))
+                said.append(event("told", (await asyncio.to_thread(self.told)).model_dump_json()))
             recent, stopped = (watch.rows(since=number, most=LINES, stopped=only) for only in (False, True))
             number = max(number, *(row.number for row in (*recent, *stopped)), 0)
             said.append(event("rows", _rows(recent, stopped)))
@@ -154,7 +188,7 @@ class Page:
 
     def _heard(self) -> tuple[int, ...]:
         edge = self.edge
-        return newest(edge.releases, edge.alarms, edge.reports, edge.scenes)
+        return newest(edge.ledger.lines, edge.alarms, edge.reports, edge.scenes)
 
 
 def add_watching(
@@ -167,11 +201,14 @@ def add_watching(
     api_key: bytes,
     guarded: Sequence[Any],
     deciders: Callable[[], bool],
+    health: Health,
     stopping: Callable[[], bool],
     visitor: str,
 ) -> None:
     """The page, and what it asks for. With a `visitor`'s token it is a demo's, and hears wishes."""
-    page = Page(edge, clock=clock, models=models, registry=registry, deciders=deciders, demo=bool(visitor))
+    page = Page(
+        edge, clock=clock, models=models, registry=registry, deciders=deciders, health=health, demo=bool(visitor)
+    )
     streams = Streams(stopping)
     add_page(app, FOLDER, name=config.SERVICE, pattern="real-time", api_key=api_key, visitor=visitor)
     add_document(app, FOLDER.parent / "DESIGN.md")
@@ -196,7 +233,7 @@ def add_watching(
         if (found := edge.decision(identity)) is None:
             raise HTTPException(404, f"no decision on payment {identity!r}")
         decision = Decision.model_validate_json(found)
-        release = next((line for line in edge.releases if line.version == decision.model), None)
+        release = next((line for line in edge.ledger.lines if line.version == decision.model), None)
         try:
             return page.explainer.explain(decision, release)
         except NotAvailable as error:
@@ -210,7 +247,7 @@ def add_watching(
     if visitor:
 
         @router.post("/wishes", status_code=202, tags=["demo"])
-        async def wish(wanted: Wish) -> dict[str, str]:
+        async def wish(wanted: WishRequest) -> dict[str, str]:
             """Ask the demo to show something; it does so when the virtual day is over."""
             await edge.append([Entry(STORY, wanted.kind, wanted.model_dump_json().encode())])
             return {"status": "heard"}

@@ -35,7 +35,7 @@ function head(decision, reasons) {
   const by = decision.model ? `by version ${decision.model}`
     : decision.path === "rules" ? "by the rules" : "by the rules, standing in";
   const more = [
-    decision.mark && MARKS[decision.mark],
+    decision.mark && (MARKS[decision.mark] ?? decision.mark),
     decision.explored && "let through at random, 1 in 100, to learn whether declining is right",
     decision.rules !== decision.action && `the rules alone would ${decision.rules}`,
     decision.probe && "a test payment",

@@ -5,21 +5,26 @@ import * as parts from "/page/parts.js";
 import {fact, figure} from "/page/parts.js";
 import {KINDS, feature, verdict} from "/page/words.js";
 
+const SILENT = 20; // seconds after which the monitor is said to be silent; its heart beats every five
+
 export function sentence(told, state) {
   const {champion, alarms} = told;
   const since = champion ? alarms.filter((alarm) => alarm.at > champion.at) : alarms;
   if (state.trouble) return "Decisions cannot be read, so nothing new is known here.";
   if (state.now.unanswered_now) return `${plural(state.now.unanswered_now, "request")} of the last minute got no decision: the log does not take them, and the card network's own rules stand in.`;
+  const withdrawn = told.ledger[0]?.action === "withdraw" && told.ledger[0];
+  if (withdrawn) return `${withdrawn.who} withdrew version ${withdrawn.version}: the rules decide, marked so.`;
   if (!champion) return "No model decides yet: the rules do, marked so.";
   const who = `Version ${champion.version} decides since ${dateOf(champion.at)}`;
   if (!state.deciders) return `${who}, but no worker runs beside this edge: the rules stand in.`;
-  return since.length ? `${who}. ${KINDS[since[0].kind]} alarm: ${since[0].message}.` : `${who}; ${champion.who} ${champion.action === "rollback" ? "rolled back to it" : "promoted it"}. No alarm since.`;
+  return since.length ? `${who}. ${KINDS[since[0].kind] ?? since[0].kind} alarm: ${since[0].message}.` : `${who}; ${champion.who} ${champion.action === "rollback" ? "rolled back to it" : "promoted it"}. No alarm since.`;
 }
 
 export function notices(state) {
   const found = [];
   if (state.trouble) found.push(["bad", `The log, or the view of it, is away: ${state.trouble}. Payments get 503, and the card network's own stand-in rules apply. Last read ${ago(state.silent)} ago; it comes back by itself.`]);
   else if (state.catching_up && state.now.seconds > 3) found.push(["", "Still reading what was decided so far."]);
+  for (const warning of state.warnings) found.push(["", warning]);
   return found;
 }
 
@@ -53,7 +58,14 @@ export function now(moment) {
     ...line("Test payments, apart", count(moment.tests)));
 }
 
-export function model({champion, challenger, alarms, ledger}, {trouble}) {
+/** What the monitor does, by its heartbeat. */
+function watchman(monitor) {
+  if (!monitor) return "not heard yet";
+  if (monitor.silent > SILENT) return `not heard for ${ago(monitor.silent)}`;
+  return monitor.doing ? `${monitor.doing} for ${ago(monitor.since)}` : "watches";
+}
+
+export function model({champion, challenger, alarms, ledger}, {trouble, monitor}) {
   const figures = champion?.figures ?? {}, line = fact("/v1/model");
   const planned = alarms.find((alarm) => alarm.retrain_on !== null && (!champion || alarm.at >= champion.at));
   byId("model").replaceChildren(...(champion ? [
@@ -65,7 +77,8 @@ export function model({champion, challenger, alarms, ledger}, {trouble}) {
     ...line("The rules' cost", figure(figures.rules_cost_per_1000, euros)),
   ] : [...line("Champion", trouble ? "not known while the log is away" : "none: the rules decide")]),
   ...against(challenger, planned, line),
-  ...line("Releases so far", count(ledger.length)));
+  ...line("Releases so far", count(ledger.length)),
+  ...line("Monitor", watchman(monitor)));
 }
 
 /** Who the gate refused, beside the champion on the same payments. */

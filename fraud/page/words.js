@@ -5,11 +5,11 @@ import {count, decimal, el, percent} from "/page/dom.js";
 export const DONE = {approve: "Approved", review: "Review", decline: "Declined"};
 export const MARKS = {
   "late": "came too late to be compared", "no-model": "no model yet", "stale-book": "shop counts not up to date",
-  "owner-late": "the decider was late",
+  "owner-late": "the decider was late", "error": "could not be scored",
 };
 export const KINDS = {
   drift: "Drift", quality: "Quality", guardrail: "Guardrail", gate: "Gate", model: "Model", lake: "Lake",
-  command: "Command",
+  command: "Command", registry: "Registry", unreadable: "Unreadable record", monitor: "Monitor",
 };
 
 const WINDOWS = {"10m": "10 minutes", "1h": "1 hour", "1d": "1 day", "7d": "7 days", "30d": "30 days", "28d": "28 days"};

@@ -66,7 +66,7 @@ def path_of_a_payment(world: Trained, folder: Path) -> list[float]:
     """Seconds an event takes, by event: parsed, placed, folded, scored, decided, explained where it is due, written."""
     with closing(copied(world, folder / "var")) as bank:
         worker = bank.worker()
-        worker.step(0.0)
+        bank.settle(worker)
         sent = records(world)
         return [timed(worker, sent[first : first + GROUP]) / GROUP for first in range(0, len(sent) - GROUP, GROUP)]
 

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from fraud.__main__ import app
 from shared.checklist import ROOT
+from shared.cli import claim
 from shared.clock import monotonic, sleep
 from tests.fraud.bank import TODAY, Bank
 
@@ -76,11 +77,11 @@ def free_port() -> int:
 
 
 class Service:
-    def __init__(self, bank: Bank, port: int) -> None:
+    def __init__(self, bank: Bank, port: int, *options: str) -> None:
         self.bank, self.port = bank, port
         self.url = f"http://127.0.0.1:{port}"
         with (bank.var / "serve.log").open("a") as log:
-            command = bank.command("serve", "--port", str(port))
+            command = bank.command("serve", "--port", str(port), *options)
             self.child = subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT)
 
     @property
@@ -208,3 +209,57 @@ def test_a_killed_service_leaves_no_orphan(bank: Bank) -> None:
         assert len(service.workers()) == 1  # may still be starting
         service.child.kill()
         eventually(lambda: service.workers() == [])
+
+
+@contextmanager
+def beside(bank: Bank, *options: str) -> Iterator[Service]:
+    """A further serve on the same parts."""
+    service = Service(bank, free_port(), *options)
+    try:
+        eventually(service.ready)
+        yield service
+        service.child.send_signal(signal.SIGINT)
+        assert service.child.wait(20) == 0, service.log
+    finally:
+        service.child.kill()
+        service.child.wait()
+
+
+def test_a_second_gateway_without_a_worker_answers_beside_the_first(bank: Bank) -> None:
+    with serving(bank) as first:
+        decided_by_model(first)
+        with beside(bank, "--no-worker") as second:
+            assert len(first.workers()) == 1
+            said = second.post(PAYMENT | {"id": "by-the-second"})
+            assert said["path"] == "model"
+            assert first.post(PAYMENT | {"id": "by-the-second"}) == said
+
+
+def test_each_serve_claims_a_slot_of_its_own_and_a_taken_one_is_refused(bank: Bank) -> None:
+    with serving(bank) as first, beside(bank):
+        assert sorted(slots_of(first)) == ["0", "1"]
+        refused = run("--var", str(bank.var), "--virtual", str(TODAY), "worker", "--slot", "1")
+        assert refused.returncode == 2
+        assert "slot 1 is held by another process" in " ".join(refused.stderr.replace("│", " ").split())
+        (killed,) = [pid for pid in first.workers() if slot_of(pid) == "0"]
+        os.kill(killed, signal.SIGKILL)
+        eventually(lambda: killed not in first.workers() and sorted(slots_of(first)) == ["0", "1"])
+
+
+def slots_of(service: Service) -> list[str]:
+    return [slot_of(pid) for pid in service.workers()]
+
+
+def slot_of(pid: int) -> str:
+    try:
+        words = (Path("/proc") / str(pid) / "cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return ""
+    return words[words.index(b"--slot") + 1].decode() if b"--slot" in words else ""
+
+
+def test_a_second_monitor_on_this_machine_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    with claim(tmp_path, "fraud-monitor"):
+        done = run("--var", str(tmp_path), "monitor")
+    assert done.returncode == 2
+    assert "fraud-monitor is already running on this machine" in " ".join(done.stderr.replace("│", " ").split())

@@ -216,7 +216,7 @@ def test_a_payment_is_explained_by_keyboard_with_the_numbers_of_the_api(
 def test_hostile_text_is_shown_and_not_run(tab: Page, service: Service, world: Trained) -> None:
     visit(tab, service.url)
     said = service.client.post("/v1/decisions", json=PAYMENT).json()
-    forged = said | {"id": "forged", "model": None, "terminal": HOSTILE, "reasons": [HOSTILE], "action": "decline"}
+    forged = said | {"id": "forged", "model": None, "mark": HOSTILE, "reasons": [HOSTILE], "action": "decline"}
     alarm = Alarm(kind="drift", at=TODAY + 1, message=HOSTILE, action=HOSTILE)
     scene = Scene(number=1, title=HOSTILE, at=TODAY, outcome=HOSTILE, marks=HOSTILE)
     service.bank.log.append(
@@ -328,7 +328,7 @@ def test_a_log_that_is_away_is_said_and_comes_back_by_itself(tab: Page, bank: Ba
         expect(tab.locator("#standing")).to_contain_text("1 request of the last minute got no decision")
         foreign.execute("ALTER TABLE records RENAME TO gone")
         expect(tab.locator("#notices")).to_contain_text("is away", timeout=15_000)
-        expect(tab.locator("#model")).to_contain_text("not known while the log is away")
+        expect(tab.locator("#model")).to_contain_text("version 1")  # it is not forgotten
         keep(tab, "log-away")
         foreign.execute("ALTER TABLE gone RENAME TO records")
         expect(tab.locator("#notices")).to_be_empty(timeout=15_000)

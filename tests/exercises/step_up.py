@@ -27,6 +27,7 @@ from fraud.report import Judge
 from fraud.schema import Action, Decision, Label
 from fraud.serve import make_app
 from fraud.simulate import labels
+from shared.releases import Ledger
 from shared.store.sqlite import SqliteStore
 from tests.fraud.bank import KEY, TODAY, Bank, Trained, copied, days
 from tests.worlds import START, learnable
@@ -315,7 +316,7 @@ def test_the_days_report_counts_the_challenges(bank: Bank, said: list[Decision],
         ingest.consumer.commit([], positions)
     ingest.consumer.close()
     judge = Judge(bank.lake, fetch=lambda *_: tmp_path, pages=tmp_path)
-    report = judge.judge(TODAY // DAY, [], None, paint=False)
+    report, _ = judge.judge(TODAY // DAY, [], Ledger(), paint=False)
     counted = {str(action): count for action, count in report.actions.items()}
     for action in ("approve", "challenge", "review", "decline"):
         today = sum(str(x.action) == action and x.at // DAY == TODAY // DAY for x in said)

@@ -29,10 +29,8 @@ from fraud.schema import (
     RELEASES,
     TOPICS,
     Cell,
-    DeadLetter,
     Decision,
     Outcome,
-    Release,
     Transaction,
     message,
 )
@@ -41,10 +39,13 @@ from fraud.stream import Worker
 from fraud.train import train
 from shared.champion import Champion, digest_of
 from shared.clock import VirtualClock, monotonic
+from shared.dead_letters import DeadLetter
 from shared.eventlog import open_log
-from shared.eventlog.port import Entry, Record, Topic, beginning, partition_of
+from shared.eventlog.port import Entry, EventLog, Record, Topic, beginning, partition_of
 from shared.lake import Lake
 from shared.registry import Registry
+from shared.releases import Release
+from tests.run_once import run_once
 
 START = 1_767_225_600  # 2026-01-01
 HISTORY, LIVE = 60, 20  # days
@@ -63,37 +64,47 @@ class Trained(NamedTuple):
 
 @cache
 def trained(var: Path) -> Trained:
-    """Two months of 300 cards in the lake, a model learnt from them, a worker that has taken the past in."""
+    """Two months of 300 cards in the lake, a model learnt from them, a worker that has taken the past in.
+
+    The model is trained by the first process that asks; the others use the same folder.
+    """
     world = simulate(seed=SEED, start=START, days=HISTORY + LIVE, cards=300, terminals=200, payments_a_day=3.0)
     known = labels(world.with_columns(action=pl.lit("approve")), seed=SEED)
     past, verdicts = world.filter(pl.col("at") < TODAY), known.filter(pl.col("at") < TODAY)
-    lake = Lake(var / "lake")
-    write_history(lake, as_events(past, verdicts, key=KEY, ticks=(START, TODAY)))
-    registry = open_registry(var)
-    candidate = train(lake, registry, as_of=TODAY, seed=SEED, champion=None)
-    assert not candidate.refused
-    version = candidate.version
-    registry.fetch(version.artifact, digest=version.digest, into=var / "models")
-    release = promotion(version, at=TODAY, who="tests", why="the first model")
+    run_once(var, lambda: _learn(var, as_events(past, verdicts, key=KEY, ticks=(START, TODAY))))
     live = as_events(
         world.filter(pl.col("at") >= TODAY),
         known.filter(pl.col("at").is_between(TODAY, TODAY + LIVE * DAY, closed="left")),
         key=KEY,
         ticks=(TODAY + HOUR, TODAY + LIVE * DAY),
     )
+    return Trained(var, live, Release.model_validate_json((var / "release.json").read_text()))
+
+
+def _learn(var: Path, past: pl.DataFrame) -> None:
+    """Fill `var` with a lake, a model, its release, and a log with snapshots."""
+    lake = Lake(var / "lake")
+    write_history(lake, past)
+    registry = open_registry(var)
+    candidate = train(lake, registry, as_of=TODAY, seed=SEED, champion=None)
+    assert not candidate.refused
+    version = candidate.version
+    registry.fetch(version.artifact, digest=version.digest, into=var / "models")
+    release = promotion(version, at=TODAY, who="tests", why="the first model")
+    (var / "release.json").write_text(release.model_dump_json())
     bank = Bank(var)
     bank.log.append([entry(release)])
-    worker = bank.worker()
-    worker.step(0.0)
+    bank.settle(bank.worker())
     bank.close()
-    return Trained(var, live, release)
 
 
 def open_registry(var: Path) -> Registry:
     with warnings.catch_warnings():
         # MLflow 3.17 still maps its tables in a way that SQLAlchemy 2.1 is giving up.
         warnings.filterwarnings("ignore", ".*noload.*", DeprecationWarning)
-        return Registry(f"sqlite:///{var}/mlflow.db", "fraud")
+        registry = Registry(f"sqlite:///{var}/mlflow.db", "fraud")
+        registry.versions()  # opens it
+    return registry
 
 
 def copied(trained: Trained, var: Path, *, history: bool = True, url: str = "") -> "Bank":
@@ -109,7 +120,8 @@ def copied(trained: Trained, var: Path, *, history: bool = True, url: str = "") 
             shutil.copy(trained.var / "log.db", var / "log.db")
     bank = Bank(var, url)
     if history and url:
-        with closing(Bank(trained.var)) as known:
+        shutil.copy(trained.var / "log.db", var / "known.db")  # another process may copy it, too: it stays closed
+        with closing(Bank(var, f"sqlite:///{var}/known.db")) as known:
             entries = [
                 Entry(topic, record.key, record.value) for topic in (BOOK, RELEASES) for record in known.read(topic)
             ]
@@ -181,9 +193,23 @@ class Bank:
         def gone(artifact: str, digest: str) -> Path:
             raise FileNotFoundError(f"{artifact} ({digest[:8]}) is not there")
 
-        champion = Champion(cache=self.var / "models", fetch=fetch or gone, load=Artifact.load)
-        worker = Worker(
-            self.log,
+        worker = self.worker_of(self.log, slot=slot, patience=patience, fetch=fetch or gone)
+        self._workers.append(worker)
+        return worker
+
+    def worker_of(
+        self,
+        log: EventLog,
+        *,
+        fetch: Callable[[str, str], Path],
+        slot: int = 0,
+        patience: float = math.inf,
+        models: Path | None = None,
+    ) -> Worker:
+        """A worker that sees another log than the bank does; the caller closes it."""
+        champion = Champion(cache=models or self.var / "models", fetch=fetch, load=Artifact.load)
+        return Worker(
+            log,
             self.lake,
             champion,
             slot=slot,
@@ -192,8 +218,6 @@ class Bank:
             secret=KEY,
             patience=patience,
         )
-        self._workers.append(worker)
-        return worker
 
     def leave(self, worker: Worker) -> None:
         """A worker ends in good order."""
@@ -207,6 +231,12 @@ class Bank:
             assert monotonic() < until, f"{self.undecided()} events are still not decided"
             for worker in workers:
                 worker.step(0.0)
+
+    def settle(self, worker: Worker) -> None:
+        """A worker takes over what it owns."""
+        worker.step(0.0)
+        while worker.rebuilding:
+            worker.step(0.0)
 
     def decide(self) -> None:
         """A worker comes, decides what there is, and leaves."""

@@ -1,4 +1,4 @@
-"""The tiny bank: trained once a session, copied for every test."""
+"""The tiny bank: trained once a run, copied for every test."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
@@ -12,8 +12,8 @@ from tests.fraud.bank import Bank, Trained, copied, trained
 
 
 @pytest.fixture(scope="session")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    return trained(tmp_path_factory.getbasetemp() / "trained")
+def world(run_folder: Path) -> Trained:
+    return trained(run_folder / "bank")
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from fraud.config import HOUR, PARTITIONS
-from fraud.history import FILE_COLUMNS, Refused, as_events, read_file, write_history
-from fraud.schema import DeadLetter
+from fraud.history import FILE_COLUMNS, as_events, read_file, write_history
+from shared.dead_letters import DeadLetter, Refused
 from shared.eventlog.port import partition_of
 from shared.lake import Lake
 from shared.privacy import pseudonym

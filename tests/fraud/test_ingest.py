@@ -85,8 +85,7 @@ def test_a_crash_between_write_and_commit_counts_once(bank: Bank, day: pl.DataFr
         bank.decide()
         for _ in range(2):  # the first two die before the commit
             dying = Ingest(bank.log, bank.lake)
-            positions, _ = dying.step(limit=40)
-            assert positions
+            assert dying.step(limit=40).positions
             dying.consumer.close()
         catch_up(bank)
     events = taken_in(bank)

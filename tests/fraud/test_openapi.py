@@ -1,5 +1,6 @@
 """The edge against its own OpenAPI."""
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,9 +10,10 @@ from schemathesis.generation import GenerationMode
 from schemathesis.python.asgi import shutdown_lifespans
 
 from fraud.serve import make_app
+from shared import health
 from shared.store.sqlite import SqliteStore
 from tests.fraud.bank import KEY, Bank, Trained, copied
-from tests.fraud.test_serve import working
+from tests.fraud.test_serve import eventually, working
 from tests.openapi import tried, valid_examples, with_key, without_key
 
 
@@ -34,7 +36,8 @@ def api(bank: Bank) -> Iterator[Any]:
         deciders=lambda: True,
         models=bank.var / "models",
     )
-    with working(bank):
+    with working(bank), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(health, "LOOP_STALLED", math.inf)  # between two requests nothing runs the loop here
         yield schemathesis.openapi.from_asgi("/openapi.json", app)
         shutdown_lifespans()
     store.close()
@@ -46,8 +49,10 @@ def test_every_answer_is_one_that_the_openapi_describes(api: Any, mode: Generati
 
 
 def test_without_the_key_nothing_is_said_and_nothing_breaks(api: Any) -> None:
+    # Each test starts the app anew, and it is ready once it has read on.
+    eventually(lambda: api["/health/ready"]["GET"].Case().call().status_code == 200)
     tried(api, GenerationMode.POSITIVE, without_key, examples=5)
 
 
 def test_the_examples_are_valid(api: Any) -> None:
-    assert valid_examples(api) >= {"Transaction", "LabelIn", "Command"}
+    assert valid_examples(api) >= {"TransactionRequest", "LabelIn", "CommandRequest"}

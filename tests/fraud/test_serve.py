@@ -48,6 +48,7 @@ def eventually(done: Callable[[], object], *, seconds: float = 10.0) -> None:
 def working(bank: Bank, *, slot: int = 0, between: Callable[[], None] = lambda: None) -> Iterator[None]:
     """A worker in a thread of its own; what it does `between` steps holds it up."""
     worker, stopping = bank.worker(slot=slot), threading.Event()
+    bank.settle(worker)
 
     def work() -> None:
         while not stopping.is_set():
@@ -65,7 +66,9 @@ def working(bank: Bank, *, slot: int = 0, between: Callable[[], None] = lambda: 
 
 
 @contextmanager
-def edge(bank: Bank, *, key: str = "secret", url: str = "", visitor: str = "") -> Iterator[httpx.Client]:
+def edge(
+    bank: Bank, *, key: str = "secret", url: str = "", visitor: str = "", deciders: Callable[[], bool] = lambda: True
+) -> Iterator[httpx.Client]:
     """The service without a worker, on a free port; a client that knows `key`. With a `visitor` it is a demo's."""
     store = open_store(url or f"sqlite:///{bank.var}/store.db")
     app = make_app(
@@ -74,7 +77,7 @@ def edge(bank: Bank, *, key: str = "secret", url: str = "", visitor: str = "") -
         clock=bank.clock,
         api_key=b"secret",
         pseudonym_key=KEY,
-        deciders=lambda: True,
+        deciders=deciders,
         models=bank.var / "models",
         registry=REGISTRY,
         stopping=lambda: server.should_exit,
@@ -209,7 +212,8 @@ def test_an_edge_that_starts_again_knows_what_was_decided(bank: Bank) -> None:
         first = client.post("/v1/decisions", json=PAYMENT)
     with edge(bank) as client:
         assert client.get(first.headers["location"]).content == first.content
-        assert client.post("/v1/commands", json={"kind": "rollback", "who": "me"}).status_code == 202
+        asked = {"kind": "rollback", "who": "me", "expected_champion": "1"}
+        assert client.post("/v1/commands", json=asked).status_code == 202
     (bank.var / "store.db").unlink()  # a view: the log gives it back
     with edge(bank) as client:
         assert client.get(first.headers["location"]).content == first.content
@@ -301,7 +305,9 @@ def test_commands_are_carried_out_and_seen_in_ledger_and_alarms(
     )
 
     def command(**wanted: object) -> None:
-        assert client.post("/v1/commands", json={"who": "me", "why": "a test"} | wanted).status_code == 202
+        seen = client.get("/v1/watch").json()["told"]["in_force"]
+        asked = {"who": "me", "why": "a test", "expected_champion": seen} | wanted
+        assert client.post("/v1/commands", json=asked).status_code == 202
         while monitor.step():
             pass
 
@@ -309,10 +315,12 @@ def test_commands_are_carried_out_and_seen_in_ledger_and_alarms(
         return [(x["action"], x["version"]) for x in client.get("/v1/model").json()["ledger"]]
 
     command(kind="promote", version="1")
-    eventually(lambda: ledger()[0] == ("promote", "1"))
-    command(kind="promote", version="2")
     eventually(lambda: client.get("/v1/alarms").json())
+    assert client.get("/v1/alarms").json()[0]["message"] == "version 1 is in force already"
+    command(kind="promote", version="2")
+    eventually(lambda: len(client.get("/v1/alarms").json()) == 2)
     assert client.get("/v1/alarms").json()[0]["message"] == "version 2 not promoted: costs too much"
+    assert ledger() == [("promote", "1")]
     command(kind="promote", version="2", force=True)
     eventually(lambda: ledger()[0] == ("promote", "2"))
     assert client.post("/v1/decisions", json=PAYMENT).json()["model"] == "2"

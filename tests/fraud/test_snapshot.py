@@ -7,7 +7,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fraud import dataset, snapshot
@@ -105,13 +105,11 @@ def test_without_a_snapshot_it_says_so(tmp_path: Path) -> None:
         Memory.load(tmp_path, 3, until=10**9)
 
 
-@settings(max_examples=60)
 @given(st.data())
 def test_cut_anywhere_the_one_before_is_used(saved: bytes, data: st.DataObject) -> None:
     _damaged(saved[: data.draw(st.integers(0, len(saved) - 1))])
 
 
-@settings(max_examples=60)
 @given(st.data())
 def test_with_a_bit_flipped_anywhere_the_one_before_is_used(saved: bytes, data: st.DataObject) -> None:
     place, bit = data.draw(st.integers(0, len(saved) - 1)), data.draw(st.integers(0, 7))

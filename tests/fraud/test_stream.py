@@ -164,8 +164,6 @@ BAD: dict[str, tuple[bytes, str]] = {
     "an unknown kind": (json.dumps(GOOD | {"kind": "refund"}).encode(), "message"),
     "a kind of a megabyte": (json.dumps(GOOD | {"kind": MEGABYTE}).encode(), "message"),
     "a missing field": (json.dumps({k: v for k, v in GOOD.items() if k != "terminal"}).encode(), "terminal"),
-    "an extra field": (json.dumps(GOOD | {"pan": "4111"}).encode(), "pan"),
-    "an extra field of a megabyte": (json.dumps(GOOD | {MEGABYTE: 1}).encode(), MEGABYTE[:200]),
     "a negative amount": (json.dumps(GOOD | {"cents": -1}).encode(), "cents"),
     "an absurd amount": (json.dumps(GOOD | {"cents": 10**12}).encode(), "cents"),
     "half a cent": (json.dumps(GOOD | {"cents": 0.5}).encode(), "cents"),
@@ -200,7 +198,7 @@ def test_each_poisonous_message_is_one_dead_letter_with_a_reason_and_the_stream_
         assert letter.reason, name
         assert len(letter.value) <= 200, name
         assert len(letter.model_dump_json()) < 20_000, name
-        assert letter.raw == value[:2_000].decode(errors="replace"), name
+        assert "card-a" not in letter.model_dump_json(), name  # nothing that could name a person
         assert bank.decision(good).path == "model", name
     bank.leave(worker)
 
@@ -336,7 +334,7 @@ def test_a_worker_that_dies_while_it_takes_the_past_in_leaves_none_of_the_past_o
         with pytest.raises(LogUnavailable, match="full"):
             bank.worker().step(0.0)
         room(bank)
-        bank.worker().step(0.0)
+        bank.settle(bank.worker())
         assert _by_hour(bank.cells()) == _by_hour(other.cells())
 
 
@@ -418,7 +416,7 @@ def test_while_the_files_of_a_release_are_on_their_way_the_champion_decides(bank
         return elsewhere.rename(here)
 
     worker = bank.worker(fetch=fetch)
-    worker.step(0.0)
+    bank.settle(worker)
     bank.release(release)
     bank.pay(payment(id="meanwhile"))
     bank.work(worker)
@@ -522,7 +520,7 @@ def test_a_payment_waits_for_the_hours_that_another_partition_has_not_closed(ban
     bank.send(ticks.filter(own))
     bank.pay(tomorrow)
     worker = bank.worker()
-    assert sum(worker.step(0.0) for _ in range(5)) == ticks.filter(own).height
+    assert sum(worker.step(0.0) for _ in range(15)) == ticks.filter(own).height
     bank.send(ticks.filter(~own))
     bank.work(worker)
     bank.leave(worker)

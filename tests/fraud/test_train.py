@@ -50,7 +50,7 @@ def test_a_champion_is_not_replaced_by_its_equal(
     assert "the champion" in again.refused
     assert registry.tags(again.version.version)["gate"] == again.refused
     assert again.version.figures["champion_cost_per_1000"] == again.version.figures["cost_per_1000"]
-    folder = registry.fetch(again.version.artifact, digest=again.version.digest, into=world.var / "models")
+    folder = registry.fetch(again.version.artifact, digest=again.version.digest, into=tmp_path / "models")
     assert json.loads((folder / "limits.json").read_text())["amount"] == 0.5  # the champion's stay
 
 

@@ -1,24 +1,23 @@
 """What is seen of decisions: nothing twice, bounded, and money that a release taken back does not count in."""
 
-from typing import Any
-
 import pytest
 
 from fraud.config import DAY, MINUTE
 from fraud.policy import realised
 from fraud.savings import gained, taken_back
-from fraud.schema import Release
+from fraud.schema import Decision
 from fraud.timeline import MOST
 from fraud.watch import RECENT, Watch
+from shared.releases import Ledger, Release
 from tests.fraud.bank import TODAY
 
 NOBODY: frozenset[str] = frozenset()
 
 
-def decision(number: int = 0, **change: object) -> dict[str, Any]:
+def decision(number: int = 0, **change: object) -> Decision:
     known = {"card": "c", "id": f"p{number}", "terminal": "t", "at": TODAY + number, "cents": 100_00, "mark": None}
     known |= {"action": "approve", "rules": "approve", "reasons": [], "path": "model", "model": "1"}
-    return known | {"probability": 0.5, "probe": False} | change
+    return Decision.model_validate(known | {"probability": 0.5, "probe": False, "fingerprint": ""} | change)
 
 
 def release(action: str, version: str) -> Release:
@@ -112,4 +111,4 @@ def test_requests_without_a_decision_are_counted() -> None:
 )
 def test_a_version_is_taken_back_until_it_is_promoted_again(ledger: str, back: str) -> None:
     lines = [release("promote" if word[0] == "+" else "rollback", word[1]) for word in ledger.split()]
-    assert taken_back(lines) == set(back)
+    assert taken_back(Ledger(lines)) == set(back)
