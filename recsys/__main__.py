@@ -1,14 +1,12 @@
-"""The command line, and the ONE place where parts are built from settings."""
+"""The command line of recsys. `Runtime` in shared/cli.py builds the parts from settings; each command uses them."""
 
-import logging
 import re
 import secrets
-import signal
-import socket
 import threading
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated
+from uuid import uuid4
 
 import typer
 
@@ -16,39 +14,20 @@ from recsys import config
 from recsys.schema import TOPICS
 from shared import public_data
 from shared.children import free_port
-from shared.clock import Clock, SystemClock, VirtualClock
-from shared.daemon import opened, opened_at_last, until_stopped
-from shared.eventlog.port import EventLog
-from shared.lake import Lake
-from shared.settings import Settings
+from shared.cli import Runtime, claim, listen, run_server, run_until_stopped
+from shared.dependencies import DEPENDENCY_ERRORS
+from shared.eventlog.port import EventLog, Fenced
+
+if TYPE_CHECKING:
+    from recsys.batch import Nights
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
 
 
-class Parts(NamedTuple):
-    """What every command is built from."""
+def nights_of(runtime: Runtime, log: EventLog, *, seed: int = 0) -> "Nights":
+    from recsys.batch import Nights
 
-    # [2.3] A log for what comes in, a lake of Parquet for what is learnt from, and folders of mapped arrays for what
-    # is shown: a key-value server between table and shopper would add a network to a look-up of two microseconds.
-    settings: Settings
-    clock: Clock
-
-    def log(self) -> EventLog:
-        return opened(self.settings, self.clock, TOPICS)
-
-    def log_at_last(self) -> EventLog:
-        return opened_at_last(self.settings, self.clock, TOPICS)
-
-    def lake(self) -> Lake:
-        return Lake(self.settings.var / "lake")
-
-    def fetch(self, artifact: str, digest: str) -> Path:
-        """A recipe's folder from the registry. MLflow takes seconds to import: who has the files needs none."""
-        from shared.registry import Registry
-
-        return Registry(self.settings.mlflow, config.SERVICE).fetch(
-            artifact, digest=digest, into=self.settings.var / "recipes"
-        )
+    return Nights(log, runtime.lake(), clock=runtime.clock, var=runtime.settings.var, seed=seed, fetch=runtime.fetch)
 
 
 @app.callback()
@@ -58,11 +37,9 @@ def main(
     log: Annotated[str, typer.Option(help="URL of the log.")] = "",
     virtual: Annotated[int | None, typer.Option(help="Time stands at these seconds, and goes with the log.")] = None,
 ) -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    settings = Settings()
-    settings = settings if var is None else settings.under(var)
-    settings = settings.model_copy(update={"log": log}) if log else settings
-    context.obj = Parts(settings, SystemClock() if virtual is None else VirtualClock(virtual))
+    # [2.3] A log for what comes in, a lake of Parquet for what is learnt from, and folders of mapped arrays for what
+    # is shown: a key-value server between table and shopper would add a network to a look-up of two microseconds.
+    context.obj = Runtime(config.SERVICE, TOPICS, var=var, log=log, virtual=virtual, models="recipes")
 
 
 # [4.2] One code base, three processes, one folder: the night takes a machine's cores for minutes and memory for all
@@ -75,33 +52,26 @@ def serve(
     demo: Annotated[bool, typer.Option("--demo", help="For a demo: hear its visitor's wishes.")] = False,
 ) -> None:
     """The HTTP edge, and the page to watch at /."""
-    import uvicorn
-
     from recsys.serve import make_app
     from recsys.shelf import Shelf
 
-    parts: Parts = context.obj
-    try:
-        listener = socket.create_server((host, port))
-    except OSError as error:
-        raise typer.BadParameter(f"cannot listen on {host}:{port}: {error.strerror}; choose another --port") from error
-    settings, log = parts.settings, parts.log_at_last()
-    app = make_app(
-        log,
-        Shelf(log, settings.var / "tables"),
-        clock=parts.clock,
-        api_key=settings.key("api_key"),
-        pseudonym_key=settings.key("pseudonym_key"),
-        recipes=settings.var / "recipes",
-        registry=settings.registry_page,
-        stopping=lambda: server.should_exit,  # or it would wait for everybody who watches
-        visitor=settings.once("visitor") if demo and host == "127.0.0.1" else "",
+    runtime: Runtime = context.obj
+    listener, settings = listen(host, port), runtime.settings
+    log = runtime.open_log(wait=True)
+    run_server(
+        lambda stopping: make_app(
+            log,
+            Shelf(log, settings.var / "tables"),
+            clock=runtime.clock,
+            api_key=settings.key("api_key"),
+            pseudonym_key=settings.key("pseudonym_key"),
+            recipes=runtime.models,
+            registry=settings.registry_page,
+            stopping=stopping,
+            visitor=settings.once("visitor") if demo and host == "127.0.0.1" else "",
+        ),
+        listener,
     )
-    about = uvicorn.Config(app, log_level="warning", access_log=False, loop="uvloop", http="httptools")
-    server = uvicorn.Server(about)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with suppress(KeyboardInterrupt):
-        server.run([listener])
 
 
 @app.command()
@@ -109,73 +79,90 @@ def night(
     context: typer.Context,
     date: Annotated[str, typer.Option(help="Business date, YYYY-MM-DD; without it today's.")] = "",
     seed: int = 0,
-    afresh: Annotated[bool, typer.Option(help="Not to go on where an earlier attempt stopped.")] = False,
+    afresh: Annotated[
+        bool, typer.Option(help="Begin again with the input there is now, even after the date's table was rolled back.")
+    ] = False,
 ) -> None:
     """The night's batch: input, sources, ranking, policy, gate, publish. Run it again after any accident."""
-    from recsys.batch import Nights, date_of
+    from recsys.batch import date_of
     from recsys.table import Busy
 
-    parts: Parts = context.obj
-    log = parts.log_at_last()
-    nights = Nights(log, parts.lake(), clock=parts.clock, var=parts.settings.var, seed=seed, fetch=parts.fetch)
-    try:
-        done = nights.run(date or date_of(parts.clock.now()), afresh=afresh)
-    except Busy as error:
-        raise typer.BadParameter(str(error)) from error
-    finally:
-        log.close()
-    print(f"{done.date}: {done.refused or done.version}  {sum(done.seconds.values()):.1f} s")
-    raise typer.Exit(1 if done.refused else 0)
+    runtime: Runtime = context.obj
+    if date and not re.fullmatch(r"\d{4}-\d{2}-\d{2}", date):
+        raise typer.BadParameter(f"--date {date}: expected YYYY-MM-DD")
+    with closing(runtime.open_log(wait=True)) as log:
+        try:
+            date = date or date_of(runtime.clock.now())
+            done = nights_of(runtime, log, seed=seed).run(date, afresh=afresh, undo=afresh)
+        except Busy as error:
+            raise typer.BadParameter(str(error)) from error
+        except (Fenced, *DEPENDENCY_ERRORS) as error:
+            typer.echo(f"The night is not over: {error}. What is done stays done; run it again.", err=True)
+            raise typer.Exit(1) from error
+    if done.refused:
+        typer.echo(f"{done.date}: nothing is published: {done.refused}", err=True)
+        raise typer.Exit(1)
+    print(f"{done.date}: {done.version}  {sum(done.seconds.values()):.1f} s")
 
 
 @app.command()
-def rollback(context: typer.Context, version: str = "", who: str = "operator", why: str = "asked for") -> None:
-    """Show an earlier table again, and pin its recipe."""
-    from recsys.batch import Nights
+def rollback(
+    context: typer.Context,
+    expected: Annotated[str, typer.Option(help="The table that is in force, and is taken back.")] = "",
+    version: Annotated[str, typer.Option(help="The table to go to; without it the latest good one.")] = "",
+    who: str = "operator",
+    why: str = "asked for",
+) -> None:
+    """Show an earlier table again, and roll the recipe back with it. `--expected` is the table that it replaces."""
+    from recsys.releases import TABLE
+    from recsys.table import Busy
+    from shared.releases import Rejected
 
-    parts: Parts = context.obj
-    log = parts.log_at_last()
-    nights = Nights(log, parts.lake(), clock=parts.clock, var=parts.settings.var, seed=0, fetch=parts.fetch)
-    try:
-        print(nights.ledger.roll_back(who=who, why=why, version=version or None))
-    except LookupError as error:
-        raise typer.BadParameter(str(error)) from error
-    finally:
-        log.close()
+    runtime: Runtime = context.obj
+    with closing(runtime.open_log(wait=True)) as log:
+        releases = nights_of(runtime, log).releases
+        if not expected:
+            raise typer.BadParameter(f"say what it replaces: --expected {releases.ledger().version(TABLE)}")
+        try:
+            key = f"cli-{uuid4().hex}"
+            line = releases.roll_back(who=who, why=why, key=key, expected=expected, version=version or None)
+        except (Rejected, Busy) as error:
+            raise typer.BadParameter(str(error)) from error
+    print(line.version)
 
 
 @app.command()
 def monitor(context: typer.Context, seed: int = 0) -> None:
-    """Judge each day, raise alarms, train weekly, carry out commands."""
-    from recsys.batch import Nights
+    """Judge each day, raise alarms, train weekly, carry out commands. One process on a machine.
+
+    Started on another machine, it takes over, and the first one can write nothing more.
+    """
     from recsys.monitor import Monitor
-    from shared.registry import Registry
 
-    parts: Parts = context.obj
-    registry = Registry(parts.settings.mlflow, config.SERVICE)
-
-    def fetch(artifact: str, digest: str) -> Path:
-        return registry.fetch(artifact, digest=digest, into=parts.settings.var / "recipes")
+    runtime: Runtime = context.obj
 
     def watch(stopping: threading.Event) -> None:
-        with closing(parts.log()) as log:
-            nights = Nights(log, parts.lake(), clock=parts.clock, var=parts.settings.var, seed=seed, fetch=fetch)
-            monitor = Monitor(
-                log,
-                parts.lake(),
-                registry,
-                nights,
-                clock=parts.clock,
-                seed=seed,
-                fetch=fetch,
-                pages=parts.settings.var / "reports",
-            )
+        with (
+            closing(runtime.open_log()) as log,
+            closing(
+                Monitor(
+                    log,
+                    runtime.lake(),
+                    runtime.registry,
+                    nights_of(runtime, log, seed=seed),
+                    clock=runtime.clock,
+                    seed=seed,
+                    fetch=runtime.fetch,
+                    pages=runtime.settings.var / "reports",
+                )
+            ) as monitor,
+        ):
             while not stopping.is_set():
                 if not monitor.step():
                     stopping.wait(0.1)
-            monitor.close()
 
-    until_stopped(watch)
+    with claim(runtime.settings.var, f"{runtime.service}-monitor"):
+        run_until_stopped(watch)
 
 
 @app.command()
@@ -186,7 +173,7 @@ def demo(
     headless: Annotated[bool, typer.Option(help="End by itself.")] = False,
 ) -> None:
     """Four weeks of a shop in a few minutes."""
-    parts: Parts = context.obj
+    runtime: Runtime = context.obj
     port = free_port(8010)
     visitor = secrets.token_urlsafe(16)
     # Before the slow imports. The address opens the page once; the browser then has a session.
@@ -195,7 +182,7 @@ def demo(
 
     if days < story.MIN_DAYS:
         raise typer.BadParameter(f"--days {days}: the story needs {story.MIN_DAYS}")
-    story.run(parts.settings, port=port, days=days, seed=seed, headless=headless, visitor=visitor)
+    story.run(runtime.settings, port=port, days=days, seed=seed, headless=headless, visitor=visitor)
 
 
 @app.command()
@@ -205,15 +192,15 @@ def replay(
     days: Annotated[int, typer.Option(help="Last days of the file that get a night each; 0: 24.")] = 0,
     seed: int = 7,
 ) -> None:
-    """Deeds that nobody here did, through the very same nights."""
+    """Replays an events file through the nightly job."""
     from recsys import replay as story
-    from recsys.history import Refused
+    from shared.dead_letters import Refused
 
-    parts: Parts = context.obj
+    runtime: Runtime = context.obj
     try:
-        path = public_data.find(file, parts.settings.data)
+        path = public_data.find(file, runtime.settings.data)
         name = file if file in public_data.DATA_SETS else re.sub(r"\W", "_", path.stem)
-        story.run(parts.settings, path, name=name, days=days, seed=seed)
+        story.run(runtime.settings, path, name=name, days=days, seed=seed)
     except (Refused, story.TooShort, public_data.DataMissing, public_data.DataCorrupt) as error:
         raise typer.BadParameter(str(error)) from error
 
@@ -228,19 +215,21 @@ def ingest(
 ) -> None:
     """Take deeds into the lake: a file's as the past, before anything is live; or those of the topics."""
     from recsys import ingest as taking
-    from recsys.history import Refused, read_file, write_history
+    from recsys.history import read_file, write_history
+    from recsys.schema import DEAD, PERSONAL
+    from shared.dead_letters import Refused, rejected_rows
 
-    parts: Parts = context.obj
-    log = parts.log()
-    if file is None:
-        print(f"{taking.ingest(log, parts.lake(), taking.frozen(log)):,} records taken in")
-        return
-    try:
-        past = read_file(file)
-    except Refused as error:
-        raise typer.BadParameter(str(error)) from error
-    log.append(taking.refusals(past.letters))
-    write_history(parts.lake(), past.events, past.products, key=parts.settings.key("pseudonym_key"))
+    runtime: Runtime = context.obj
+    with closing(runtime.open_log()) as log:
+        if file is None:
+            print(f"{taking.ingest(log, runtime.lake(), taking.frozen(log)):,} records taken in")
+            return
+        try:
+            past = read_file(file)
+        except Refused as error:
+            raise typer.BadParameter(str(error)) from error
+        log.append(rejected_rows(DEAD, past.letters, personal=PERSONAL))
+    write_history(runtime.lake(), past.events, past.products, key=runtime.settings.key("pseudonym_key"))
     aside = "".join(f", {count:,} set aside ({reason})" for reason, count in past.set_aside.items())
     print(
         f"{past.events.height:,} deeds taken in{aside}, {len(past.letters):,} rows refused: see the topic recsys.dead"
@@ -258,15 +247,14 @@ def train(
     from recsys.demo import told
     from recsys.train import NotEnough, tune
     from recsys.train import train as learn
-    from shared.registry import Registry
 
-    parts: Parts = context.obj
-    lake = parts.lake()
+    runtime: Runtime = context.obj
+    lake = runtime.lake()
     days = lake.dates("events")
     if not days:
         raise typer.BadParameter("the lake is empty: `python -m recsys ingest FILE` fills it")
     as_of = int(lake.read("events", since=days[-1])["at"].max() or 0) + 1  # type: ignore[arg-type]  # of integers
-    registry = Registry(parts.settings.mlflow, config.SERVICE)
+    registry = runtime.registry()
     try:
         # The period that trees and policy are chosen on, too: what judges them is later than both.
         choosing = as_of - 2 * horizon * config.DAY

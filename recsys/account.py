@@ -78,6 +78,6 @@ def service(live: Live) -> Table:
         ["p50, p99, ms", f"{p50:.1f}, {p99:.1f}"],
         ["nights published, refused", f"{len(nights)}, {sum(not night.version for night in live.told)}"],
         ["seconds a night, median", f"{np.median(nights or [0.0]):.1f}"],
-        ["releases", f"{len(live.releases)}"],
+        ["releases", f"{len(live.ledger.lines)}"],
     ]
     return ["", "value"], rows

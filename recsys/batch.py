@@ -9,12 +9,11 @@ gate       compared with yesterday's                               a reason, or 
 publish    one rename, a line in the ledger                        CURRENT
 """
 
-import json
 import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import TypeVar
 
 import numpy as np
 import polars as pl
@@ -24,35 +23,36 @@ from recsys import config, dataset, table
 from recsys.evaluate import gate_table
 from recsys.features import Facts
 from recsys.ingest import frozen, ingest
-from recsys.ledger import Ledger, entry
 from recsys.recipe import Recipe
-from recsys.schema import (
-    SOURCES,
-    Alarm,
-    Interactions,
-    Night,
-    Ranked,
-    in_force,
-)
+from recsys.releases import RECIPE, TABLE, Releases, published
+from recsys.schema import SOURCES, Alarm, Interactions, Night, Ranked, Release, entry
 from recsys.sources import Sources, fit
-from recsys.table import Manifest, Table
+from recsys.table import Manifest, Table, TableCorrupt
 from recsys.topk import DEEP, arranged, latest, nearest
 from shared.champion import Champion, NotSwapped
 from shared.clock import Clock, perf_counter
-from shared.eventlog.port import EventLog
+from shared.dependencies import DEPENDENCY_ERRORS
+from shared.eventlog.port import EventLog, Fenced
 from shared.lake import Lake
+from shared.messages import Message
+from shared.releases import NONE, Rejected
 
+Made = TypeVar("Made")
 logger = logging.getLogger(__name__)
 
 
-class Frozen(NamedTuple):
+class Frozen(Message):
     """What a night was begun with; a rerun is begun with the same."""
 
     cut: int
     offsets: dict[str, dict[int, int]]
-    recipe: str
+    recipe: str  # in force then; empty: none
     artifact: str
     digest: str
+
+
+class StepFailed(Exception):
+    """A step of the night failed, and would fail again with the same input; says which, and why."""
 
 
 class Nights:
@@ -72,61 +72,79 @@ class Nights:
         """`reached` is told each step as it begins."""
         self._log, self._lake, self._clock, self._seed = log, lake, clock, seed
         self.tables, self._nights, self._reached = var / "tables", var / "nights", reached
-        self.ledger = Ledger(log, self.tables, clock=clock)
+        self.releases = Releases(log, self.tables, clock=clock, prepare=self._prefetch)
+        self._fetch = fetch
         self._champion = Champion(cache=var / "recipes", fetch=fetch, load=Recipe.load)
 
-    def run(self, date: str, *, who: str = "nightly", why: str = "the night", afresh: bool = False) -> Night:
-        """The night of a business date. Who runs it again publishes the same again; `afresh`: with input as of now.
+    def run(
+        self,
+        date: str,
+        *,
+        who: str = "nightly",
+        why: str = "the night",
+        afresh: bool = False,
+        undo: bool = False,
+        key: str = "",
+    ) -> Night:
+        """The night of a business date. A rerun publishes the same again; `afresh`: with the input there is now.
+
+        What is wrong with it stands in `refused`, and then yesterday's table stays. A night whose table was rolled
+        back is refused, unless the operator said `undo`. `key`: of a command.
 
         Raises:
-            Busy: another one is at work. LogUnavailable: the log is away; what was done stays done.
+            Busy: another one is at work. DEPENDENCY_ERRORS, Fenced: run it again; what was done stays done.
         """
-        with table.sole(self.tables):
-            self.ledger.repair()
-            folder = self._nights / date
-            if afresh:
-                shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True, exist_ok=True)
-            night = self._steps(folder, date, who=who, why=why)
+        with self.releases.changing():
+            at = self._clock.now()
+            try:
+                night = self._steps(date, who=who, why=why, afresh=afresh, undo=undo, key=key)
+            except Rejected as error:
+                night = Night(date=date, at=at, refused=str(error))
+                self._log.append([entry(night)])
+            except StepFailed as error:
+                night = Night(date=date, at=at, refused=str(error))
+                action = "yesterday's table stays; the next run begins this step again"
+                alarm = Alarm(kind="night", at=at, message=f"{date}: {error}", action=action)
+                self._log.append([entry(night), entry(alarm)])
             logger.info("night of %s: %s", date, night.refused or f"published {night.version}")
             return night
 
-    def _steps(self, folder: Path, date: str, *, who: str, why: str) -> Night:
+    def _steps(self, date: str, *, who: str, why: str, afresh: bool, undo: bool, key: str) -> Night:
         seconds: dict[str, float] = {}
 
-        def step(name: str) -> None:
-            now = perf_counter()
-            if seconds:
-                last = next(reversed(seconds))
-                seconds[last] = round(now - seconds[last], 3)
-            seconds[name] = now
+        def step(name: str, work: Callable[[], Made]) -> Made:
             self._reached(name)
+            began = perf_counter()
+            try:
+                return work()
+            except (Rejected, Fenced, *DEPENDENCY_ERRORS):
+                raise
+            except Exception as error:
+                logger.exception("night of %s, step %s", date, name)
+                raise StepFailed(f"step {name} failed, {type(error).__name__}: {error}"[:500]) from error
+            finally:
+                seconds[name] = round(perf_counter() - began, 3)
 
-        step("freeze")
-        begun = self._freeze(folder / "frozen.json")
-        recipe = self._recipe(begun)
-        step("ingest")
-        ingest(self._log, self._lake, begun.offsets)
-        step("sources")
-        known = dataset.interactions(self._lake, cut=begun.cut, offsets=begun.offsets)
-        sources = self._sources(folder / "sources.npz", known, recipe)
-        step("rank")
-        ranked = self._ranked(folder / "ranked.npz", known, recipe, sources)
-        step("table")
-        made = self._table(folder / "table", date, begun, known, recipe, sources, ranked)
-        step("gate")
-        figures = self._figures(made, known, ranked)
+        folder = self._nights / date
+        begun = step("freeze", lambda: self._freeze(folder, date, afresh=afresh, undo=undo))
+        recipe, bundle = self._recipe(folder, begun)
+        step("ingest", lambda: ingest(self._log, self._lake, begun.offsets))
+        known, sources = step("sources", lambda: self._sources(folder / "sources.npz", begun, recipe))
+        ranked = step("rank", lambda: self._ranked(folder / "ranked.npz", known, recipe, sources))
+        made = step("table", lambda: self._table(folder, date, begun, known, recipe, bundle, sources, ranked))
+        figures = step("gate", lambda: self._figures(made, known, ranked))
         refused = gate_table(figures)
-        step("publish")
-        version = "" if refused else self._publish(made, begun, figures, who=who, why=why)
-        step("end")
-        seconds.pop("end")
+        version = step(
+            "publish",
+            lambda: "" if refused else self._publish(made, figures, at=begun.cut, who=who, why=why, key=key),
+        )
+        self._reached("end")
         night = Night(
             date=date,
             at=begun.cut,
             version=version,
             refused=refused,
-            recipe=begun.recipe,
+            recipe=made.manifest.recipe or NONE,
             seconds=seconds,
             figures=figures,
         )
@@ -142,45 +160,67 @@ class Nights:
 
     # --- steps --------------------------------------------------------------------------------------
 
-    def _freeze(self, path: Path) -> Frozen:
-        if not path.exists():
-            recipe = in_force(self.ledger.lines(), "recipe")
+    def _freeze(self, folder: Path, date: str, *, afresh: bool, undo: bool) -> Frozen:
+        """Where the input ends. Raises Rejected when what came of it would not be published."""
+        ledger, now = self.releases.ledger(), table.current(self.tables)
+        taken_back = sorted(version for version in ledger.known_bad(TABLE) if version.startswith(date))
+        if taken_back and not undo:
+            said = "the next date's night publishes again, or `night --afresh` for this date"
+            raise Rejected(f"{taken_back[-1]} was rolled back: {said}")
+        if now is not None and date < now[: len(date)]:
+            raise Rejected(f"a newer table, {now}, is in force")
+        path = folder / "frozen.json"
+        begun = None if afresh else _kept(path, lambda kept: Frozen.model_validate_json(kept.read_bytes()))
+        if begun is None or begun.recipe in ledger.known_bad(RECIPE):
+            shutil.rmtree(folder, ignore_errors=True)  # what was made of another input, or by a recipe taken back
+            folder.mkdir(parents=True)
+            recipe = ledger.champion(RECIPE)
             begun = Frozen(
-                self._clock.now(),
-                frozen(self._log),
-                *((recipe.version, recipe.artifact, recipe.digest) if recipe else ("", "", "")),
+                cut=self._clock.now(),
+                offsets=frozen(self._log),
+                recipe=recipe.version if recipe else "",
+                artifact=recipe.artifact if recipe else "",
+                digest=recipe.digest if recipe else "",
             )
-            _atomic(path, lambda new: new.write_text(json.dumps(begun._asdict())))
-        kept = json.loads(path.read_text())
-        offsets = {topic: {int(number): end for number, end in ends.items()} for topic, ends in kept["offsets"].items()}
-        return Frozen(**(kept | {"offsets": offsets}))
+            text = begun.model_dump_json()
+            _atomic(path, lambda new: new.write_text(text))
+        if (old := self._in_force()) is not None and begun.cut < old.manifest.cut:
+            raise Rejected(f"a newer table, {now}, is in force")
+        return begun
 
-    def _recipe(self, begun: Frozen) -> Recipe:
-        if not begun.recipe:
-            return Recipe()
-        if self._champion.version != begun.recipe:
+    def _recipe(self, folder: Path, begun: Frozen) -> tuple[Recipe, str]:
+        """What ranks tonight, and its version; the hand blend when the recipe in force cannot be had."""
+        recipe, bundle = Recipe(), NONE
+        if begun.recipe:
             try:
-                self._champion.swap(begun.recipe, artifact=begun.artifact, digest=begun.digest)
+                if self._champion.version != begun.recipe:
+                    self._champion.swap(begun.recipe, artifact=begun.artifact, digest=begun.digest)
+                assert self._champion.model is not None
+                recipe, bundle = self._champion.model, begun.recipe
             except NotSwapped as error:
-                alarm = Alarm(kind="recipe", at=begun.cut, message=str(error), action="the plain blend ranks tonight")
-                self._log.append([entry(alarm)])
-                return Recipe()
-        assert self._champion.model is not None
-        return self._champion.model
+                self._alarm("recipe", str(error), action="the hand blend ranks tonight")
+        marker = folder / "bundle"
+        if marker.exists() and marker.read_text() != bundle and not (folder / "published").exists():
+            for name in ("sources.npz", "ranked.npz"):  # of an earlier attempt, by another ranker
+                (folder / name).unlink(missing_ok=True)
+            shutil.rmtree(folder / table.MAKING, ignore_errors=True)
+        _atomic(marker, lambda new: new.write_text(bundle))
+        return recipe, bundle
 
-    def _sources(self, path: Path, known: Interactions, recipe: Recipe) -> Sources:
-        if path.exists():
-            return Sources.load(path)
-        sources = fit(known, recipe.parameters, seed=self._seed)
-        _atomic(path, sources.save)
-        return sources
+    def _sources(self, path: Path, begun: Frozen, recipe: Recipe) -> tuple[Interactions, Sources]:
+        known = dataset.interactions(self._lake, cut=begun.cut, offsets=begun.offsets)
+        sources = _kept(path, Sources.load)
+        if sources is None:
+            sources = fit(known, recipe.parameters, seed=self._seed)
+            _atomic(path, sources.save)
+        return known, sources
 
     def _ranked(self, path: Path, known: Interactions, recipe: Recipe, sources: Sources) -> Ranked:
-        if not path.exists():
+        ranked = _kept(path, _load_ranked)
+        if ranked is None:
             ranked = recipe.rank(Facts.of(known), sources, np.arange(len(known.users)), most=DEEP)
             _atomic(path, lambda new: np.savez(new, **ranked._asdict()))
-        with np.load(path, allow_pickle=False) as arrays:
-            return Ranked(*(arrays[name] for name in Ranked._fields))
+        return ranked
 
     def _table(
         self,
@@ -189,22 +229,24 @@ class Nights:
         begun: Frozen,
         known: Interactions,
         recipe: Recipe,
+        bundle: str,
         sources: Sources,
         ranked: Ranked,
     ) -> Table:
-        published = _marker(folder)
-        if published is not None and (self.tables / published).is_dir():
-            return Table.open(self.tables / published)
-        if not (folder / "manifest.json").exists():
-            shutil.rmtree(folder, ignore_errors=True)
-            temporary = folder.with_name(".table")
-            shutil.rmtree(temporary, ignore_errors=True)
+        marker, making = folder / "published", folder / table.MAKING
+        if marker.exists() and (made := _kept(self.tables / marker.read_text(), Table.open)) is not None:
+            return made
+        if (made := _kept(making, Table.open)) is None:
+            temporary = folder / ".table"
+            for half_written in (making, temporary):
+                shutil.rmtree(half_written, ignore_errors=True)
             top, scores, extras = arranged(known, recipe.policy, sources, ranked, date=date)
             manifest = Manifest(
                 date=date,
                 cut=begun.cut,
-                recipe=begun.recipe,
-                recipe_digest=begun.digest,
+                recipe=bundle,
+                bundle=bundle,
+                recipe_digest="" if bundle == NONE else begun.digest,
                 offsets=begun.offsets,
                 tables={},
                 files={},
@@ -220,8 +262,9 @@ class Nights:
                 neighbours=nearest(sources),
                 extras=extras,
             )
-            temporary.replace(folder)
-        return Table.open(folder)
+            temporary.replace(making)
+            made = Table.open(making)
+        return _kept(self.tables / made.version, Table.open) or made
 
     def _figures(self, made: Table, known: Interactions, ranked: Ranked) -> dict[str, float]:
         day, week = config.DAY, 7 * config.DAY
@@ -240,29 +283,52 @@ class Nights:
             "input_usual": min(earlier / days, float(same)) if days == 7 else earlier / days,
             "ranked": float(ranked.users.size),
         }
-        before = table.current(self.tables)
-        if before is None or before == made.manifest.version:
+        old = self._in_force()
+        if old is None or old.version == made.version:
             return figures
-        old = Table.open(self.tables / before, verify=False)
         figures |= {"users_yesterday": float(len(old)), "overlap": _overlap(old, made, now)}
         if old.manifest.recipe == made.manifest.recipe:
             figures["shift"] = _distance(old.scores, made.scores)
         return figures
 
-    def _publish(self, made: Table, begun: Frozen, figures: dict[str, float], *, who: str, why: str) -> str:
-        version = made.manifest.version
-        target = self.tables / version
-        if not target.is_dir():
+    def _publish(self, made: Table, figures: dict[str, float], *, at: int, who: str, why: str, key: str) -> str:
+        target = self.tables / made.version
+        if made.folder != target:
+            shutil.rmtree(target, ignore_errors=True)  # damaged, or it would have been taken
             # The pointer to the folder first, so that a rerun after a kill right here finds where it went.
-            _atomic(made.folder.with_name("published"), lambda new: new.write_text(version))
+            _atomic(made.folder.with_name("published"), lambda new: new.write_text(made.version))
             made.folder.replace(target)
             table.fsync(self.tables)
-        table.point(self.tables, version)
-        self.ledger.publish(version, figures, at=begun.cut, who=who, why=why)
+        # No two releases share a key: a table may come into force again, after another one of the same night.
+        key = key or f"night-{made.version}-{len(self.releases.ledger().lines)}"
+        line = self.releases.publish(published(made, figures, at=at, who=who, why=why, key=key))
         table.prune(self.tables)
         for old in sorted(self._nights.iterdir())[: -config.VERSIONS]:
-            shutil.rmtree(old)
-        return version
+            shutil.rmtree(old, ignore_errors=True)
+        return line.version
+
+    # --- what the steps share -------------------------------------------------------------------------
+
+    def _prefetch(self, line: Release) -> None:
+        """Now, so that the night need not wait for the registry; if that is away, the night tries again."""
+        if not self._champion.at_hand(line.digest):
+            try:
+                self._fetch(line.artifact, line.digest)
+            except DEPENDENCY_ERRORS as error:
+                logger.warning("recipe %s is in force, but not here yet: %s", line.version, error)
+
+    def _in_force(self) -> Table | None:
+        """Yesterday's table; None without one, and for one that is damaged, which must not end the next night."""
+        if (now := table.current(self.tables)) is None:
+            return None
+        try:
+            return Table.open(self.tables / now, verify=False)
+        except TableCorrupt as error:
+            self._alarm("table", str(error), action="tonight's table is not compared with it")
+            return None
+
+    def _alarm(self, kind: str, message: str, *, action: str) -> None:
+        self._log.append([entry(Alarm(kind=kind, at=self._clock.now(), message=message, action=action))])
 
 
 def _overlap(old: Table, new: Table, now: tuple[list[str], NDArray[np.int32]]) -> float:
@@ -286,9 +352,22 @@ def _distance(old: NDArray[np.float32], new: NDArray[np.float32]) -> float:
     return Reference.of(frame).distances(pl.DataFrame({"score": np.asarray(new).ravel()}))["score"]
 
 
-def _marker(folder: Path) -> str | None:
-    path = folder.with_name("published")
-    return path.read_text() if path.exists() else None
+def _load_ranked(path: Path) -> Ranked:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        return Ranked(*(arrays[name] for name in Ranked._fields))
+
+
+def _kept(path: Path, read: Callable[[Path], Made]) -> Made | None:
+    """What an earlier attempt left; None if that is nothing, or damaged, and has to be made again."""
+    if not path.exists():
+        return None
+    try:
+        return read(path)
+    except MemoryError:
+        raise
+    except Exception as error:
+        logger.warning("%s is damaged and is made again: %s", path, error)
+        return None
 
 
 def _atomic(path: Path, write: Callable[[Path], object]) -> None:

@@ -16,6 +16,7 @@ from recsys.history import write_history
 from recsys.live import Live
 from recsys.model import Model
 from recsys.recipe import Recipe, reference
+from recsys.releases import RECIPE
 from recsys.schema import SOURCES, Command
 from recsys.simulate import Life, Shop
 from recsys.train import Candidate, train
@@ -180,12 +181,8 @@ def nights_of(settings: Settings, registry: Registry, seed: int) -> Callable[[Ev
 
 
 def learn(settings: Settings, registry: Registry, *, as_of: int, seed: int, horizon: int = config.HORIZON) -> Candidate:
-    """Train on the lake, register, judge against the champion if there is one."""
-    champion = None
-    if (alias := registry.alias("champion")) is not None:
-        version = registry.version(alias)
-        champion = registry.fetch(version.artifact, digest=version.digest, into=settings.var / "recipes")
-    return train(Lake(settings.var / "lake"), registry, as_of=as_of, seed=seed, champion=champion, horizon=horizon)
+    """Train on the lake, and register what comes of it; it is the first."""
+    return train(Lake(settings.var / "lake"), registry, as_of=as_of, seed=seed, champion=None, horizon=horizon)
 
 
 def told(candidate: Candidate) -> str:
@@ -280,7 +277,7 @@ def spoilt(settings: Settings, registry: Registry, live: Live) -> str:
 
 def rolled_back(settings: Settings, registry: Registry, live: Live) -> str:
     """A recipe of popularity, past its gate by force, and past the table's; an operator takes it back."""
-    good = live.releases[-1].recipe or first_recipe(live)
+    good = live.ledger.lines[-1].recipe or first_recipe(live)
     force(settings, registry, live, BESTSELLERS)
     night = live.night()
     day = live.day()
@@ -297,7 +294,9 @@ def rolled_back(settings: Settings, registry: Registry, live: Live) -> str:
 
 def force(settings: Settings, registry: Registry, live: Live, weights: list[float]) -> None:
     """Promote a recipe of fixed weights, whatever a gate would say."""
-    champion = registry.version(registry.alias("champion") or "1")
+    live.follow()
+    champion = live.ledger.champion(RECIPE)
+    assert champion is not None  # the story begins with one
     folder = registry.fetch(champion.artifact, digest=champion.digest, into=settings.var / "recipes")
     good, (usual, limits) = Recipe.load(folder), reference(folder)
     made = good._replace(model=Model(np.array(weights, dtype=np.float32)))
@@ -313,7 +312,7 @@ def force(settings: Settings, registry: Registry, live: Live, weights: list[floa
 
 def first_recipe(live: Live) -> str:
     """The last recipe that came by its gate."""
-    good = [line.version for line in live.releases if line.subject == "recipe" and line.why != WHY]
+    good = [line.version for line in live.ledger.lines if line.subject == "recipe" and line.why != WHY]
     return good[-1]
 
 

@@ -1,18 +1,13 @@
-"""What the process behind HTTP knows beside its requests: the shelf kept up to date, and the last words of others."""
+"""What the serving process knows beside its requests: the shelf kept up to date, and what stands on the page."""
 
-import logging
-import threading
 from collections import deque
-from collections.abc import Sequence
-from contextlib import suppress
-from typing import TypeVar
+from collections.abc import Mapping, Sequence
 
-from pydantic import ValidationError
-from pydantic_core import from_json
-
+from recsys.ingest import accept
 from recsys.schema import (
     ALARMS,
     EVENTS,
+    HEARTBEATS,
     IMPRESSIONS,
     NIGHTS,
     RELEASES,
@@ -23,118 +18,139 @@ from recsys.schema import (
     Event,
     Impression,
     Night,
-    Noun,
     Release,
     Report,
 )
 from recsys.shelf import Shelf
 from recsys.watch import Watch
-from shared.clock import Clock, monotonic
-from shared.eventlog.port import Entry, EventLog, LogUnavailable, Place, Record, beginning
+from shared.background_job import Heartbeat
+from shared.clock import Clock
+from shared.dependencies import DEPENDENCY_ERRORS
+from shared.eventlog.port import Entry, EventLog, Place, Record, beginning
+from shared.follower import Follower, by_topic
+from shared.health import Health
+from shared.releases import Ledger
 from shared.story import Scene
 
-PAUSE = 0.1  # seconds between two looks at pointer and log
-logger = logging.getLogger(__name__)
+TOLD = (NIGHTS, ALARMS, REPORTS, STORY, HEARTBEATS)  # read from the beginning, for the page
+PASSING = (IMPRESSIONS, EVENTS)  # read from now on: the page shows what passes
+
+PAUSE = 0.1  # seconds between two looks at the pointer, and at what was bought
 
 
 class Edge:
-    """One following thread beside the event loop."""
+    """Two following threads beside the event loop: what lists depend on, and what only the page shows."""
 
     def __init__(self, log: EventLog, shelf: Shelf, *, clock: Clock) -> None:
         self._log, self._shelf, self._clock = log, shelf, clock
-        self._stopped = threading.Event()
-        self._thread: threading.Thread | None = None
-        self.caught_up = False
-        self.trouble = ""
-        self.releases: deque[Release] = deque(maxlen=100)
+        self.ledger: Ledger[Release] = Ledger()
         self.nights: deque[Night] = deque(maxlen=400)
         self.alarms: deque[Alarm] = deque(maxlen=1_000)
         self.reports: deque[Report] = deque(maxlen=400)
         self.scenes: deque[Scene] = deque(maxlen=100)
         self.books: deque[Books] = deque(maxlen=400)
+        self.monitor: Heartbeat | None = None
         self.watch = Watch()
-        self.followed = monotonic()  # when the log could be read last
-        self._passing: dict[Place, int] = {}  # how far lists and deeds have been seen; empty: from now on
+        self._read: Mapping[Place, int] = beginning([RELEASES])  # how far; a new beginning goes on there
+        self._read_for_page: Mapping[Place, int] = {}
+        # Yesterday's table is good while the log is away, so lists go on then.
+        self.needed = Follower(
+            "shelf",
+            log,
+            [RELEASES],
+            self._on_releases,
+            start=lambda: self._read,
+            each_round=self._follow_shelf,
+            serves_stale=True,
+            timeout=PAUSE,
+        )
+        self.shown = Follower("page", log, [*TOLD, *PASSING], self._on_page, start=self._page_start)
+        self._handle = by_topic(
+            {
+                NIGHTS.name: lambda record: self.nights.append(Night.model_validate_json(record.value)),
+                ALARMS.name: lambda record: self.alarms.append(Alarm.model_validate_json(record.value)),
+                REPORTS.name: lambda record: self.reports.append(Report.model_validate_json(record.value)),
+                STORY.name: self._on_story,
+                HEARTBEATS.name: self._on_heartbeat,
+            },
+            self.shown.skip,
+        )
+        shelf.on_bad = self.needed.skip
+        self.health = Health(needed=[self.needed], shown=[self.shown], service=self._no_table, warns=self._old_table)
 
     def start(self) -> None:
-        self._stopped.clear()
-        self._thread = threading.Thread(target=self._follow, daemon=True)
-        self._thread.start()
+        self.needed.start()
+        self.shown.start()
 
     def stop(self) -> None:
-        self._stopped.set()
-        if self._thread is not None:
-            self._thread.join()
+        self.needed.stop()
+        self.shown.stop()
 
-    def ready(self) -> str:
-        """Why requests should not be sent; empty if they may."""
-        if not self.caught_up:
-            return self.trouble or "still reading what happened since the table was made"
-        return "" if self._shelf.version else "no table has been published yet"
+    @property
+    def trouble(self) -> str:
+        """Why the log cannot be read; empty when it can."""
+        return self.needed.thread.trouble or self.shown.thread.trouble
 
     def append(self, entries: Sequence[Entry]) -> list[tuple[int, int]]:
         """Raises LogUnavailable."""
         return self._log.append(entries)
 
-    def _follow(self) -> None:
-        while not self._stopped.is_set():
+    def _no_table(self) -> str:
+        return "" if self._shelf.version else self._shelf.trouble or "no table has been published yet"
+
+    def _old_table(self) -> str:
+        return f"table {self._shelf.version} is shown: {self._shelf.trouble}" if self._shelf.trouble else ""
+
+    # --- the threads --------------------------------------------------------------------------------
+
+    def _on_releases(self, records: Sequence[Record], after: Mapping[Place, int]) -> None:
+        for record in records:
             try:
-                self._follow_log()
-            except LogUnavailable as error:  # what is known is shown meanwhile
-                self.trouble = str(error)
-                logger.warning("the log cannot be followed: %s", error)
-                self._stopped.wait(0.5)
+                self.ledger.add(Release.model_validate_json(record.value))
+            except ValueError as error:
+                self.needed.skip(record, error)
+        self._read = dict(after)
 
-    def _follow_log(self) -> None:
-        for past in (self.releases, self.nights, self.alarms, self.reports, self.scenes, self.books):
-            past.clear()
-        if not self._passing:
-            ends = [(topic, *end) for topic in (IMPRESSIONS, EVENTS) for end in self._log.ends(topic).items()]
-            self._passing = {Place(topic.name, partition): end for topic, partition, end in ends}
-        said = self._log.reader(beginning([RELEASES, NIGHTS, ALARMS, REPORTS, STORY]))
-        passing = self._log.reader(self._passing)
-        try:
-            while not self._stopped.is_set():
-                self._shelf.follow()
-                self._clock.observe(self._shelf.seen)
-                for record in said.poll(1_000, 0.0):
-                    self._take(record.topic, record.value, record.at)
-                self._watch(passing.poll(2_000, 0.0))
-                self._passing = dict(passing.positions)
-                self.caught_up, self.trouble, self.followed = True, "", monotonic()
-                self._stopped.wait(PAUSE)
-        finally:
-            said.close()
-            passing.close()
+    def _follow_shelf(self) -> None:
+        self._shelf.follow()
+        self._clock.observe(self._shelf.seen)
 
-    def _watch(self, records: Sequence[Record]) -> None:
+    def _page_start(self) -> Mapping[Place, int]:
+        if not self._read_for_page:
+            now = {Place(topic.name, n): end for topic in PASSING for n, end in self._log.ends(topic).items()}
+            self._read_for_page = beginning(TOLD) | now
+        return self._read_for_page
+
+    def _on_page(self, records: Sequence[Record], after: Mapping[Place, int]) -> None:
         """Lists before deeds: what a shopper did was done with a list that had been shown."""
-        self.watch.saw(_read(Impression, IMPRESSIONS.name, records))
-        self.watch.heard(_read(Event, EVENTS.name, records))
+        passing = {topic.name for topic in PASSING}
+        for record in records:
+            self._clock.observe(record.at)
+        self._handle([record for record in records if record.topic not in passing], after)
+        lists, deeds = list[Impression](), list[Event]()
+        for record in records:
+            if record.topic in passing:
+                try:
+                    message = accept(record)
+                except DEPENDENCY_ERRORS:
+                    raise
+                except Exception as error:
+                    if record.topic == IMPRESSIONS.name:  # the shelf's follower counts the others
+                        self.shown.skip(record, error)
+                else:
+                    lists += [message] if isinstance(message, Impression) else []
+                    deeds += [message] if isinstance(message, Event) else []
+        self.watch.saw(lists)
+        self.watch.heard(deeds)
+        self._read_for_page = dict(after)
 
-    def _take(self, topic: str, value: bytes, at: int) -> None:
-        self._clock.observe(at)
-        if topic == RELEASES.name:
-            self.releases.append(Release.model_validate_json(value))
-        elif topic == NIGHTS.name:
-            self.nights.append(Night.model_validate_json(value))
-        elif topic == ALARMS.name:
-            self.alarms.append(Alarm.model_validate_json(value))
-        elif topic == REPORTS.name:
-            self.reports.append(Report.model_validate_json(value))
-        elif (kind := from_json(value)["kind"]) == "scene":
-            self.scenes.append(Scene.model_validate_json(value))
-        elif kind == "books":
-            self.books.append(Books.model_validate_json(value))
+    def _on_story(self, record: Record) -> None:
+        if record.key == "scene":
+            self.scenes.append(Scene.model_validate_json(record.value))
+        elif record.key == "books":
+            self.books.append(Books.model_validate_json(record.value))
 
-
-Known = TypeVar("Known", bound=Noun)
-
-
-def _read(noun: type[Known], topic: str, records: Sequence[Record]) -> list[Known]:
-    known = []
-    for record in records:
-        if record.topic == topic:
-            with suppress(ValidationError):  # the night writes the dead letter
-                known.append(noun.model_validate_json(record.value))
-    return known
+    def _on_heartbeat(self, record: Record) -> None:
+        heartbeat = Heartbeat.model_validate_json(record.value)
+        if heartbeat.process == "monitor":
+            self.monitor = heartbeat

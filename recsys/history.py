@@ -7,7 +7,7 @@ from typing import NamedTuple
 import polars as pl
 
 from recsys import config
-from recsys.schema import DeadLetter
+from shared.dead_letters import DeadLetter, Refused
 from shared.eventlog.port import partition_of
 from shared.lake import Lake
 from shared.privacy import pseudonym
@@ -28,14 +28,6 @@ KINDS = ("view", "click", "cart", "purchase", "cancel")
 FILE_COLUMNS = ("user_id", "item_id", "event", "at", "quantity", "price", "order_id", "title", "category")
 NO_PRODUCTS = r"^(POST|D|M|m|S|B|C2|DOT|PADS|CRUK|AMAZONFEE|DCGS.*|gift_.*|BANK CHARGES)$"  # of online_retail
 VARIANT = r"^\d{5}[A-Za-z]{1,2}$"  # 85123A and 85123B are one thing in two colours
-
-
-class Refused(Exception):
-    """A message that is no valid event: which field, which value, and why."""
-
-    def __init__(self, field: str, value: object, reason: str) -> None:
-        super().__init__(f"{field}: {reason} (got {str(value)[:200]!r})")
-        self.field, self.value, self.reason = field, str(value)[:200], reason
 
 
 class Past(NamedTuple):

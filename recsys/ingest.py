@@ -6,7 +6,7 @@ import polars as pl
 from pydantic import ValidationError
 
 from recsys import config
-from recsys.history import EVENT_COLUMNS, PRODUCT_COLUMNS, Columns, Refused
+from recsys.history import EVENT_COLUMNS, PRODUCT_COLUMNS, Columns
 from recsys.schema import (
     CATALOGUE,
     DEAD,
@@ -14,24 +14,27 @@ from recsys.schema import (
     EVENTS,
     IMPRESSIONS,
     INPUTS,
-    DeadLetter,
+    PERSONAL,
     Erasure,
     Event,
     Impression,
-    Noun,
     Product,
 )
-from shared.eventlog.port import Entry, EventLog, Place, Position, Record
+from shared.dead_letters import Refused, dead_letter, from_validation
+from shared.dependencies import DEPENDENCY_ERRORS
+from shared.eventlog.port import Entry, EventLog, Place, Position, Record, Topic, is_misplaced
 from shared.lake import Lake
 
 GROUP = "recsys-ingest"
 Offsets = dict[str, dict[int, int]]  # by topic and partition, of the next record
 
-NOUNS: dict[str, type[Event] | type[Impression] | type[Erasure] | type[Product]] = {
-    EVENTS.name: Event,
-    IMPRESSIONS.name: Impression,
-    ERASURES.name: Erasure,
-    CATALOGUE.name: Product,
+Input = Event | Impression | Erasure | Product
+
+SCHEMAS: dict[str, tuple[Topic, type[Event] | type[Impression] | type[Erasure] | type[Product]]] = {
+    EVENTS.name: (EVENTS, Event),
+    IMPRESSIONS.name: (IMPRESSIONS, Impression),
+    ERASURES.name: (ERASURES, Erasure),
+    CATALOGUE.name: (CATALOGUE, Product),
 }
 COLUMNS: dict[str, Columns] = {
     EVENTS.name: EVENT_COLUMNS,
@@ -64,47 +67,24 @@ def check_time(at: int, appended: int) -> None:
         raise Refused("at", at, f"more than {config.MAX_AGE // config.DAY} days in the past")
 
 
-def accept(record: Record) -> Event | Impression | Erasure | Product:
-    """The noun in a record of an input topic.
+def accept(record: Record) -> Input:
+    """The message in a record of an input topic.
 
     Raises:
         Refused: what is wrong with it.
     """
+    topic, schema = SCHEMAS[record.topic]
     try:
-        noun = NOUNS[record.topic].model_validate_json(record.value)
+        message = schema.model_validate_json(record.value)
     except ValidationError as error:
-        raise unreadable(error) from error
-    if not isinstance(noun, Product):
-        check_time(noun.at, record.at)
-        if record.key != noun.user:
-            raise Refused("user", noun.user, "the record's key is another shopper")
-    return noun
-
-
-def unreadable(error: ValidationError) -> Refused:
-    """The first thing that is wrong; cut, as it may quote a megabyte."""
-    first = error.errors(include_url=False)[0]
-    field = ".".join(str(part) for part in first["loc"]) or "message"
-    return Refused(field[:200], first["input"], first["msg"][:200])
-
-
-def dead_letter(record: Record, refused: Refused) -> Entry:
-    """Without the value where it could name a person."""
-    letter = DeadLetter(
-        topic=record.topic,
-        partition=record.partition,
-        offset=record.offset,
-        field=refused.field,
-        value="" if refused.field == "user" else refused.value,
-        reason=refused.reason,
-    )
-    return Entry(DEAD, record.key[:64], letter.model_dump_json().encode())
-
-
-def refusals(letters: Sequence[DeadLetter]) -> list[Entry]:
-    """Dead letters of a file as records of their topic."""
-    letters = [x.model_copy(update={"value": ""}) if x.field == "user_id" else x for x in letters]
-    return [Entry(DEAD, f"{letter.topic}:{letter.offset}", letter.model_dump_json().encode()) for letter in letters]
+        raise from_validation(error) from error
+    if not isinstance(message, Product):
+        check_time(message.at, record.at)
+        if record.key != message.user:
+            raise Refused("user", message.user, "the record's key is another shopper")
+        if is_misplaced(record, topic):
+            raise Refused("partition", record.partition, "the record's key belongs to another partition")
+    return message
 
 
 def ingest(log: EventLog, lake: Lake, offsets: Offsets, *, member: str = "night", limit: int = 20_000) -> int:
@@ -131,21 +111,36 @@ def ingest(log: EventLog, lake: Lake, offsets: Offsets, *, member: str = "night"
 
 def _write(lake: Lake, records: Sequence[Record]) -> list[Entry]:
     """Write what is valid, a file for each partition's stretch; gives the dead letters."""
-    letters, by_place = [], dict[Place, list[tuple[Record, Noun]]]()
+    letters, by_place = [], dict[Place, list[tuple[Record, Input]]]()
     for record in records:
         try:
-            by_place.setdefault(Place(record.topic, record.partition), []).append((record, accept(record)))
+            message = accept(record)
         except Refused as refused:
-            letters.append(dead_letter(record, refused))
+            letters.append(dead_letter(DEAD, record, refused, personal=PERSONAL))
+        else:
+            by_place.setdefault(Place(record.topic, record.partition), []).append((record, message))
     for place, taken in by_place.items():
-        if not taken:
-            continue
-        texts = "\n".join(noun.model_dump_json() for _, noun in taken)
-        schema = IMPRESSION_COLUMNS if place.topic == IMPRESSIONS.name else COLUMNS[place.topic]
-        rows = pl.read_ndjson(texts.encode(), schema=schema).with_columns(
-            partition=pl.lit(place.partition, pl.Int64),
-            offset=pl.Series([record.offset for record, _ in taken], dtype=pl.Int64),
-        )
-        batch = f"{place.partition}-{taken[0][0].offset:012d}"
-        lake.write(place.topic.removeprefix("recsys."), rows, batch=batch)
+        rows, bad = _rows(place, taken)
+        letters += [dead_letter(DEAD, record, refused, personal=PERSONAL) for record, refused in bad]
+        if not rows.is_empty():
+            batch = f"{place.partition}-{taken[0][0].offset:012d}"
+            lake.write(place.topic.removeprefix("recsys."), rows, batch=batch)
     return letters
+
+
+def _rows(place: Place, taken: Sequence[tuple[Record, Input]]) -> tuple[pl.DataFrame, list[tuple[Record, Refused]]]:
+    """The messages as rows of the lake; those that cannot be one, with the reason, cost only themselves."""
+    schema = IMPRESSION_COLUMNS if place.topic == IMPRESSIONS.name else COLUMNS[place.topic]
+    try:
+        rows = pl.read_ndjson("\n".join(message.model_dump_json() for _, message in taken).encode(), schema=schema)
+        offsets = pl.Series([record.offset for record, _ in taken], dtype=pl.Int64)
+        return rows.with_columns(partition=pl.lit(place.partition, pl.Int64), offset=offsets), []
+    except DEPENDENCY_ERRORS:
+        raise
+    except Exception as error:
+        if len(taken) <= 1:
+            refused = Refused("message", "", f"no row can be made of it: {type(error).__name__}")
+            return pl.DataFrame(), [(record, refused) for record, _ in taken]
+        parts = [_rows(place, [one]) for one in taken]
+        good = [part for part, _ in parts if not part.is_empty()]
+        return pl.concat(good) if good else pl.DataFrame(), [letter for _, bad in parts for letter in bad]

@@ -5,8 +5,9 @@ import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from http import HTTPStatus
 from typing import Any, NamedTuple, Self
-from urllib.error import URLError
+from urllib.error import HTTPError, URLError
 
 import numpy as np
 import polars as pl
@@ -15,6 +16,7 @@ from recsys import config, simulate
 from recsys.batch import Nights, date_of
 from recsys.history import EVENT_COLUMNS, PRODUCT_COLUMNS, hidden
 from recsys.otherwise import Otherwise
+from recsys.releases import RECIPE, TABLE
 from recsys.schema import (
     ALARMS,
     CATALOGUE,
@@ -44,6 +46,7 @@ from shared.clock import VirtualClock, perf_counter, sleep
 from shared.eventlog import open_log
 from shared.eventlog.port import Entry, beginning
 from shared.privacy import pseudonym
+from shared.releases import Ledger
 from shared.settings import Settings
 from shared.story import Scene
 
@@ -83,7 +86,7 @@ class Live:
         self.failures: list[str] = []
         self.latencies: list[float] = []
         self.alarms: list[Alarm] = []
-        self.releases: list[Release] = []
+        self.ledger: Ledger[Release] = Ledger()
         self.reports: list[Report] = []
         self.told: list[Night] = []
         self.wishes: list[str] = []  # of whoever watches, not yet fulfilled
@@ -123,14 +126,14 @@ class Live:
                 if record.topic == ALARMS.name:
                     self.alarms.append(Alarm.model_validate_json(record.value))
                 elif record.topic == RELEASES.name:
-                    self.releases.append(Release.model_validate_json(record.value))
+                    self.ledger.add(Release.model_validate_json(record.value))
                 elif record.topic == REPORTS.name:
                     self.reports.append(Report.model_validate_json(record.value))
                 elif record.topic == NIGHTS.name:
                     self.told.append(Night.model_validate_json(record.value))
                 elif record.topic == COMMANDS.name:
                     self.visited |= json.loads(record.value)["who"] == VISITOR
-                elif json.loads(record.value)["kind"] == "wish":
+                elif record.key == "wish":
                     self.wishes.append(Wish.model_validate_json(record.value).wish)
                     self.visited = True
 
@@ -158,16 +161,28 @@ class Live:
     # --- an operator ----------------------------------------------------------------------------------
 
     def command(self, command: Command) -> None:
-        """Post a command, and wait until a release or an alarm answers it."""
+        """Post a promote or a rollback, and wait until a release or an alarm answers it."""
         self.judged()
-        before = len(self.releases) + len(self.alarms)
-        self.ask("POST", "/v1/commands", command.model_dump())
+        self.follow()
+        subject, before = TABLE if command.kind == "rollback" else RECIPE, len(self.alarms)
+        key = f"demo-{len(self.ledger.lines)}"
+        body = command.model_dump() | {"expected_champion": self.ledger.version(subject), "key": key}
+
+        def sent() -> bool:
+            try:
+                self.ask("POST", "/v1/commands", body)
+            except HTTPError as error:
+                if error.code != HTTPStatus.CONFLICT:  # it has not read the latest release yet
+                    raise
+                return False
+            return True
 
         def answered() -> bool:
             self.follow()
-            return len(self.releases) + len(self.alarms) > before
+            return self.ledger.by_key(key, subject) is not None or len(self.alarms) > before
 
-        self.children.wait(answered, f"nobody carried out {command.kind}; see monitor.log")
+        self.children.wait(sent, f"{command.kind} is refused; see serve.log")
+        self.children.wait(answered, f"{command.kind} is not carried out; see monitor.log")
 
     # --- a night and a day ------------------------------------------------------------------------------
 

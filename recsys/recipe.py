@@ -101,6 +101,13 @@ class Recipe(NamedTuple):
 
 
 def reference(folder: Path) -> tuple[pl.DataFrame, dict[str, float]]:
-    """The reference of drift, and its limits by column."""
-    limits: dict[str, float] = json.loads((folder / "limits.json").read_text())
-    return pl.read_parquet(folder / "reference.parquet"), limits
+    """The reference of drift, and its limits by column.
+
+    Raises:
+        ModelCorrupt: a file is missing or damaged.
+    """
+    try:
+        limits: dict[str, float] = json.loads((folder / "limits.json").read_text())
+        return pl.read_parquet(folder / "reference.parquet"), limits
+    except (OSError, ValueError, pl.exceptions.PolarsError) as error:
+        raise ModelCorrupt(f"cannot read the reference of drift in {folder.name}: {error}") from error

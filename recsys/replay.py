@@ -12,13 +12,13 @@ from recsys.batch import Nights, date_of
 from recsys.demo import by_source, learn, nights_of, told
 from recsys.evaluate import Truth
 from recsys.history import EVENT_COLUMNS, Past, hidden, read_file, write_history
-from recsys.ingest import refusals
 from recsys.monitor import promotion
-from recsys.schema import EVENTS, RELEASES, TOPICS, Interactions, Ints
+from recsys.schema import DEAD, EVENTS, PERSONAL, TOPICS, Interactions, Ints, entry
 from recsys.table import Table
 from recsys.train import Candidate
 from shared.clock import SystemClock, VirtualClock, perf_counter
 from shared.console import Stage
+from shared.dead_letters import rejected_rows
 from shared.eventlog import open_log
 from shared.eventlog.port import Entry, EventLog
 from shared.lake import Lake
@@ -81,7 +81,7 @@ def run(settings: Settings, file: Path, *, name: str, days: int, seed: int) -> N
         clock = VirtualClock(today * config.DAY)
         log = open_log(settings.log, clock=clock)
         log.create(TOPICS)
-        log.append([*refusals(past.letters), released(candidate, at=clock.now())])
+        log.append([*rejected_rows(DEAD, past.letters, personal=PERSONAL), released(candidate, at=clock.now())])
         named = hidden(past.events, key=settings.key("pseudonym_key"))
         nights = nights_of(settings, registry, seed)(log, clock)
         done = live(stage, log, clock, nights, lake, named, days=range(today, end))
@@ -143,8 +143,7 @@ def take(stage: Stage, file: Path) -> Past:
 def released(candidate: Candidate, *, at: int) -> Entry:
     """The first recipe goes out whatever its gate says: validation preferred it, also to the plain blend."""
     why = f"the first, although {candidate.refused}" if candidate.refused else "the first"
-    line = promotion(candidate.version, at=at, who="replay", why=why)
-    return Entry(RELEASES, line.version, line.model_dump_json().encode())
+    return entry(promotion(candidate.version, at=at, who="replay", why=why, key="the-first"))
 
 
 def live(

@@ -18,9 +18,9 @@ WEEKS = 4  # whose weekday is the usual
 def judge(lake: Lake, day: int, before: Sequence[Report], *, version: str, recipe: Path | None) -> Report:
     """The report on an event day (since the epoch); `recipe`: the folder with the reference of drift."""
     since, until = day * config.DAY, (day + 1) * config.DAY
-    dates = {"since": dataset.day_of(since), "until": dataset.day_of(until)}
-    rows = lake.read("events", **dates)
-    shown = lake.read("impressions", **dates)
+    first, end = dataset.day_of(since), dataset.day_of(until)
+    rows = lake.read("events", since=first, until=end)
+    shown = lake.read("impressions", since=first, until=end)
     clicks, purchases, distances = 0, 0, dict[str, float]()
     drifted: tuple[str, ...] = ()
     if not rows.is_empty():

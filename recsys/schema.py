@@ -4,16 +4,18 @@ Money is in whole cents, time in whole seconds since the epoch (UTC). On every t
 pseudonym: the edge replaces the name, and so must whoever writes to a topic.
 """
 
-from collections.abc import Sequence
+from datetime import date
 from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, Field, field_validator
 
 from recsys import config
-from shared.eventlog.port import Topic
+from shared import releases
+from shared.eventlog.port import Entry, Topic
+from shared.messages import Message
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -26,29 +28,39 @@ Source = Literal["als", "linear", "repeat", "content", "popular"]
 Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$", examples=["u-1001"])]
 Seconds = Annotated[int, Field(ge=0, lt=2**32, strict=True, examples=[1_767_225_600])]
 Text = Annotated[str, Field(max_length=200)]
+Day = Annotated[int, Field(ge=0, lt=2**32 // config.DAY)]  # since the epoch
+
+
+def _business_date(text: str) -> str:
+    """Raises ValueError: it is no date, or none that has a day before it that seconds can tell."""
+    day = date.fromisoformat(text)
+    if not date(1970, 1, 2) <= day < date(2106, 1, 1):
+        raise ValueError("must be a date from 1970-01-02 to 2105-12-31")
+    return str(day)
+
+
+BusinessDate = Annotated[str, AfterValidator(_business_date)]  # YYYY-MM-DD
 
 EVENTS = Topic("recsys.events", config.PARTITIONS)  # key: user
 IMPRESSIONS = Topic("recsys.impressions", config.PARTITIONS)  # key: user
 ERASURES = Topic("recsys.erasures", config.PARTITIONS)  # key: user
 CATALOGUE = Topic("recsys.catalogue", 1, compacted=True)  # key: item
-DEAD = Topic("recsys.dead", 1)  # key: that of the record refused
+DEAD = Topic("recsys.dead", 1)  # key: topic/partition/offset of the record refused
 COMMANDS = Topic("recsys.commands", 1)  # key: kind
 ALARMS = Topic("recsys.alarms", 1)  # key: kind
 NIGHTS = Topic("recsys.nights", 1)  # key: date
 REPORTS = Topic("recsys.reports", 1)  # key: day
 RELEASES = Topic("recsys.releases", 1)  # key: version
 STORY = Topic("recsys.story", 1)  # key: kind; what a demo tells whoever watches, and hears from them
+HEARTBEATS = Topic("recsys.heartbeats", 1, compacted=True)  # key: process
 INPUTS = (EVENTS, IMPRESSIONS, ERASURES, CATALOGUE)  # what a night reads
-TOPICS = (*INPUTS, DEAD, COMMANDS, ALARMS, NIGHTS, REPORTS, RELEASES, STORY)
+TOPICS = (*INPUTS, DEAD, COMMANDS, ALARMS, NIGHTS, REPORTS, RELEASES, STORY, HEARTBEATS)
 
 
-class Noun(BaseModel):
-    """A frozen record that says no to fields it does not know."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+PERSONAL = ("user", "user_id", "id", "order", "order_id", "list_id")  # fields whose values a dead letter leaves out
 
 
-class Event(Noun):
+class Event(Message):
     """Something that a shopper did with an item."""
 
     # [2.1] Deeds, not stars: few people rate, and all of them click and buy. A purchase is what the shop lives on;
@@ -65,7 +77,7 @@ class Event(Noun):
     position: Annotated[int, Field(ge=1, le=config.SERVED, strict=True)] | None = None
 
 
-class Product(Noun):
+class Product(Message):
     """An item as the catalogue has it from `at` on."""
 
     item: Id
@@ -79,28 +91,28 @@ class Product(Noun):
     in_stock: bool = True
 
 
-class Erasure(Noun):
+class Erasure(Message):
     """Everything that this shopper did before `at` is to be forgotten."""
 
     user: Id
     at: Seconds
 
 
-class Impression(Noun):
+class Impression(Message):
     """A list as it was shown. The server writes it, so no client can invent one."""
 
     list_id: Id
     user: Id
     at: Seconds
     version: str  # of the table
-    path: Path
+    path: str  # a Path, or one that a newer server knows
     items: tuple[str, ...]
     sources: tuple[str, ...]  # where each came from
     explored: bool = False  # the first `permuted` items stand in random order
     permuted: int = 0  # m: each of them stood on each of these slots with probability 1 / m
 
 
-class Item(Noun):
+class Item(Message):
     """One place of a list, in words."""
 
     item: str
@@ -149,98 +161,79 @@ class TopK(NamedTuple):
     filled: NDArray[np.int16]  # (users,) how many came from popularity to fill the list up
 
 
-class DeadLetter(Noun):
-    """A record that could not be taken in, with the reason; the rest went on."""
+class Command(releases.Command):
+    """What an operator wants done. A promote and a withdraw concern the recipe, a rollback the table."""
 
-    topic: str
-    partition: int
-    offset: int
-    field: str
-    value: str  # the first 200 characters
-    reason: str
-
-
-class Command(Noun):
-    """What an operator wants done."""
-
-    kind: Literal["night", "train", "promote", "rollback"]
+    kind: Literal["night", "train", "promote", "rollback", "withdraw"]
     version: Annotated[str, Field(pattern=r"^[0-9A-Za-z-]{1,40}$", examples=["2"])] | None = None
-    force: bool = False  # promote although the gate said no
-    who: Id
-    why: Text = ""
 
 
-class Alarm(Noun):
-    """Something a person should know, and what is done about it."""
+class Alarm(releases.Alarm):
+    """Kinds: drift, clicks, gate, night, table, recipe, command."""
 
-    kind: Literal["drift", "clicks", "gate", "table", "recipe", "command"]
     at: Seconds
-    message: str
-    action: str
 
 
-class Night(Noun):
+class Night(Message):
     """What came of a night."""
 
-    date: str
+    date: BusinessDate
     at: Seconds
     version: str = ""  # published; empty: yesterday's table stays
-    refused: str = ""  # by the gate
-    recipe: str
-    seconds: dict[str, float]  # by step
-    figures: dict[str, float]
+    refused: str = ""  # by the gate, by the ledger, or the step that failed
+    recipe: str = ""  # that ranked; `none`: the hand blend
+    seconds: dict[str, float] = Field(default_factory=dict)  # by step
+    figures: dict[str, float] = Field(default_factory=dict)
 
 
-class Report(Noun):
+class Report(Message):
     """One day, judged after its night."""
 
-    day: int  # since the epoch
+    day: Day
     version: str
     lists: int
     clicks: int
     usual_clicks: float | None = None  # a list, mean of the same weekday's last four
     purchases: int
-    drift: dict[str, float]
-    drifted: tuple[str, ...]
+    drift: dict[str, float] = Field(default_factory=dict)
+    drifted: tuple[str, ...] = ()
 
 
-class Release(Noun):
-    """A line of the ledger: what is in force from here on, who said so, why, and on what figures."""
+class Release(releases.Release):
+    """A line of the ledger. Subjects: `table` and `recipe`."""
 
-    subject: Literal["table", "recipe"]
-    action: Literal["publish", "promote", "rollback"]
-    version: str
-    recipe: str = ""  # of a table
-    artifact: str = ""  # of a recipe: where its files are
-    digest: str
-    offsets: dict[str, dict[int, int]] = {}  # of a table: by topic and partition, where its input ended
+    recipe: str = ""  # of a table: what ranked it; `none`, or empty in older lines: the hand blend
+    offsets: dict[str, dict[int, int]] = Field(
+        default_factory=dict
+    )  # of a table: by topic and partition, where its input ended
     at: Seconds
-    who: str
-    why: str
-    figures: dict[str, float]
 
 
-def in_force(ledger: Sequence[Release], subject: str) -> Release | None:
-    """The last word about tables, or about recipes."""
-    return next((line for line in reversed(ledger) if line.subject == subject), None)
+def entry(message: Alarm | Night | Release) -> Entry:
+    """The message as a record of its topic."""
+    if isinstance(message, Alarm):
+        return Entry(ALARMS, message.kind, message.model_dump_json().encode())
+    if isinstance(message, Night):
+        return Entry(NIGHTS, message.date, message.model_dump_json().encode())
+    return releases.entry(RELEASES, message)
 
 
-def before(ledger: Sequence[Release], now: str | None, kept: Sequence[str]) -> str | None:
-    """The table that a rollback goes to: of those still kept, the last one published before `now` was."""
-    published = [line.version for line in ledger if line.subject == "table" and line.action == "publish"]
-    earlier = published[: max((place for place, version in enumerate(published) if version == now), default=0)]
-    return next((version for version in reversed(earlier) if version in kept and version != now), None)
-
-
-class Books(Noun):
+class Books(Message):
     """What a demo knows of a day, as it has lived the same day with each way of recommending."""
 
     kind: Literal["books"] = "books"
-    day: int  # since the epoch
-    earned: dict[str, float]  # margin net of returns, EUR, by way; "none" is without any list
+    day: Day
+    earned: dict[str, float]  # margin net of returns, EUR, by way of recommending; "none" is without any list
+
+    @field_validator("earned")
+    @classmethod
+    def _every_way_of_the_page(cls, earned: dict[str, float]) -> dict[str, float]:
+        if missing := {"none", "served", "popularity", "oracle"} - earned.keys():
+            raise ValueError(f"lacks {', '.join(sorted(missing))}")
+        return earned
 
 
-class Wish(Noun):
+class Wish(Message):
     """What a visitor of a demo wants to see."""
 
     kind: Literal["wish"] = "wish"

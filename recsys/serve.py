@@ -4,17 +4,21 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 from pathlib import Path
 from typing import Annotated, Any
+from uuid import uuid4
 
-from fastapi import Depends, FastAPI, Query, Request, Response
+from fastapi import Depends, FastAPI, Header, HTTPException, Query, Request, Response
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from pydantic import Field
+from starlette.concurrency import run_in_threadpool
 
 from recsys import config
 from recsys.edge import Edge
 from recsys.page import User, add_watching
 from recsys.policy import REASONS
+from recsys.releases import RECIPE, TABLE
 from recsys.schema import (
     COMMANDS,
     ERASURES,
@@ -28,10 +32,8 @@ from recsys.schema import (
     Impression,
     Item,
     Night,
-    Noun,
     Release,
     Report,
-    in_force,
 )
 from recsys.schema import Path as Way
 from recsys.shelf import NoTable, Shelf
@@ -39,13 +41,16 @@ from shared.api import create_app, problem
 from shared.auth import require_key
 from shared.clock import Clock, perf_counter
 from shared.eventlog.port import Entry, EventLog, LogUnavailable
+from shared.messages import Message
+from shared.messages import Request as Strict
 from shared.privacy import pseudonym
+from shared.releases import Key, Rejected, check_expected
 
 BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 PATIENCE = 0.3  # seconds that a list waits to be logged; then it is shown unlogged
 
 
-class Asked(Noun):
+class Asked(Strict):
     """How many places, and where the list will stand."""
 
     k: Annotated[int, Field(ge=1, le=config.SERVED)] = 10
@@ -54,7 +59,7 @@ class Asked(Noun):
     ] = ""
 
 
-class ListOut(Noun):
+class ListOut(Message):
     """A list as shown. `logged` is false when the log was away: such a list counts in no estimate."""
 
     list_id: str
@@ -64,7 +69,7 @@ class ListOut(Noun):
     items: list[Item]
 
 
-class EventIn(Noun):
+class EventIn(Strict):
     """A deed; the server says when, and replaces the shopper's name."""
 
     kind: Annotated[str, Field(pattern="^(view|click|cart|purchase|cancel)$", examples=["click"])]
@@ -78,19 +83,29 @@ class EventIn(Noun):
     position: Annotated[int, Field(ge=1, le=config.SERVED, strict=True)] | None = None
 
 
-class Accepted(Noun):
+class CommandRequest(Command, Strict):
+    """A command by HTTP; the header Idempotency-Key, if there is one, takes the place of `key`."""
+
+
+class Accepted(Message):
     """Where the log has it."""
 
     partition: int
     offset: int
 
 
-class TableNow(Noun):
+class Commanded(Accepted):
+    """`key`: a command that is sent again under it counts once."""
+
+    key: str
+
+
+class TableNow(Message):
     """What is shown, and the ledger behind it, newest first."""
 
     version: str
     age_hours: float
-    recipe: str
+    recipe: str  # in force for the next night; `none`: the hand blend ranks
     ledger: list[Release]
 
 
@@ -129,7 +144,7 @@ def make_app(
         title="recsys",
         description=DESCRIPTION,
         body_limit=config.BODY_LIMIT,
-        ready=lambda: edge.ready(),
+        health=edge.health,
         lifespan=lifespan,
         metrics=metrics,
     )
@@ -150,7 +165,9 @@ def make_app(
     async def recommend(user_id: User, asked: Annotated[Asked, Query()]) -> ListOut:
         """What to show this shopper now, with reasons. The server logs it as shown."""
         began, user = perf_counter(), pseudonym(user_id, pseudonym_key)
-        made = shelf.recommend(user, asked.k, now=clock.now(), context=asked.context)
+        # The table's files are mapped, and a page fault blocks, so the look-up is not made on the event loop. These
+        # threads are not those that write to the log: a log that hangs must not hold lists up.
+        made = await run_in_threadpool(shelf.recommend, user, asked.k, now=clock.now(), context=asked.context)
         impression = Impression(
             list_id=secrets.token_hex(8),
             user=user,
@@ -186,23 +203,33 @@ def make_app(
         user = pseudonym(user_id, pseudonym_key)
         return await _append(edge, Entry(ERASURES, user, Erasure(user=user, at=clock.now()).model_dump_json().encode()))
 
-    @app.post("/v1/commands", status_code=202, dependencies=guarded, responses=errors, tags=["operation"])
-    async def command(wanted: Command) -> Accepted:
-        """Run tonight's night, train, promote a recipe, roll a table back; carried out by the monitor."""
-        return await _append(edge, Entry(COMMANDS, wanted.kind, wanted.model_dump_json().encode()))
+    conflict: dict[int | str, dict[str, Any]] = {409: {"description": "`expected_champion` is not in force."}}
+
+    @app.post("/v1/commands", status_code=202, dependencies=guarded, responses=errors | conflict, tags=["operation"])
+    async def command(
+        wanted: CommandRequest,
+        idempotency_key: Annotated[Key | None, Header(description="The same for each attempt.")] = None,
+    ) -> Commanded:
+        """Run tonight's night, train, promote or withdraw a recipe, roll a table back; carried out by the monitor.
+
+        `expected_champion` is what the last three replace: the recipe in force, or the table; `none` without one.
+        """
+        key = idempotency_key or wanted.key or uuid4().hex
+        _check_current(edge, wanted, key)
+        keyed = Command.model_validate(wanted.model_dump() | {"key": key})
+        found = await _append(edge, Entry(COMMANDS, keyed.kind, keyed.model_dump_json().encode()))
+        return Commanded(**found.model_dump(), key=key)
 
     @app.get("/v1/table", dependencies=guarded, responses=errors, tags=["operation"])
     async def table() -> TableNow:
         """The version shown and the ledger of releases."""
         if (manifest := shelf.manifest) is None:
             raise NoTable("no table has been published yet")
-        ledger = list(edge.releases)
-        recipe = in_force(ledger, "recipe")
         return TableNow(
             version=shelf.version,
             age_hours=round((clock.now() - manifest.cut) / config.HOUR, 2),
-            recipe=recipe.version if recipe else "plain",
-            ledger=ledger[::-1],
+            recipe=edge.ledger.version(RECIPE),
+            ledger=edge.ledger.lines[::-1],
         )
 
     _add_reading(app, edge, guarded, errors)
@@ -238,6 +265,22 @@ def _add_reading(app: FastAPI, edge: Edge, guarded: list[Any], errors: dict[int 
     async def reports() -> list[Report]:
         """Day by day: lists, clicks, drift. Newest first."""
         return list(edge.reports)[::-1]
+
+
+def _check_current(edge: Edge, wanted: Command, key: str) -> None:
+    """Raises HTTPException: what the command would replace is not in force, so the caller has not seen what is."""
+    if wanted.kind in ("night", "train"):
+        return
+    if not edge.needed.caught_up:  # else what stands in an older ledger would be a conflict
+        why = edge.needed.ready() or "the ledger of releases is still being read"
+        raise HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, why, headers={"Retry-After": "1"})
+    subject = TABLE if wanted.kind == "rollback" else RECIPE
+    if edge.ledger.by_key(key, subject) is not None:
+        return  # an answer was lost; the command counts once
+    try:
+        check_expected(wanted.expected_champion, edge.ledger.version(subject))
+    except Rejected as error:
+        raise HTTPException(HTTPStatus.CONFLICT, str(error)) from error
 
 
 async def _logged(edge: Edge, impression: Impression) -> bool:

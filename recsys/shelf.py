@@ -1,21 +1,27 @@
 """What is shown by day: a row of the table, less what has happened since the table was made."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from pydantic import ValidationError
-
 from recsys import config, table
+from recsys.ingest import accept
 from recsys.policy import REASONS, Policy, Rules, allowed, compose
 from recsys.schema import CATALOGUE, ERASURES, EVENTS, SOURCES, Erasure, Event, Item, Product
 from recsys.schema import Path as Way
 from recsys.table import Table, TableCorrupt
+from shared.dependencies import DEPENDENCY_ERRORS
 from shared.eventlog.port import EventLog, Place, Reader, Record
 
+FOLLOWED = (EVENTS, ERASURES, CATALOGUE)
+ROUNDS = 50  # polls of the log before others have their turn
 TODAY = 20  # of a shopper's items today that a list is made from
 LINEAR, POPULAR = SOURCES.index("linear"), SOURCES.index("popular")
 EMPTY: frozenset[int] = frozenset()
+
+OnBad = Callable[[Record, Exception], None]
+logger = logging.getLogger(__name__)
 
 
 class NoTable(Exception):
@@ -51,43 +57,50 @@ def _reason(source: str, because: tuple[str, str]) -> str:
 class Since:
     """What happened after a version's input ended; made anew with each version."""
 
-    def __init__(self, made: Table, log: EventLog) -> None:
-        self.table = made
+    def __init__(self, made: Table, log: EventLog, on_bad: OnBad) -> None:
+        self.table, self._log, self._on_bad = made, log, on_bad
         offsets = made.manifest.offsets
         start = {Place(EVENTS.name, n): offsets.get(EVENTS.name, {}).get(n, 0) for n in range(EVENTS.partitions)}
         start |= {Place(topic.name, n): 0 for topic in (ERASURES, CATALOGUE) for n in range(topic.partitions)}
+        extras = made.extras
+        self.rules = Rules(extras.category, extras.family, extras.small, extras.new)
         self._reader: Reader = log.reader(start)
         self.bought: dict[str, set[int]] = {}
         self.today: dict[str, list[int]] = {}  # latest last
         self.erased: dict[str, int] = {}
         self.out: set[int] = set()
         self.seen = made.manifest.cut  # the time up to which the log has been read
-        extras = made.extras
-        self.rules = Rules(extras.category, extras.family, extras.small, extras.new)
 
-    def follow(self, timeout: float = 0.0) -> bool:
+    def catch_up(self) -> None:
+        """Take in what the log holds now; what is written meanwhile can wait."""
+        ends = {Place(topic.name, n): end for topic in FOLLOWED for n, end in self._log.ends(topic).items()}
+        while any(self._reader.positions[place] < end for place, end in ends.items()):
+            if not self.follow():
+                return  # a log may end in places that hold no record
+
+    def follow(self) -> bool:
         """Take in what is new; whether there was any."""
-        records = self._reader.poll(5_000, timeout)
+        records = self._reader.poll(5_000, 0.0)
         for record in records:
             self.seen = max(self.seen, record.at)
             try:
                 self._take(record)
-            except ValidationError:  # the night writes the dead letter
-                continue
+            except DEPENDENCY_ERRORS:
+                raise
+            except Exception as error:  # the night writes the dead letter
+                self._on_bad(record, error)
         return bool(records)
 
     def _take(self, record: Record) -> None:
-        if record.topic == ERASURES.name:
-            gone = Erasure.model_validate_json(record.value)
-            self.erased[gone.user] = max(gone.at, self.erased.get(gone.user, 0))
-            self.bought.pop(gone.user, None)
-            self.today.pop(gone.user, None)
-        elif record.topic == CATALOGUE.name:
-            product = Product.model_validate_json(record.value)
-            if (number := self.table.number.get(product.item)) is not None:
-                (self.out.discard if product.in_stock else self.out.add)(number)
-        else:
-            event = Event.model_validate_json(record.value)
+        message = accept(record)
+        if isinstance(message, Erasure):
+            self.erased[message.user] = max(message.at, self.erased.get(message.user, 0))
+            self.bought.pop(message.user, None)
+            self.today.pop(message.user, None)
+        elif isinstance(message, Product):
+            if (number := self.table.number.get(message.item)) is not None:
+                (self.out.discard if message.in_stock else self.out.add)(number)
+        elif isinstance(event := message, Event):
             number = self.table.number.get(event.item)
             if number is None or event.kind == "cancel" or event.at <= self.erased.get(event.user, -1):
                 return
@@ -107,6 +120,7 @@ class Shelf:
     def __init__(self, log: EventLog, tables: Path) -> None:
         self._log, self._tables = log, tables
         self._since: Since | None = None
+        self.on_bad: OnBad = lambda record, error: logger.warning("skipped %s: %s", record[:3], type(error).__name__)
         self.trouble = ""  # why the version that the pointer names is not the one shown
 
     @property
@@ -127,12 +141,13 @@ class Shelf:
     def manifest(self) -> table.Manifest | None:
         return self._since.table.manifest if self._since else None
 
-    def follow(self, timeout: float = 0.0) -> None:
+    def follow(self) -> None:
         """Catch up with the log, and with the pointer; raises LogUnavailable."""
         self.switch()
         if self._since is not None:
-            while self._since.follow(timeout):
-                timeout = 0.0
+            for _ in range(ROUNDS):
+                if not self._since.follow():
+                    break
 
     def switch(self) -> None:
         """To the version that the pointer names, once it has proved itself and caught up; else the old one stays."""
@@ -140,12 +155,18 @@ class Shelf:
         if wanted is None or wanted == self.version:
             return
         try:
-            since = Since(Table.open(self._tables / wanted), self._log)
+            made = Table.open(self._tables / wanted)
         except TableCorrupt as error:
+            if self.trouble != str(error):
+                logger.error("the table that the pointer names is not shown: %s", error)
             self.trouble = str(error)
             return
-        while since.follow():
-            pass
+        since = Since(made, self._log, self.on_bad)
+        try:
+            since.catch_up()
+        except BaseException:
+            since.close()
+            raise
         old, self._since, self.trouble = self._since, since, ""
         if old is not None:
             old.close()

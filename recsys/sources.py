@@ -82,7 +82,7 @@ class Sources(NamedTuple):
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             found = {}
             for name in cls._fields:
                 if name in arrays:

@@ -15,11 +15,14 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from recsys import config
-from recsys.schema import Floats, Ints, Noun, TopK
+from recsys.schema import Floats, Ints, TopK
+from shared.dead_letters import from_validation
+from shared.messages import Message
 
 SAMPLES = 20  # lists that whoever opens the table must find as they were written
 HISTORY = 5  # of a user's purchases, the latest: what a reason can name
 MAIN = "main"
+MAKING = "table"  # the name of a folder that is no version yet
 
 
 class TableCorrupt(Exception):
@@ -30,12 +33,13 @@ class Busy(Exception):
     """Another night, or a rollback, holds the tables."""
 
 
-class Manifest(Noun):
+class Manifest(Message):
     """What a version is made of. No time of day: the same input makes the same bytes."""
 
     date: str
     cut: int
-    recipe: str  # version; empty: the plain one
+    recipe: str  # version of what ranked; `none`: the hand blend (empty in older manifests)
+    bundle: str = ""  # the same, under the name that stays
     recipe_digest: str
     offsets: dict[str, dict[int, int]]
     tables: dict[str, str]  # experiment arm -> folder
@@ -44,12 +48,17 @@ class Manifest(Noun):
 
     @property
     def version(self) -> str:
-        """The date and the content."""
-        return f"{self.date}-{hashlib.sha256(self.text().encode()).hexdigest()[:8]}"
+        """Of a manifest that was just made; one that is read has its version from its bytes."""
+        return version_of(self.date, self.text().encode())
 
     def text(self) -> str:
         """As it is written: sorted, since no log promises an order of its partitions."""
         return json.dumps(self.model_dump(), sort_keys=True, indent=1)
+
+
+def version_of(date: str, manifest: bytes) -> str:
+    """The date, and a digest of the manifest's bytes, so that a field more or less in other code changes nothing."""
+    return f"{date}-{hashlib.sha256(manifest).hexdigest()[:8]}"
 
 
 class Extras(NamedTuple):
@@ -63,6 +72,22 @@ class Extras(NamedTuple):
     new: list[bool]
     titles: list[str]
 
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """From a file, of another version too: fields that are unknown here are ignored, missing ones are neutral."""
+        given = json.loads(path.read_text())
+        count = len(given["items"])
+        neutral = cls(
+            items=[],
+            popular={"": []},
+            category=[0] * count,
+            family=[-1] * count,
+            small=[False] * count,
+            new=[False] * count,
+            titles=[""] * count,
+        )
+        return neutral._replace(**{name: given[name] for name in cls._fields if name in given})
+
 
 def hash_of(user: str) -> int:
     """64 bits of a user's id."""
@@ -72,8 +97,8 @@ def hash_of(user: str) -> int:
 class Table:
     """A version, opened. Arrays are mapped: workers share them, and a switch reads nothing."""
 
-    def __init__(self, folder: Path, manifest: Manifest) -> None:
-        self.folder, self.manifest, self.version = folder, manifest, folder.name
+    def __init__(self, folder: Path, manifest: Manifest, version: str) -> None:
+        self.folder, self.manifest, self.version = folder, manifest, version
         main = folder / manifest.tables[MAIN]
         self._hashes = _mapped(main / "hashes.npy")
         self._names = _mapped(main / "names.npy")
@@ -83,7 +108,7 @@ class Table:
         self._history = _mapped(main / "history.npy")
         self.scores = _mapped(main / "scores.npy")
         self.neighbours = _mapped(main / "neighbours.npy")
-        self.extras = Extras(**json.loads((main / "extras.json").read_text()))
+        self.extras = Extras.read(main / "extras.json")
         self.number = {item: number for number, item in enumerate(self.extras.items)}
 
     @classmethod
@@ -91,20 +116,26 @@ class Table:
         """Open and self-test; `verify` reads every byte, too.
 
         Raises:
-            TableCorrupt: a file is missing or altered, or a sample list is another one.
+            TableCorrupt: a file is missing or altered, the manifest too, or a sample list is another one.
         """
         try:
-            manifest = Manifest.model_validate_json((folder / "manifest.json").read_bytes())
+            raw = (folder / "manifest.json").read_bytes()
+            manifest = Manifest.model_validate_json(raw)
+            version = version_of(manifest.date, raw)
             if verify and (found := _digests(folder)) != manifest.files:
                 wrong = sorted(set(found.items()) ^ set(manifest.files.items()))[0][0]
                 raise TableCorrupt(f"{folder.name}/{wrong} is not what was written")
-            table = cls(folder, manifest)
+            table = cls(folder, manifest, version)
             for user, items in manifest.samples.items():
                 row = table.row(user)
                 found_items = [] if row < 0 else [table.extras.items[i] for i in table.items(row)[: len(items)]]
                 if found_items != items:
                     raise TableCorrupt(f"{folder.name}: the sample list of {user} is {found_items}, was {items}")
-        except (OSError, ValueError, KeyError, TypeError, IndexError, ValidationError) as error:
+            if folder.name not in (MAKING, version):
+                raise TableCorrupt(f"{folder.name}/manifest.json is not what was written")
+        except ValidationError as error:
+            raise TableCorrupt(f"{folder.name}/manifest.json cannot be read: {from_validation(error)}") from error
+        except (OSError, EOFError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
             raise TableCorrupt(f"cannot open {folder}: {error}") from error
         return table
 
@@ -231,7 +262,7 @@ def sole(tables: Path) -> Iterator[None]:
 def current(tables: Path) -> str | None:
     """The version in force."""
     try:
-        return (tables / "CURRENT").read_text().strip() or None
+        return (tables / "CURRENT").read_text(errors="replace").strip() or None
     except FileNotFoundError:
         return None
 

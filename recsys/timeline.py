@@ -5,12 +5,13 @@ from datetime import date as Date
 
 from recsys import config
 from recsys.earnings import Added, added
-from recsys.schema import Books, Night, Noun, Report
+from recsys.schema import Books, Night, Report
+from shared.messages import Message
 
 EPOCH = Date(1970, 1, 1)
 
 
-class Series(Noun):
+class Series(Message):
     """By day, each at the midnight that ends it, with the night that follows."""
 
     at: list[int]
@@ -24,7 +25,7 @@ class Series(Noun):
     popularity: list[float | None]  # EUR that bestsellers would have added
 
 
-class Money(Noun):
+class Money(Message):
     """EUR added by the lists against the same days without any, net of returns; the bounds hold 95 %, by days."""
 
     days: int

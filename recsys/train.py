@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from recsys import config, dataset, evaluate
 from recsys.evaluate import Truth
 from recsys.features import DEFINITION, Facts
-from recsys.model import OBJECTIVES, Labelled, Model, fit, lists, single
+from recsys.model import OBJECTIVES, Labelled, Model, ModelCorrupt, fit, lists, single
 from recsys.policy import Policy, Rules, compose
 from recsys.recipe import PLAIN, Recipe
 from recsys.schema import SOURCES, Candidates, Floats, Interactions, Ints, Ranked
@@ -52,6 +52,7 @@ class Candidate(NamedTuple):
 
     version: Version
     refused: str  # why it may not be released; empty if it may
+    uncompared: str = ""  # why it was not judged beside the champion; empty if it was, or there is none
 
 
 class Period(NamedTuple):
@@ -219,10 +220,10 @@ def train(
     """Learn from all that was known at `as_of`, register the result, and let the gate judge it.
 
     Three periods of `horizon` days, one after the other: learn, choose, judge. `champion`: the folder of what is
-    to be beaten, on the same period. `progress` is told of every period.
+    to be beaten, on the same period; one that cannot be read is not compared. `progress` is told of every period.
 
     Raises:
-        NotEnough: too short a history. ModelCorrupt: the champion cannot be read.
+        NotEnough: too short a history.
     """
     plain, step = Recipe(parameters or Parameters()), horizon * config.DAY
     periods = []
@@ -233,10 +234,15 @@ def train(
     recipe, chosen = learn(fitting, choosing, plain.parameters, seed=seed)
     figures = verdict(judging, recipe, seed=seed) | chosen
     before: dict[str, float] | None = None
+    uncompared = ""
     if champion is not None:
-        old = Recipe.load(champion)
-        before = evaluate.judge(judging.truth, judging.lists(judging.rank(old.model), old.policy))
-        figures |= {f"champion_{name}": value for name, value in before.items()}
+        try:
+            old = Recipe.load(champion)
+        except ModelCorrupt as error:  # of other features, or damaged: it cannot rank, so there is nothing to beat
+            uncompared = str(error)
+        else:
+            before = evaluate.judge(judging.truth, judging.lists(judging.rank(old.model), old.policy))
+            figures |= {f"champion_{name}": value for name, value in before.items()}
     refused = evaluate.gate(figures, before)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "recipe"
@@ -254,7 +260,7 @@ def train(
                 "gate": refused or "passed",
             },
         )
-    return Candidate(version, refused)
+    return Candidate(version, refused, uncompared)
 
 
 def watched(rows: pl.DataFrame, products: pl.DataFrame) -> pl.DataFrame:

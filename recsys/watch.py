@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from math import ceil
 from threading import Lock
 
-from recsys.schema import Event, Impression, Noun
-from recsys.schema import Path as Way
+from recsys.schema import Event, Impression
 from shared.clock import monotonic
+from shared.messages import Message
 
 OPEN = 5_000  # lists that a deed may still belong to
 RECENT = 120  # lists kept of all, and of those that something came of
@@ -31,7 +31,7 @@ class Seen:
         self.bought: set[int] = set()
 
 
-class Row(Noun):
+class Row(Message):
     """A list, as a line."""
 
     number: int  # since the start
@@ -40,7 +40,7 @@ class Row(Noun):
     at: int
     user: str  # pseudonym
     version: str
-    path: Way
+    path: str
     explored: bool
     length: int
     items: tuple[str, ...]  # the first places
@@ -50,7 +50,7 @@ class Row(Noun):
     bought: tuple[int, ...]
 
 
-class Now(Noun):
+class Now(Message):
     """The last seconds, and the totals."""
 
     seconds: float  # since the start

@@ -14,13 +14,15 @@ from pydantic import Field
 from recsys import config
 from recsys.edge import Edge
 from recsys.policy import REASONS
-from recsys.schema import STORY, Alarm, Item, Night, Noun, Release, Report, Wish, before, in_force
+from recsys.releases import RECIPE, TABLE
+from recsys.schema import STORY, Alarm, Item, Night, Release, Report, Wish
 from recsys.schema import Path as Way
 from recsys.shelf import Shelf
 from recsys.timeline import Money, Series, money, series
 from recsys.watch import Now, Row
-from shared.clock import Clock, monotonic
+from shared.clock import Clock, SystemClock
 from shared.eventlog.port import Entry
+from shared.messages import Message, Request
 from shared.page import add_page
 from shared.page.document import add_document
 from shared.page.stream import Streams, event, newest
@@ -35,7 +37,7 @@ NIGHTS = 60  # nights, and lines of the ledger, shown
 User = Annotated[str, InPath(pattern=r"^[A-Za-z0-9_-]{1,64}$", examples=["u000017"])]
 
 
-class State(Noun):
+class State(Message):
     """What changes from one moment to the next."""
 
     at: int  # event time
@@ -44,11 +46,12 @@ class State(Noun):
     age: int | None  # seconds since the input of that table ended
     trouble: str  # why the log cannot be read; empty when it can
     refused: str  # why the table that the pointer names is not shown; empty when it is
+    doing: str  # what the monitor is at, and for how long; empty when it waits
     silent: float  # seconds since the log could be read last
     catching_up: bool
 
 
-class Told(Noun):
+class Told(Message):
     """What was said and done, newest first; it changes seldom."""
 
     table: Release | None
@@ -66,7 +69,7 @@ class Told(Noun):
     registry: str  # MLflow's address, or the command that shows it
 
 
-class Watched(Noun):
+class Watched(Message):
     """All that the page shows; the stream brings the same, part by part."""
 
     state: State
@@ -76,21 +79,21 @@ class Watched(Noun):
     reasons: dict[str, str]  # by source
 
 
-class Asked(Noun):
+class Asked(Request):
     """What may be asked about a shopper."""
 
     k: Annotated[int, Field(ge=1, le=config.SERVED)] = 10
     by: Annotated[Literal["name", "pseudonym"], Field(description="What the path names the shopper by.")] = "name"
 
 
-class Bought(Noun):
+class Bought(Message):
     """Something that a shopper has."""
 
     item: str
     title: str
 
 
-class Shopper(Noun):
+class Shopper(Message):
     """What is known of a shopper, what they would be shown now, and what somebody unknown would."""
 
     user: str  # pseudonym
@@ -100,6 +103,10 @@ class Shopper(Noun):
     history: list[Bought]  # newest first
     shown: list[Item]
     popular: list[Item]
+
+
+class WishRequest(Wish, Request):
+    """A wish by HTTP."""
 
 
 class Page:
@@ -121,21 +128,23 @@ class Page:
             age=self._clock.now() - manifest.cut if manifest else None,
             trouble=edge.trouble,
             refused=self.shelf.trouble,
-            silent=monotonic() - edge.followed,
-            catching_up=not edge.caught_up,
+            doing=_doing(edge),
+            silent=edge.needed.age(),
+            catching_up=not edge.needed.caught_up,
         )
 
     def told(self) -> Told:
-        edge, ledger = self.edge, list(self.edge.releases)
+        edge, ledger = self.edge, self.edge.ledger
         nights, reports, books = list(edge.nights), list(edge.reports), list(edge.books)
-        recipe = in_force(ledger, "recipe")
+        recipe = ledger.champion(RECIPE)
+        fallbacks = ledger.fallbacks(TABLE, kept=self.shelf.kept)
         limits = self._limits(recipe)
         return Told(
-            table=in_force(ledger, "table"),
+            table=ledger.champion(TABLE),
             recipe=recipe,
-            back_to=before(ledger, self.shelf.version, self.shelf.kept),
+            back_to=fallbacks[0].version if fallbacks else None,
             nights=nights[: -NIGHTS - 1 : -1],
-            ledger=ledger[: -NIGHTS - 1 : -1],
+            ledger=ledger.lines[: -NIGHTS - 1 : -1],
             alarms=list(edge.alarms)[: -NIGHTS - 1 : -1],
             reports=reports[: -NIGHTS - 1 : -1],
             limits=limits,
@@ -190,7 +199,7 @@ class Page:
 
     def _heard(self) -> tuple[object, ...]:
         edge = self.edge
-        lines = newest(edge.releases, edge.nights, edge.alarms, edge.reports, edge.scenes, edge.books)
+        lines = newest(edge.ledger.lines, edge.nights, edge.alarms, edge.reports, edge.scenes, edge.books)
         return *lines, self.shelf.version
 
     def _limits(self, recipe: Release | None) -> dict[str, float]:
@@ -201,6 +210,12 @@ class Page:
         except (OSError, ValueError):
             return {}
         return limits
+
+
+def _doing(edge: Edge) -> str:
+    if (heart := edge.monitor) is None or not heart.doing:
+        return ""
+    return f"{heart.doing} for {max(0, SystemClock().now() - heart.since)} s"
 
 
 def add_watching(
@@ -243,16 +258,16 @@ def add_watching(
         return streams.answer(page.news())
 
     @router.get("/shoppers/{user_id}", tags=["shoppers"])
-    async def shopper(user_id: User, asked: Annotated[Asked, Query()]) -> Shopper:
+    def shopper(user_id: User, asked: Annotated[Asked, Query()]) -> Shopper:
         """History, today's list, and popularity beside it. To look is not to show: nothing is logged."""
         return page.shopper(user_id, by=asked.by, k=asked.k)
 
     if visitor:
 
         @router.post("/wishes", status_code=202, tags=["demo"])
-        async def wish(wanted: Wish) -> dict[str, str]:
+        def wish(wanted: WishRequest) -> dict[str, str]:
             """Ask the demo to show something; it does so when the virtual day is over."""
-            await asyncio.to_thread(edge.append, [Entry(STORY, wanted.kind, wanted.model_dump_json().encode())])
+            edge.append([Entry(STORY, wanted.kind, wanted.model_dump_json().encode())])
             return {"status": "heard"}
 
     app.include_router(router)

@@ -20,7 +20,7 @@ export function nights(told) {
     {name: "When", of: (row) => row.at, show: (row) => momentOf(row.at)},
     {name: "What", wrap: true, of: (row) => row.what, show: (row) => el("span", {class: row.refused ? "refused" : null},
       row.refused ? el("strong", {}, "Refused") : row.what, row.refused ? `: ${row.refused}` : row.why ? el("span", {class: "quiet"}, `; ${row.why}`) : null)},
-    {name: "Recipe", of: (row) => row.recipe, show: (row) => row.recipe ? from("/v1/table", row.recipe) : "–"},
+    {name: "Recipe", of: (row) => row.recipe, show: (row) => row.recipe && row.recipe !== "none" ? from("/v1/table", row.recipe) : "–"},
     ...FIGURES.map(([key, name, show]) => ({name, number: true, of: (row) => row.figures[key] ?? -1, show: (row) => change(row, key, show, key === "clicks" ? "/v1/reports" : "/v1/nights")})),
   ];
   const rows = [...published(told), ...between(told)].sort((a, b) => b.at - a.at);
@@ -45,6 +45,6 @@ function published({nights: given, reports}) {
 function between({ledger}) {
   return ledger.filter((line) => line.subject === "recipe" || line.action === "rollback").map((line) => ({
     at: line.at, why: `${line.who}: ${line.why}`, refused: "", recipe: line.subject === "recipe" ? line.version : line.recipe, figures: {},
-    what: line.action === "rollback" ? `${line.subject === "table" ? "Rolled back to" : "Back to recipe"} ${line.version}` : `Recipe ${line.version} promoted`,
+    what: line.subject === "table" ? `Rolled back to ${line.version}` : `${{rollback: "Back to recipe", withdraw: "Withdrawn: recipe"}[line.action] ?? "Recipe"} ${line.version}`,
   }));
 }

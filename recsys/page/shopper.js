@@ -65,7 +65,7 @@ export async function open(row) {
   const later = el("div", {}, el("p", {class: "quiet"}, "Asking …")), path = at(row.user, "pseudonym");
   content.replaceChildren(
     el("p", {class: "verdict"}, came(row)),
-    el("p", {class: "quiet"}, `From ${PATHS[row.path]}, table ${row.version}; ${plural(row.length, "place")}` +
+    el("p", {class: "quiet"}, `From ${PATHS[row.path] ?? row.path}, table ${row.version}; ${plural(row.length, "place")}` +
       `${row.length > row.items.length ? `, the first ${row.items.length} of them here` : ""}${row.explored ? "; its first places in random order" : ""}.`),
     el("p", {class: "small quiet"}, `Shopper ${row.user}, list ${row.list_id}`),
     el("h3", {}, "As it was shown"),

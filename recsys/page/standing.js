@@ -7,6 +7,7 @@ import {KINDS, PATHS, column, source} from "/page/words.js";
 
 const DAY = 86400;
 const weekday = new Intl.DateTimeFormat("en-GB", {weekday: "long", timeZone: "UTC"});
+const ranker = (row) => row?.recipe && row.recipe !== "none" ? row.recipe : "";
 const judged = (told) => told.reports.find((report) => report.lists);
 
 export function sentence(told, state) {
@@ -15,10 +16,10 @@ export function sentence(told, state) {
   if (!state.version) return last?.refused ? `No table yet: the gate refused the first one, ${last.refused}.` : told.demo ? "No table has been published yet: shoppers get 503 until the first night is over." : "No table has been published yet, so shoppers get 503: press Run tonight below, or run python -m recsys night.";
   const since = table ? `since ${momentOf(table.at)}` : "";
   const from = table?.action === "rollback" ? `; ${table.who} rolled back to it: ${table.why}` : "";
-  const shown = `Table ${state.version} is shown ${since}${table?.recipe ? `, by recipe ${table.recipe}` : ", by the plain blend"}${from}.`;
+  const shown = `Table ${state.version} is shown ${since}${ranker(table) ? `, by recipe ${ranker(table)}` : ", by a hand blend"}${from}.`;
   if (last?.refused && (!table || last.at >= table.at)) return `${shown} Tonight's was refused: ${last.refused}. Yesterday's stays.`;
   const alarm = alarms.find((each) => each.kind !== "command");
-  if (alarm && table && alarm.at >= table.at) return `${shown} ${KINDS[alarm.kind]} alarm: ${alarm.message}.`;
+  if (alarm && table && alarm.at >= table.at) return `${shown} ${KINDS[alarm.kind] ?? alarm.kind} alarm: ${alarm.message}.`;
   const report = judged(told);
   return report ? `${shown} ${clicks(report)}` : shown;
 }
@@ -33,6 +34,7 @@ export function notices(state) {
   if (state.trouble) found.push(["bad", `The log is away: ${state.trouble}. Lists are shown from the last table, unlogged; clicks and purchases are refused. Last read ${ago(state.silent)} ago; it comes back by itself.`]);
   else if (state.catching_up && state.now.seconds > 3) found.push(["", "Still reading what happened since the table was made."]);
   if (state.refused) found.push(["bad", `A newer table does not prove itself, so the old one is shown: ${state.refused}.`]);
+  if (state.doing) found.push(["", `The monitor is busy: ${state.doing}.`]);
   if (state.age > 36 * 3600) found.push(["", `The table is ${ago(state.age)} old: after 72 hours everybody is shown what is popular.`]);
   return found;
 }
@@ -79,7 +81,7 @@ export function now(moment) {
     ...line("Purchases", count(moment.purchases)),
     ...line("of them by list", moment.purchases ? `${count(moment.by_list)} (${percent(moment.by_list / moment.purchases)})` : "0"),
     ...by.flatMap(([name, sum]) => line(`Places by ${source(name)}`, percent(sum / places, 0))),
-    ...Object.entries(moment.paths).filter(([path]) => path !== "table").flatMap(([path, sum]) => line(`By ${PATHS[path]}`, count(sum))),
+    ...Object.entries(moment.paths).filter(([path]) => path !== "table").flatMap(([path, sum]) => line(`By ${PATHS[path] ?? path}`, count(sum))),
     ...line(`p50, last ${count(moment.requests)} requests`, millis(moment.p50)),
     ...line("p99 of them", millis(moment.p99)),
     ...line("Unlogged, without a list", `${count(moment.unlogged)}, ${count(moment.unanswered)}`));
@@ -107,7 +109,7 @@ export function recipe({recipe: known, ledger}) {
     ...line("nDCG@20, judged later", figure(figures.ndcg, (value) => decimal(value, 3))),
     ...line("Best single source", figure(figures.best_single, (value) => decimal(value, 3))),
     ...line("Popularity alone", figure(figures.ndcg_popular, (value) => decimal(value, 3))),
-  ] : line("In force", "none: a plain blend ranks")),
+  ] : line("In force", "none: a hand blend ranks")),
   ...line("Recipes released so far", count(ledger.filter((each) => each.subject === "recipe" && each.action === "promote").length)));
 }
 

@@ -3,7 +3,7 @@
 import {el, plural} from "/page/dom.js";
 
 export const KINDS = {
-  drift: "Drift", clicks: "Clicks", gate: "Gate", table: "Table", recipe: "Recipe", command: "Command",
+  drift: "Drift", clicks: "Clicks", gate: "Gate", night: "Night", table: "Table", recipe: "Recipe", command: "Command",
 };
 export const PATHS = {
   table: "a row of the table", today: "what they did today", popular: "popularity: unknown", expired: "popularity: the table is too old",

@@ -10,8 +10,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from recsys.config import DAY, HOUR
-from recsys.ledger import entry
-from recsys.schema import COMMANDS, IMPRESSIONS, STORY, Alarm, Books, Impression, Night, Wish
+from recsys.schema import COMMANDS, IMPRESSIONS, STORY, Alarm, Books, Impression, Night, Wish, entry
 from shared.clock import sleep
 from shared.eventlog.port import Entry
 from shared.story import Scene

@@ -1,4 +1,4 @@
-"""The tiny shop: trained once a session, copied for every test."""
+"""The tiny shop: trained once a run, copied for every test."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
@@ -12,8 +12,8 @@ from tests.recsys.shop import Shop, Trained, copied, trained
 
 
 @pytest.fixture(scope="session")
-def shop_world(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    return trained(tmp_path_factory.getbasetemp() / "trained-shop")
+def shop_world(run_folder: Path) -> Trained:
+    return trained(run_folder / "shop")
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """A tiny shop with a recipe, and what a test needs to run parts of the service on it."""
 
+import importlib
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
+from uuid import uuid4
 
 import polars as pl
 
@@ -16,17 +18,19 @@ from recsys import simulate
 from recsys.batch import Nights
 from recsys.config import DAY, HOUR
 from recsys.history import EVENT_COLUMNS, hidden, write_history
-from recsys.ledger import entry
 from recsys.monitor import Monitor, promotion
-from recsys.schema import EVENTS, RELEASES, TOPICS, Alarm, DeadLetter, Event, Interactions, Night, Release
+from recsys.schema import COMMANDS, EVENTS, RELEASES, TOPICS, Alarm, Command, Event, Interactions, Night, Release, entry
 from recsys.shelf import Shelf
 from recsys.simulate import Shop as Truth
 from recsys.train import train
 from shared.clock import VirtualClock
+from shared.dead_letters import DeadLetter
 from shared.eventlog import open_log
 from shared.eventlog.port import Entry, Record, Topic, beginning
 from shared.lake import Lake
 from shared.registry import Registry
+from shared.releases import Ledger, read_ledger
+from tests.run_once import run_once
 
 START = 1_767_225_600  # 2026-01-01
 HISTORY, LIVE = 70, 8  # days
@@ -48,20 +52,29 @@ class Trained(NamedTuple):
 
 @cache
 def trained(var: Path) -> Trained:
-    """Ten weeks of 300 shoppers in the lake, and a recipe learnt from them."""
+    """Ten weeks of 300 shoppers in the lake, and a recipe learnt from them.
+
+    The recipe is trained by the first process that asks; the others use the same folder.
+    """
     truth = simulate.open_shop(seed=SEED, start=START, days=HISTORY + LIVE, users=USERS, items=ITEMS)
     truth = truth._replace(visits=(truth.visits * 1.5).clip(0, 0.9))
     events = lived(truth, HISTORY + LIVE)
+    run_once(var, lambda: _learn(var, truth, events.filter(pl.col("at") < TODAY)))
+    named = hidden(events.filter(pl.col("at") >= TODAY), key=KEY)
+    live = [named.filter((named["at"] - TODAY) // DAY == day) for day in range(LIVE)]
+    return Trained(var, truth, live, Release.model_validate_json((var / "release.json").read_text()))
+
+
+def _learn(var: Path, truth: Truth, past: pl.DataFrame) -> None:
+    """Fill `var` with a lake, a recipe and its release."""
     lake = Lake(var / "lake")
-    past = events.filter(pl.col("at") < TODAY)
     write_history(lake, past, catalogue(truth, HISTORY), key=KEY)
     registry = open_registry(var)
     candidate = train(lake, registry, as_of=TODAY, seed=SEED, champion=None)
     version = candidate.version
     registry.fetch(version.artifact, digest=version.digest, into=var / "recipes")
-    named = hidden(events.filter(pl.col("at") >= TODAY), key=KEY)
-    live = [named.filter((named["at"] - TODAY) // DAY == day) for day in range(LIVE)]
-    return Trained(var, truth, live, promotion(version, at=TODAY, who="tests", why="the first"))
+    release = promotion(version, at=TODAY, who="tests", why="the first", key="the-first")
+    (var / "release.json").write_text(release.model_dump_json())
 
 
 def lived(truth: Truth, days: int) -> pl.DataFrame:
@@ -83,6 +96,7 @@ def open_registry(var: Path) -> Registry:
     with warnings.catch_warnings():
         # MLflow 3.17 still maps its tables in a way that SQLAlchemy 2.1 is giving up.
         warnings.filterwarnings("ignore", ".*noload.*", DeprecationWarning)
+        importlib.import_module("mlflow.store.tracking.sqlalchemy_store")  # a registry would import it later
         return Registry(f"sqlite:///{var}/mlflow.db", "recsys")
 
 
@@ -137,7 +151,7 @@ class Shop:
         return Monitor(
             self.log,
             self.lake,
-            registry,
+            lambda: registry,
             self.nights(),
             clock=self.clock,
             seed=SEED,
@@ -157,6 +171,9 @@ class Shop:
     def happens(self, *events: Event) -> None:
         self.log.append([Entry(EVENTS, event.user, event.model_dump_json().encode()) for event in events])
 
+    def say(self, command: Command) -> None:
+        self.log.append([Entry(COMMANDS, command.kind, command.model_dump_json().encode())])
+
     def read(self, topic: Topic) -> list[Record]:
         reader = self.log.reader(beginning([topic]))
         records: list[Record] = []
@@ -174,8 +191,14 @@ class Shop:
     def alarms(self, topic: Topic) -> list[Alarm]:
         return [Alarm.model_validate_json(record.value) for record in self.read(topic)]
 
-    def ledger(self) -> list[Release]:
-        return [Release.model_validate_json(record.value) for record in self.read(RELEASES)]
+    def ledger(self) -> Ledger[Release]:
+        return read_ledger(self.log, RELEASES, Release)
+
+    def roll_back(self, *, why: str = "a test", version: str | None = None) -> str:
+        """From the table in force, as `python -m recsys rollback` does; gives where to."""
+        releases = self.nights().releases
+        expected, key = releases.ledger().version("table"), uuid4().hex
+        return releases.roll_back(who="ann", why=why, key=key, expected=expected, version=version).version
 
 
 def event(

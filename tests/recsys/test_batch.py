@@ -1,5 +1,6 @@
 """Nights: published whole, identical when run again, refused by the gate, taken back; whatever step dies."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,16 +9,15 @@ import polars as pl
 import pytest
 
 from recsys import config, dataset, table
-from recsys.batch import Nights
 from recsys.config import DAY
-from recsys.ledger import Ledger, entry
 from recsys.recipe import Recipe
-from recsys.schema import ALARMS, DEAD, EVENTS, NIGHTS, SOURCES, in_force
+from recsys.schema import ALARMS, DEAD, EVENTS, NIGHTS, SOURCES, entry
 from recsys.sources import fit
 from recsys.table import Busy, Table
 from recsys.topk import drawn
 from shared.champion import digest_of
 from shared.eventlog.port import Entry
+from shared.releases import NONE, Rejected
 from tests.recsys.shop import MIDNIGHT, TODAY, Shop, Trained, copied
 
 STEPS = ("freeze", "ingest", "sources", "rank", "table", "gate", "publish", "end")
@@ -43,8 +43,8 @@ def test_a_night_publishes_a_list_for_everybody_known(shop: Shop) -> None:
     for user in made.manifest.samples:
         items = [item for item in made.items(made.row(user)) if item >= 0]
         assert len(items) == len(set(items)) == config.STORED
-    assert in_force(shop.ledger(), "table").version == night.version  # type: ignore[union-attr]  # there is one
-    assert night.recipe == in_force(shop.ledger(), "recipe").version  # type: ignore[union-attr]  # there is one
+    assert shop.ledger().version("table") == night.version
+    assert night.recipe == shop.ledger().version("recipe") != NONE
     assert set(night.seconds) == set(STEPS[:-1])
 
 
@@ -52,7 +52,7 @@ def test_a_rerun_publishes_the_same_and_says_so_once(shop: Shop, shop_world: Tra
     first = shop.night()
     shop.send(shop_world.live[0])  # later events wait for tomorrow
     assert shop.night().version == first.version
-    assert [line.version for line in shop.ledger() if line.subject == "table"] == [first.version]
+    assert [line.version for line in shop.ledger().lines if line.subject == "table"] == [first.version]
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -75,7 +75,7 @@ def test_a_night_that_dies_leaves_the_old_table_and_the_rerun_ends_as_if_nothing
     undisturbed = other.night("2026-03-13")
     assert rerun.version == undisturbed.version
     assert digest_of(shop.tables / rerun.version) == digest_of(other.tables / undisturbed.version)
-    published = [line.version for line in shop.ledger() if line.subject == "table"]
+    published = [line.version for line in shop.ledger().lines if line.subject == "table"]
     assert published == [before, rerun.version]
     other.close()
 
@@ -104,20 +104,16 @@ def test_two_nights_at_once_are_one(shop: Shop) -> None:
         shop.night()
 
 
-def test_a_published_table_that_is_not_in_the_ledger_gets_its_line(shop: Shop) -> None:
-    class Cut(Ledger):
-        def publish(self, *_: object, **__: object) -> None:
-            raise Died("between the pointer and the ledger")
-
-    cut = Nights(shop.log, shop.lake, clock=shop.clock, var=shop.var, seed=1, fetch=lambda *_: Path())
-    cut.ledger = Cut(shop.log, shop.tables, clock=shop.clock)
-    with pytest.raises(Died):
-        cut.run(MIDNIGHT)
-    now = table.current(shop.tables)
-    assert now is not None
-    assert in_force(shop.ledger(), "table") is None
-    shop.night()
-    assert [line.version for line in shop.ledger() if line.subject == "table"] == [now]
+def test_a_published_table_that_is_not_in_the_ledger_gets_its_line(
+    shop: Shop, shop_world: Trained, tmp_path: Path
+) -> None:
+    now = shop.night().version
+    other = copied(shop_world, tmp_path / "other")
+    shutil.copytree(shop.tables, other.tables)  # of a log that is gone
+    other.night()
+    lines = [line for line in other.ledger().lines if line.subject == "table"]
+    assert [(line.version, line.who) for line in lines] == [(now, "repair")]
+    other.close()
 
 
 def two_nights(shop: Shop, world: Trained) -> tuple[str, str]:
@@ -129,9 +125,9 @@ def two_nights(shop: Shop, world: Trained) -> tuple[str, str]:
 
 def test_a_rollback_goes_to_the_table_before_and_says_who_and_why(shop: Shop, shop_world: Trained) -> None:
     first, second = two_nights(shop, shop_world)
-    assert shop.nights().ledger.roll_back(who="ann", why="odd lists") == first
+    assert shop.roll_back(why="odd lists") == first
     assert table.current(shop.tables) == first
-    line = shop.ledger()[-1]
+    line = shop.ledger().lines[-1]
     assert (line.subject, line.action, line.version, line.who, line.why) == (
         "table",
         "rollback",
@@ -139,26 +135,27 @@ def test_a_rollback_goes_to_the_table_before_and_says_who_and_why(shop: Shop, sh
         "ann",
         "odd lists",
     )
-    with pytest.raises(LookupError, match="before this one"):
-        shop.nights().ledger.roll_back(who="ann", why="further")
-    assert shop.nights().ledger.roll_back(who="ann", why="forward", version=second) == second
+    with pytest.raises(Rejected, match="no earlier version"):
+        shop.roll_back(why="further")
+    with pytest.raises(Rejected, match=second):
+        shop.roll_back(why="forward", version=second)
 
 
 def test_a_rollback_pins_the_recipe_of_the_table(shop: Shop, shop_world: Trained) -> None:
     shop.night()
-    other = shop_world.release.model_copy(update={"version": "2", "why": "a second one"})
+    other = shop_world.release.model_copy(update={"version": "2", "why": "a second one", "key": "the-second"})
     shop.log.append([entry(other)])
     shop.send(shop_world.live[0])
     shop.clock.observe(TODAY + DAY + 2 * config.HOUR)
     assert shop.night("2026-03-13").recipe == "2"
-    shop.nights().ledger.roll_back(who="ann", why="worse")
+    shop.roll_back(why="worse")
     shop.send(shop_world.live[1])
     shop.clock.observe(TODAY + 2 * DAY + 2 * config.HOUR)
     assert shop.night("2026-03-14").recipe == shop_world.release.version
 
 
 def test_a_recipe_that_cannot_be_had_leaves_the_plain_blend(shop: Shop) -> None:
-    gone = shop.ledger()[-1].model_copy(update={"version": "9", "digest": "0" * 64})
+    gone = shop.ledger().lines[-1].model_copy(update={"version": "9", "digest": "0" * 64, "key": "gone"})
     shop.log.append([entry(gone)])
     assert shop.night().version
     assert [alarm.kind for alarm in shop.alarms(ALARMS)] == ["recipe"]

@@ -6,7 +6,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from recsys.history import FILE_COLUMNS, PRODUCT_COLUMNS, Past, Refused, read_file, write_history
+from recsys.history import FILE_COLUMNS, PRODUCT_COLUMNS, Past, read_file, write_history
+from shared.dead_letters import Refused
 from shared.lake import Lake
 from tests.recsys.shop import KEY, START
 

@@ -46,4 +46,4 @@ def test_without_the_key_nothing_is_said_and_nothing_breaks(api: Any) -> None:
 
 
 def test_the_examples_are_valid(api: Any) -> None:
-    assert valid_examples(api) >= {"EventIn", "Command"}
+    assert valid_examples(api) >= {"EventIn", "CommandRequest"}

@@ -2,8 +2,7 @@
 
 import json
 
-from recsys.ledger import entry
-from recsys.schema import EVENTS, IMPRESSIONS, STORY, Alarm, Books
+from recsys.schema import EVENTS, IMPRESSIONS, STORY, Alarm, Books, entry
 from shared.eventlog.port import Entry
 from shared.privacy import pseudonym
 from shared.story import Scene

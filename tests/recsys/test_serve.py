@@ -10,20 +10,23 @@ import httpx
 import pytest
 import uvicorn
 
-from recsys.schema import COMMANDS, ERASURES, EVENTS, IMPRESSIONS
+from recsys.edge import Edge
+from recsys.schema import COMMANDS, ERASURES, EVENTS, HEARTBEATS, IMPRESSIONS, entry
 from recsys.serve import make_app
 from recsys.shelf import Shelf
-from shared.clock import monotonic, sleep
+from shared.background_job import Heartbeat
+from shared.clock import SystemClock, monotonic, sleep
 from shared.eventlog.port import Entry, LogUnavailable
+from shared.follower import Follower
 from shared.privacy import pseudonym
-from tests.recsys.shop import KEY, TODAY, Shop
+from tests.recsys.shop import KEY, TODAY, Shop, Trained
 
 HEADERS = {"X-API-Key": "secret"}
 REGISTRY = ".venv/bin/mlflow ui"
 
 
-def until(done: Callable[[], bool]) -> None:
-    end = monotonic() + 20
+def until(done: Callable[[], object], *, seconds: float = 20.0) -> None:
+    end = monotonic() + seconds
     while not done():
         assert monotonic() < end, "it did not happen"
         sleep(0.01)
@@ -152,8 +155,8 @@ def test_without_the_log_lists_are_shown_unlogged_and_events_are_refused(
 
 def test_a_command_is_a_record_for_the_monitor(shop: Shop) -> None:
     with client(shop) as asking:
-        assert asking.post("/v1/commands", json={"kind": "rollback", "who": "ann"}).status_code == 202
-        assert shop.said(COMMANDS)[-1]["kind"] == "rollback"
+        assert asking.post("/v1/commands", json={"kind": "night", "who": "ann"}).status_code == 202
+        assert shop.said(COMMANDS)[-1]["kind"] == "night"
 
 
 def test_the_table_now_and_what_came_of_the_night(shop: Shop) -> None:
@@ -164,3 +167,78 @@ def test_the_table_now_and_what_came_of_the_night(shop: Shop) -> None:
         assert (now["version"], now["recipe"]) == (version, "1")
         assert now["age_hours"] == (shop.clock.now() - TODAY - 7_200) / 3_600
         assert asking.get("/v1/nights").json()[0]["version"] == version
+
+
+def post(asking: httpx.Client, key: str = "", **command: Any) -> httpx.Response:
+    return asking.post("/v1/commands", json={"who": "ann"} | command, headers={"Idempotency-Key": key} if key else {})
+
+
+def test_a_command_that_replaces_something_has_to_say_what(shop: Shop) -> None:
+    version = shop.night().version
+    with client(shop) as asking:
+        for kind, current in (("rollback", version), ("withdraw", "1"), ("promote", "1")):
+            for given in ({}, {"expected_champion": "another"}):
+                answer = post(asking, kind=kind, **given)
+                assert answer.status_code == 409
+                assert f"version {current} is in force" in answer.json()["detail"]
+            answer = post(asking, kind=kind, expected_champion=current)
+            assert answer.status_code == 202
+            assert shop.said(COMMANDS)[-1]["key"] == answer.json()["key"]
+        assert len(shop.said(COMMANDS)) == 3
+
+
+def test_a_command_that_is_sent_again_is_accepted_again_though_it_has_been_carried_out(shop: Shop) -> None:
+    shop.nights().releases.withdraw(who="ann", why="bad", key="k1", expected="1")
+    with client(shop) as asking:
+        until(lambda: asking.get("/v1/watch").json()["told"]["ledger"][0]["action"] == "withdraw")
+        answer = post(asking, "k1", kind="withdraw", expected_champion="1")
+        assert (answer.status_code, answer.json()["key"]) == (202, "k1")
+        assert post(asking, "k2", kind="withdraw", expected_champion="1").status_code == 409
+        assert post(asking, "k2", kind="promote", version="2", expected_champion="none").status_code == 202
+        assert post(asking, "two words", kind="night").status_code == 422
+
+
+def test_the_whole_ledger_is_known_and_not_its_last_lines(shop: Shop, shop_world: Trained) -> None:
+    first = shop.night().version
+    other = shop_world.release.model_copy(update={"version": "2"})
+    shop.log.append([entry(other.model_copy(update={"key": f"k{n}"})) for n in range(300)])
+    with client(shop) as asking:
+        until(lambda: asking.get("/v1/table").json()["recipe"] == "2")
+        assert asking.get("/v1/watch").json()["told"]["table"]["version"] == first
+
+
+def test_the_page_says_what_the_monitor_is_at(shop: Shop) -> None:
+    beat = Heartbeat(process="monitor", doing="training a recipe", since=SystemClock().now() - 12, at=TODAY)
+    shop.log.append([Entry(HEARTBEATS, "monitor", beat.model_dump_json().encode())])
+    with client(shop) as asking:
+        until(lambda: asking.get("/v1/watch").json()["state"]["doing"].startswith("training a recipe for 1"))
+
+
+def test_while_the_ledger_is_not_read_to_its_end_a_command_has_to_wait(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop.night()
+    command = {"kind": "rollback", "who": "ann", "expected_champion": "newer-than-what-was-read"}
+    with client(shop) as asking:
+        until(lambda: asking.get("/health/ready").status_code == 200)
+        assert asking.post("/v1/commands", json=command).status_code == 409
+        monkeypatch.setattr(Follower, "caught_up", False)
+        answer = asking.post("/v1/commands", json=command)
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+        assert asking.get("/health/ready").status_code == 200, "lists go on"
+
+
+def test_lists_go_on_while_every_thread_that_writes_to_the_log_hangs(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop.night()
+    released = threading.Event()
+    with client(shop) as asking:
+        until(lambda: asking.get("/health/ready").status_code == 200)
+        monkeypatch.setattr(Edge, "append", lambda *_: released.wait(30.0) and [])
+        try:
+            answers = [asking.get("/v1/recommendations/u000001?k=3") for _ in range(12)]
+        finally:
+            released.set()
+    assert [answer.status_code for answer in answers] == [200] * 12
+    assert {answer.json()["logged"] for answer in answers} == {False}

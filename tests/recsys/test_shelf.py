@@ -126,7 +126,7 @@ def test_after_a_rollback_what_was_bought_since_the_older_table_is_left_out(shop
     shop.send(shop_world.live[0])
     shop.clock.observe(TODAY + DAY + 2 * HOUR)
     assert shop.night("2026-03-13").version
-    shop.nights().ledger.roll_back(who="ann", why="test")
+    shop.roll_back()
     fresh = shop.shelf()
     for one in (shelf, fresh):
         one.follow()

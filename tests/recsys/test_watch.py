@@ -6,9 +6,10 @@ import pytest
 
 from recsys.config import DAY, HOUR
 from recsys.earnings import added
-from recsys.schema import Books, Event, Impression, Night, Release, Report, before
+from recsys.schema import Books, Event, Impression, Night, Release, Report
 from recsys.timeline import money, series
 from recsys.watch import OPEN, RECENT, Watch
+from shared.releases import Ledger
 from tests.recsys.shop import TODAY
 
 TONIGHT = TODAY // DAY
@@ -144,19 +145,20 @@ def line(version: str, action: str = "publish", subject: str = "table") -> Relea
 
 
 @pytest.mark.parametrize(
-    ("published", "now", "kept", "expected"),
+    ("published", "back", "kept", "expected"),
     [
-        ("", None, "", None),
-        ("a", "a", "a", None),
-        ("a b c", "c", "a b c", "b"),
-        ("a b c", "c", "a c", "a"),  # b has been pruned
+        ("", "", "", None),
+        ("a", "", "a", None),
+        ("a b c", "", "a b c", "b"),
+        ("a b c", "", "a c", "a"),  # b has been pruned
         ("a b c", "b", "a b c", "a"),  # rolled back to b already
-        ("a b a", "a", "a b", "b"),
-        ("a b", "x", "a b", None),
+        ("a b c", "b a", "a b c", None),  # all are taken back
     ],
 )
 def test_a_rollback_goes_to_the_table_before_that_is_still_kept(
-    published: str, now: str | None, kept: str, expected: str | None
+    published: str, back: str, kept: str, expected: str | None
 ) -> None:
-    ledger = [line(version) for version in published.split()] + [line("9", "promote", "recipe")]
-    assert before(ledger, now, kept.split()) == expected
+    lines = [line(version) for version in published.split()] + [line("9", "promote", "recipe")]
+    ledger = Ledger([*lines, *(line(version, "rollback") for version in back.split())])
+    found = ledger.fallbacks("table", kept=kept.split())
+    assert (found[0].version if found else None) == expected
