@@ -1,17 +1,14 @@
-"""The command line, and the ONE place where parts are built from settings."""
+"""The command line: it builds the parts of each command from settings."""
 
-import logging
-import math
 import os
 import secrets
-import signal
-import socket
 import subprocess
-import sys
 import threading
-from contextlib import closing, suppress
+from collections.abc import Callable
+from contextlib import closing, nullcontext
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,13 +17,12 @@ from sentiment.schema import POSTS, TOPICS, Tick
 from shared import public_data
 from shared.champion import Champion
 from shared.children import free_port
-from shared.clock import Clock, SystemClock, VirtualClock
-from shared.daemon import opened, opened_at_last, supervised, until_stopped
-from shared.eventlog.port import Entry, EventLog, LogUnavailable
-from shared.lake import Lake
-from shared.settings import Settings
+from shared.cli import Runtime, SupervisedProcess, claim, claim_slot, listen, run_server, run_until_stopped, ticking
+from shared.clock import SystemClock
 
 if TYPE_CHECKING:  # half a second of imports, which not every command needs
+    from fastapi import FastAPI
+
     from sentiment.artifact import Artifact
     from sentiment.mentions import Brands
     from sentiment.opinions import Reader
@@ -34,24 +30,15 @@ if TYPE_CHECKING:  # half a second of imports, which not every command needs
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
 
 
-class Parts(NamedTuple):
-    """What every command is built from."""
+class SentimentRuntime(Runtime):
+    """The parts of every command; `brands` is the section of brands.toml."""
 
     # [2.3] The log keeps what came in which order; the lake what is learnt and counted again from, a day at a time;
     # the batch view is a file an hour and version, so that publishing is one rename and a request opens few files.
-    settings: Settings
-    clock: Clock
-    brands: str  # the section of brands.toml
-    options: list[str]  # those that a child command has to be given
-
-    def log(self) -> EventLog:
-        return opened(self.settings, self.clock, TOPICS)
-
-    def log_at_last(self) -> EventLog:
-        return opened_at_last(self.settings, self.clock, TOPICS)
-
-    def lake(self) -> Lake:
-        return Lake(self.settings.var / "lake")
+    def __init__(self, *, var: Path | None, log: str, virtual: int | None, brands: str) -> None:
+        super().__init__(config.SERVICE, TOPICS, var=var, log=log, virtual=virtual, options=["--brands", brands])
+        self.brands = brands
+        self.view = self.settings.var / "batch"
 
     def table(self) -> "Brands":
         from sentiment.mentions import Brands
@@ -66,17 +53,7 @@ class Parts(NamedTuple):
     def champion(self) -> "Champion[Artifact]":
         from sentiment.artifact import Artifact
 
-        return Champion(cache=self.settings.var / "models", fetch=self.fetch, load=Artifact.load)
-
-    def fetch(self, artifact: str, digest: str) -> Path:
-        """A model's folder from the registry. MLflow takes seconds to import: who has the files needs none."""
-        from shared.registry import Registry
-
-        registry = Registry(self.settings.mlflow, config.SERVICE)
-        return registry.fetch(artifact, digest=digest, into=self.settings.var / "models")
-
-    def child(self, *command: str) -> subprocess.Popen[bytes]:
-        return subprocess.Popen([sys.executable, "-m", "sentiment", *self.options, *command])
+        return Champion(cache=self.models, fetch=self.fetch, load=Artifact.load)
 
 
 @app.callback()
@@ -87,13 +64,7 @@ def main(
     virtual: Annotated[int | None, typer.Option(help="Time stands at these seconds, and goes with the log.")] = None,
     brands: Annotated[str, typer.Option(help="Section of brands.toml.")] = "simulated",
 ) -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    settings = Settings()
-    settings = settings if var is None else settings.under(var)
-    settings = settings.model_copy(update={"log": log}) if log else settings
-    options = ["--var", str(settings.var), "--log", settings.log, "--brands", brands]
-    options += [] if virtual is None else ["--virtual", str(virtual)]
-    context.obj = Parts(settings, SystemClock() if virtual is None else VirtualClock(virtual), brands, options)
+    context.obj = SentimentRuntime(var=var, log=log, virtual=virtual, brands=brands)
 
 
 # [4.2] One code base and one log, but a process for each pace: the edge answers in milliseconds, the worker scores
@@ -103,71 +74,83 @@ def serve(
     context: typer.Context,
     port: Annotated[int, typer.Option(help="On 127.0.0.1.")] = 8000,
     host: str = "127.0.0.1",
+    slot: Annotated[int | None, typer.Option(help="Of the worker; across machines each needs its own.")] = None,
+    no_worker: Annotated[bool, typer.Option("--no-worker", help="Serve only; workers run elsewhere.")] = False,
     demo: Annotated[bool, typer.Option("--demo", help="For a demo: let its visitor in.")] = False,
 ) -> None:
     """The HTTP edge, the page to watch at /, and one worker beside it."""
-    import uvicorn
+    runtime: SentimentRuntime = context.obj
+    listener = listen(host, port)  # before anything else starts
+    with nullcontext() if no_worker else claim_slot(runtime.settings.var, runtime.service, slot) as claimed:
 
-    from sentiment.edge import Edge
-    from sentiment.serve import make_app
+        def start() -> "subprocess.Popen[bytes]":
+            return runtime.child("worker", "--slot", str(claimed), "--parent", str(os.getpid()))
 
-    parts: Parts = context.obj
-    try:  # before anything else starts: a second worker of that slot would take over from the first
-        listener = socket.create_server((host, port))
-    except OSError as error:
-        raise typer.BadParameter(f"cannot listen on {host}:{port}: {error.strerror}; choose another --port") from error
-    settings, log = parts.settings, parts.log_at_last()
-    stopping = threading.Event()
-    alive = supervised(lambda: parts.child("worker", "--slot", "0", "--parent", str(os.getpid())), stopping)
-    if isinstance(parts.clock, SystemClock):
-        threading.Thread(target=_tick, args=(log, parts.clock, stopping), daemon=True).start()
-    app = make_app(
-        lambda metrics: Edge(log, parts.champion(), folder=settings.var / "batch", clock=parts.clock, metrics=metrics),
-        parts.reader(),
-        clock=parts.clock,
-        api_key=settings.key("api_key"),
-        pseudonym_key=settings.key("pseudonym_key"),
-        workers=alive,
-        models=settings.var / "models",
-        registry=settings.registry_page,
-        stopping=lambda: server.should_exit,  # or it would wait for everybody who watches
-        visitor=settings.once("visitor") if demo and host == "127.0.0.1" else "",
-    )
-    # uvicorn ends in good order, and then sends itself the signal again; the worker has to end too.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    about = uvicorn.Config(app, log_level="warning", access_log=False, loop="uvloop", http="httptools")
-    server = uvicorn.Server(about)
-    try:
-        with suppress(KeyboardInterrupt):
-            server.run([listener])
-    finally:
-        stopping.set()
-        alive()
+        log = runtime.open_log(wait=True)
+        worker = None if no_worker else SupervisedProcess(start)
+        clock = runtime.clock
+        ticks = (
+            [ticking(log, POSTS, lambda at: Tick(at=at).model_dump_json().encode(), clock=clock, every=config.MINUTE)]
+            if isinstance(clock, SystemClock)
+            else []
+        )
+
+        def make(stopping: Callable[[], bool]) -> "FastAPI":
+            from sentiment.edge import Edge
+            from sentiment.serve import make_app
+
+            settings = runtime.settings
+            return make_app(
+                lambda metrics: Edge(log, runtime.champion(), folder=runtime.view, clock=clock, metrics=metrics),
+                runtime.reader(),
+                clock=clock,
+                api_key=settings.key("api_key"),
+                pseudonym_key=settings.key("pseudonym_key"),
+                workers=worker.alive if worker else lambda: True,
+                models=runtime.models,
+                threads=ticks,
+                registry=settings.registry_page,
+                stopping=stopping,  # ends the streams of open pages, for which the server would wait
+                visitor=settings.once("visitor") if demo and host == "127.0.0.1" else "",
+            )
+
+        try:
+            run_server(make, listener)
+        finally:
+            for thread in ticks:
+                thread.stop()
+            if worker:
+                worker.stop()
 
 
 @app.command()
 def worker(
     context: typer.Context,
-    slot: int = 0,
+    slot: Annotated[int | None, typer.Option(help="The lowest that is free on this machine, if none is given.")] = None,
     parent: Annotated[int | None, typer.Option(help="Process that started this, and with which this ends.")] = None,
 ) -> None:
     """Scores and counts; start as many as there are cores, each with a slot of its own."""
     from sentiment.stream import Worker
 
-    parts: Parts = context.obj
+    runtime: SentimentRuntime = context.obj
 
     def wanted() -> bool:
         """A worker that outlived its supervisor would fight over the slot with the next one's."""
         return parent in (None, os.getppid())
 
-    def work(stopping: threading.Event) -> None:
-        with closing(parts.log()) as log:
-            worker = Worker(log, parts.champion(), parts.reader(), slot=slot, clock=parts.clock)
-            while not stopping.is_set() and wanted():
-                worker.step(0.25)
-            worker.close()
+    # The supervisor that started it holds the slot.
+    with (
+        claim_slot(runtime.settings.var, runtime.service, slot) if parent is None else nullcontext(slot or 0) as claimed
+    ):
 
-    until_stopped(work, wanted=wanted)
+        def work(stopping: threading.Event) -> None:
+            with closing(runtime.open_log()) as log:
+                worker = Worker(log, runtime.champion(), runtime.reader(), slot=claimed, clock=runtime.clock)
+                with closing(worker):
+                    while not stopping.is_set() and wanted():
+                        worker.step(0.25)
+
+        run_until_stopped(work, wanted=wanted)
 
 
 @app.command()
@@ -178,19 +161,19 @@ def batch(
     """Ingest, publish closed hours, reopen dirty ones."""
     from sentiment.batch import Batch
 
-    parts: Parts = context.obj
+    runtime: SentimentRuntime = context.obj
 
     def work(stopping: threading.Event) -> None:
-        with closing(parts.log()) as log:
-            batch = Batch(log, parts.lake(), parts.champion(), parts.reader(), parts.settings.var / "batch")
-            while not stopping.is_set():
-                if not batch.step():
-                    if once:
-                        stopping.set()
-                    stopping.wait(0.1)  # larger bites cost less
-            batch.close()
+        with closing(runtime.open_log()) as log:
+            batch = Batch(log, runtime.lake(), runtime.champion(), runtime.reader(), runtime.view)
+            with closing(batch):
+                while not stopping.is_set():
+                    if not batch.step():
+                        if once:
+                            stopping.set()
+                        stopping.wait(0.1)  # larger bites cost less
 
-    until_stopped(work)
+    run_until_stopped(work)
 
 
 @app.command()
@@ -199,35 +182,33 @@ def monitor(
     seed: int = 0,
     linear: Annotated[bool, typer.Option("--linear", help="Retrain without the transformer.")] = False,
 ) -> None:
-    """Watch, judge, retrain, release; carry out commands."""
+    """Watch, judge, retrain, release; carry out commands. One on a machine: a second one is refused."""
     from sentiment.monitor import Monitor
     from sentiment.recipe import AGAIN
-    from shared.registry import Registry
 
-    parts: Parts = context.obj
-    registry = Registry(parts.settings.mlflow, config.SERVICE)
+    runtime: SentimentRuntime = context.obj
+    registry = cache(runtime.registry)  # an attempt that fails is not kept
 
     def watch(stopping: threading.Event) -> None:
-        with closing(parts.log()) as log:
+        with closing(runtime.open_log()) as log:
             monitor = Monitor(
                 log,
-                parts.lake(),
+                runtime.lake(),
                 registry,
-                parts.table(),
-                clock=parts.clock,
+                runtime.table(),
+                clock=runtime.clock,
                 seed=seed,
-                fetch=lambda artifact, digest: registry.fetch(
-                    artifact, digest=digest, into=parts.settings.var / "models"
-                ),
-                folder=parts.settings.var / "batch",
+                fetch=runtime.fetch,
+                folder=runtime.view,
                 recipe=None if linear else AGAIN,
             )
-            while not stopping.is_set():
-                monitor.step()
-                stopping.wait(0.1)
-            monitor.close()
+            with closing(monitor):
+                while not stopping.is_set():
+                    monitor.step()
+                    stopping.wait(0.1)
 
-    until_stopped(watch)
+    with claim(runtime.settings.var, f"{runtime.service}-monitor"):
+        run_until_stopped(watch)
 
 
 @app.command()
@@ -239,7 +220,7 @@ def demo(
     linear: Annotated[bool, typer.Option("--linear", help="Without the transformer: faster, and less to see.")] = False,
 ) -> None:
     """Eight days of brands in a few minutes."""
-    parts: Parts = context.obj
+    runtime: SentimentRuntime = context.obj
     port = free_port(8000)
     visitor = secrets.token_urlsafe(16)
     # Before the slow imports. The address opens the page once; the browser then has a session.
@@ -250,7 +231,7 @@ def demo(
     if days < story.MIN_DAYS:
         raise typer.BadParameter(f"--days {days}: the story needs {story.MIN_DAYS}")
     story.run(
-        parts.settings,
+        runtime.settings,
         port=port,
         days=days,
         seed=seed,
@@ -268,15 +249,15 @@ def replay(
     linear: Annotated[bool, typer.Option("--linear", help="Without the transformer.")] = False,
 ) -> None:
     """Posts that nobody here made, through the very same stages."""
-    parts: Parts = context.obj
+    runtime: SentimentRuntime = context.obj
     from sentiment import replay as story
     from sentiment.history import Unusable
     from sentiment.recipe import DEMO
 
     try:
         recipe = None if linear else DEMO
-        path = public_data.find(file, parts.settings.data)
-        story.run(parts.settings, path, port=free_port(8000), world=parts.brands, seed=seed, recipe=recipe)
+        path = public_data.find(file, runtime.settings.data)
+        story.run(runtime.settings, path, port=free_port(8000), world=runtime.brands, seed=seed, recipe=recipe)
     except (Unusable, public_data.DataMissing, public_data.DataCorrupt) as error:
         raise typer.BadParameter(str(error)) from error
 
@@ -292,9 +273,9 @@ def paper(
     from sentiment import paper as tables
     from shared.public_data import DataCorrupt, DataMissing
 
-    parts: Parts = context.obj
+    runtime: SentimentRuntime = context.obj
     try:
-        tables.run(parts.settings, seeds=range(1, seeds + 1), full=full, test=test)
+        tables.run(runtime.settings, seeds=range(1, seeds + 1), full=full, test=test)
     except (DataMissing, DataCorrupt) as error:
         raise typer.BadParameter(str(error)) from error
 
@@ -308,14 +289,19 @@ def ingest(
 ) -> None:
     """Labels that people gave before anything is live, into the lake."""
     from sentiment.history import Unusable, read_file, write_labels
+    from sentiment.schema import DEAD, PERSONAL
+    from shared.dead_letters import rejected_rows
 
-    parts: Parts = context.obj
+    runtime: SentimentRuntime = context.obj
     try:
         posts, letters = read_file(file)
     except Unusable as error:
         raise typer.BadParameter(str(error)) from error
-    write_labels(parts.lake(), posts, known_at=int(posts["at"][-1]) + 1)
-    print(f"{posts['label'].drop_nulls().len():,} labels taken in, {len(letters):,} rows refused")
+    write_labels(runtime.lake(), posts, known_at=int(posts["at"][-1]) + 1)
+    if letters:
+        with closing(runtime.open_log()) as log:
+            log.append(rejected_rows(DEAD, letters, personal=PERSONAL))
+    print(f"{posts['label'].drop_nulls().len():,} labels taken in, {len(letters):,} rows refused (see {DEAD.name})")
 
 
 @app.command()
@@ -330,24 +316,12 @@ def train(
     from sentiment.recipe import FULL
     from shared.console import Stage
 
-    parts: Parts = context.obj
+    runtime: SentimentRuntime = context.obj
     try:
         recipe = None if linear else FULL
-        print(told(learn(parts.settings, Stage(), parts.table(), as_of=2**32, seed=seed, recipe=recipe)))
+        print(told(learn(runtime.settings, Stage(), runtime.table(), as_of=2**32, seed=seed, recipe=recipe)))
     except NotEnough as error:
         raise typer.BadParameter(f"{error}: `python -m sentiment ingest FILE` brings labels") from error
-
-
-def _tick(log: EventLog, clock: Clock, stopping: threading.Event) -> None:
-    """Tell every partition the minute, at once and then as it changes, so that idle ones hold nobody up."""
-    told = -math.inf
-    while not stopping.wait(1.0 if told > 0 else 0.0):
-        minute = clock.now() // config.MINUTE * config.MINUTE
-        if minute > told:
-            tick = Tick(at=minute).model_dump_json().encode()
-            with suppress(LogUnavailable):  # then a second later
-                log.append([Entry(POSTS, "tick", tick, partition) for partition in range(POSTS.partitions)])
-                told = minute
 
 
 if __name__ == "__main__":

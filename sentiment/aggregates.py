@@ -48,9 +48,14 @@ class Hour:
         cell = self.minutes.setdefault(start, Cell())
         cell.counts += more
         cell.shed += more.opinions * mention.shed
-        cell.model = max(filter(None, (cell.model, mention.model)), key=int, default=None)
+        cell.model = max(filter(None, (cell.model, mention.model)), key=by_number, default=None)
         cell.revision = max(cell.revision, revision)
         return start
+
+
+def by_number(version: str) -> tuple[int, str]:
+    """Orders versions as numbers; any other name has its place, too."""
+    return len(version), version
 
 
 def _vote(mention: Mention, sign: int) -> Counts:

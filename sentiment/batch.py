@@ -5,8 +5,10 @@ those that are dirty. It may be killed anywhere: an hour's file counts from the 
 """
 
 import logging
+import math
 from collections.abc import Callable, Iterator
 from datetime import date, timedelta
+from functools import partial
 from pathlib import Path
 
 import polars as pl
@@ -14,13 +16,18 @@ import polars as pl
 from sentiment import config
 from sentiment.artifact import Artifact
 from sentiment.config import DAY, HOUR, LATENESS
-from sentiment.hours import COLUMNS, HoursCorrupt, Manifest, Published, digest, read_hour, write_hour
+from sentiment.hours import COLUMNS, HoursCorrupt, Manifest, Published, digest, latest_versions, read_hour, write_hour
 from sentiment.ingest import POST_COLUMNS, Ingest
 from sentiment.opinions import Reader
-from sentiment.schema import ALL, RELEASES, Mention, Opinion, Post, Release
-from shared.champion import Champion, NotSwapped
-from shared.eventlog.port import EventLog, beginning
+from sentiment.schema import ALARMS, RELEASES, Alarm, Mention, Opinion, Post
+from shared.champion import Champion, ChampionFollower
+from shared.clock import monotonic
+from shared.dependencies import DEPENDENCY_ERRORS
+from shared.eventlog.port import Entry, EventLog, Fenced, LogUnavailable
 from shared.lake import Lake
+
+RETRY = 30.0  # seconds before what failed is tried again
+WHOLE = ("ingest", "work")  # a dependency that is away holds all of it up
 
 logger = logging.getLogger(__name__)
 
@@ -40,34 +47,79 @@ class Batch:
         *,
         told: Callable[[int, Published], None] = lambda *_: None,
     ) -> None:
-        self._lake, self._champion, self._reader, self._folder, self._told = lake, champion, reader, folder, told
+        self._log, self._lake, self._champion, self._reader = log, lake, champion, reader
+        self._folder, self._told = folder, told
         self._ingest = Ingest(log, lake, member="batch")
-        self._news = log.reader(beginning([RELEASES]))
-        self.manifest = Manifest.read(folder)
+        self._releases = ChampionFollower(log, RELEASES, champion)
+        self._retry_at: dict[int | str, float] = {}  # by hour, or kind of work
+        self._alarmed: set[str] = set()
+        self._damage = ""  # why the manifest could not be read; until it is complete again, the new one is not written
+        self._written: dict[int, int] = {}  # by hour, the latest version on disk that the lost manifest may have named
+        try:
+            self.manifest = Manifest.read(folder)
+        except HoursCorrupt as error:
+            self._damage, self.manifest, self._written = str(error), Manifest(), latest_versions(folder)
 
     def step(self) -> bool:
-        """Take in what is there, publish one hour if one is due; whether there was anything to do."""
-        taken = self._ingest.step()
-        self._follow()
-        due = self._due()
-        if due is not None:
-            self._publish(due)
-        elif self._night():  # not only when nothing comes: a deletion waits for no lull
-            return True
-        return bool(taken) or due is not None
+        """Take in what is there, publish one hour if one is due; whether there was anything to do.
+
+        Raises:
+            Fenced, LogUnavailable: make a new one.
+        """
+        taken = self._guarded("ingest", lambda: bool(self._ingest.step()))
+        for reason in self._releases.poll():
+            logger.error("not released: %s", reason)
+        if self._damage:
+            self._raise(self._damage, action="all hours are published again from the lake")
+        return self._guarded("work", self._work) or taken
 
     def close(self) -> None:
         self._ingest.consumer.close()
-        self._news.close()
+        self._releases.close()
 
-    def _follow(self) -> None:
-        """The last release that can be loaded scores the hours published from here on."""
-        releases = [Release.model_validate_json(record.value) for record in self._news.poll(1_000, 0.0)]
-        for release in reversed(releases):
+    def _work(self) -> bool:
+        """The next hour, or the night's work; whether there was any."""
+        hour = self._due()
+        if hour is None and self._damage:
+            damage, self._damage = self._damage, ""
             try:
-                return self._champion.swap(release.version, artifact=release.artifact, digest=release.digest)
-            except NotSwapped as error:
-                logger.error("not released: %s", error)
+                self._switch(self.manifest)
+            except BaseException:
+                self._damage = damage
+                raise
+        if hour is None:
+            hour = self._unscored()
+        if hour is None:
+            return self._guarded("night", self._night)
+        self._guarded(hour, partial(self._publish, hour))
+        return True
+
+    def _guarded(self, key: int | str, work: Callable[[], bool]) -> bool:
+        """Do a piece of work, unless it has failed a moment ago; when it raises, all other work goes on."""
+        if self._waits(key):
+            return False
+        try:
+            return work()
+        except (Fenced, LogUnavailable):
+            raise
+        except Exception as error:
+            if isinstance(error, DEPENDENCY_ERRORS) and key not in WHOLE:  # it would befall every hour alike
+                raise
+            self._retry_at[key] = monotonic() + RETRY
+            what = f"hour {key} cannot be published" if isinstance(key, int) else f"the {key} of batch has failed"
+            logger.exception("%s", what)
+            self._raise(f"{what}: {error}", action="it is tried again; all else goes on")
+            return False
+
+    def _waits(self, key: int | str) -> bool:
+        return monotonic() < self._retry_at.get(key, -math.inf)
+
+    def _raise(self, message: str, *, action: str) -> None:
+        """An alarm, once."""
+        if message not in self._alarmed:
+            self._alarmed.add(message)
+            alarm = Alarm(kind="lake", at=self._ingest.watermark, message=message, action=action)
+            self._log.append([Entry(ALARMS, alarm.kind, alarm.model_dump_json().encode())])
 
     # --- closed hours ----------------------------------------------------------------------------
 
@@ -84,29 +136,34 @@ class Batch:
             assert isinstance(first, int)
             self.manifest = self.manifest._replace(start=first // HOUR)
         assert self.manifest.start is not None
-        following = max(self.manifest.hours, default=self.manifest.start - 1) + 1
-        return following if following < closed else None
+        missing = (h for h in range(self.manifest.start, closed) if h not in self.manifest.hours and not self._waits(h))
+        return next(missing, None)
 
-    def _publish(self, hour: int) -> None:
+    def _publish(self, hour: int) -> bool:
         """Write an hour's next version and switch the manifest to it, unless it says the same as the one before."""
         before = self.manifest.hours.get(hour)
         until = self._ingest.until
+        if before is not None:  # the lake still has what was taken in before the group's offsets were lost
+            until = tuple(map(max, until, before.until))
         rows = self._count(hour, until)
         content = digest(rows)
         if before is not None and before.digest == content:
             published = before._replace(until=until, model=self._champion.version)
         else:
-            version = 1 if before is None else before.version + 1
+            version = 1 + max(self._written.get(hour, 0), 0 if before is None else before.version)
             write_hour(self._folder, hour, version, rows)
             published = Published(version, self._champion.version, content, until)
         hours = {**self.manifest.hours, hour: published}
         self._switch(self.manifest._replace(hours=hours))
         self._told(hour, published)
+        return True
 
     def _switch(self, manifest: Manifest) -> None:
         aliases = self._reader.brands.version
-        self.manifest = manifest._replace(revision=manifest.revision + 1, aliases=aliases)
-        self.manifest.write(self._folder)
+        manifest = manifest._replace(revision=manifest.revision + 1, aliases=aliases)
+        if not self._damage:
+            manifest.write(self._folder)
+        self.manifest = manifest
 
     def _count(self, hour: int, until: tuple[int, ...]) -> pl.DataFrame:
         """The hour's mentions; those of bots and deleted posts bear a reason in `removed`, or are gone."""
@@ -121,20 +178,18 @@ class Batch:
         for row in posts.iter_rows(named=True):
             post = Post(id=row["id"], author=row["author"], at=row["at"], text=row["text"])
             place = (row["partition"], row["offset"])
-            opinion = known.get(post.id) or self._reader.read(
-                post, self._champion.model, self._champion.version, place=place
+            opinion, mentions = self._reader.judged(
+                post, self._champion.model, self._champion.version, place=place, known=known.get(post.id)
             )
-            rows += [
-                _row(mention, opinion, removed="bot" if post.author in bots else None)
-                for mention in self._reader.mentions(post, opinion, late=False)
-            ]
+            rows += [_row(mention, opinion, removed="bot" if post.author in bots else None) for mention in mentions]
         return pl.DataFrame(rows, schema=COLUMNS)
 
     def _known(self, hour: int, posts: pl.DataFrame) -> dict[str, Opinion]:
         """By post, what this very model has said, in the stream or the version before: nothing is scored twice."""
         known = self._streamed(hour, posts)
         before = self.manifest.hours.get(hour)
-        if before is None or before.model != self._champion.version:
+        # While no version is in force the opinions of the one before stand: an hour that is reopened loses none.
+        if before is None or self._champion.version not in (before.model, None):
             return known
         if self.manifest.aliases != self._reader.brands.version:  # other brands may be found in the same text
             return known
@@ -158,8 +213,7 @@ class Batch:
         ).select("id", "text", "label", "why_not", "score", "model")
         # The text, too: of an id that comes again with other words the stream may have read the other ones.
         rows = posts.select("id", "at", "text", "partition", "offset").join(mine, on=["id", "text"])
-        found = self._reader.brands.found
-        return {row["id"]: Opinion(**row, brands=found(row["text"])) for row in rows.iter_rows(named=True)}
+        return {row["id"]: Opinion(**row) for row in rows.iter_rows(named=True)}
 
     def _rows(self, since: int, until: int) -> pl.DataFrame:
         """The lake's posts of these event days, each id once: the first that came."""
@@ -176,9 +230,10 @@ class Batch:
         if today <= self.manifest.night or not self.manifest.hours:
             return False
         tombstones = self._ingest.until
-        dirty = self._late() | self._deleted() | self._unscored()
-        for hour in sorted(dirty):
-            self._publish(hour)
+        dirty = sorted(self._late() | self._deleted())
+        done = [self._guarded(hour, partial(self._publish, hour)) for hour in dirty]
+        if not all(done):
+            tombstones = self.manifest.tombstones  # what was deleted is looked for again the next night
         rows = self._lake.read("posts", since=date_of(today - config.MAX_AGE // DAY - 1))
         expired = int(rows["expired"].sum()) if rows.height else 0
         self._switch(self.manifest._replace(night=today, tombstones=tombstones, expired=expired))
@@ -200,11 +255,12 @@ class Batch:
             if (offset >= hours[hour].until[partition] if hour in hours else hour < start)
         }
 
-    def _unscored(self) -> set[int]:
-        """Hours that were published before there was any model, once there is one."""
+    def _unscored(self) -> int | None:
+        """The next hour that was published while no model was in force, now that one is."""
         if self._champion.version is None:
-            return set()
-        return {hour for hour, published in self.manifest.hours.items() if published.model is None}
+            return None
+        unscored = (hour for hour, published in self.manifest.hours.items() if published.model is None)
+        return next((hour for hour in unscored if not self._waits(hour)), None)
 
     def _deleted(self) -> set[int]:
         """Published hours, of any age, of posts that were deleted since the last night."""
@@ -264,19 +320,17 @@ def _row(mention: Mention, opinion: Opinion, *, removed: str | None) -> dict[str
 
 def _opinions(rows: pl.DataFrame) -> Iterator[tuple[str, Opinion]]:
     """What the version before says of each post, by id."""
-    for _, part in rows.group_by("post", maintain_order=True):
-        first = part.row(0, named=True)
-        score = (first["negative"], first["neutral"], first["positive"])
+    for row in rows.unique("post", keep="first", maintain_order=True).iter_rows(named=True):
+        score = (row["negative"], row["neutral"], row["positive"])
         yield (
-            first["post"],
+            row["post"],
             Opinion(
-                id=first["post"],
-                at=first["at"],
-                brands=tuple(brand for brand in part["brand"] if brand != ALL),
-                label=first["label"],
-                score=None if first["negative"] is None else score,
-                model=first["model"],
-                partition=first["partition"],
-                offset=first["offset"],
+                id=row["post"],
+                at=row["at"],
+                label=row["label"],
+                score=None if row["negative"] is None else score,
+                model=row["model"],
+                partition=row["partition"],
+                offset=row["offset"],
             ),
         )

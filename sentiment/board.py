@@ -5,8 +5,9 @@ from threading import Lock
 
 from sentiment.config import DAY, HOUR
 from sentiment.hours import Manifest
-from sentiment.schema import ALL, Confusion, Counts, Noun
+from sentiment.schema import ALL, Confusion, Counts
 from sentiment.timeline import Point, Timeline, View
+from shared.messages import Message
 
 HOURS = 14 * 24  # shown
 FINE = 6  # hours that are told by minute; older ones that batch does not have yet, by hour
@@ -14,14 +15,14 @@ FINE = 6  # hours that are told by minute; older ones that batch does not have y
 Confusions = Mapping[tuple[int, str], Confusion]  # by event day and model version
 
 
-class BrandNow(Noun):
+class BrandNow(Message):
     """A brand over the last hours, compared with the others by its interval."""
 
     brand: str
     window: Point
 
 
-class Day(Noun):
+class Day(Message):
     """A published day of a brand: the share of its opinions that are negative."""
 
     at: int
@@ -31,21 +32,21 @@ class Day(Noun):
     high: float | None
 
 
-class Compared(Noun):
+class Compared(Message):
     """What changes when an hour is published or audits become known."""
 
     brands: list[BrandNow]  # most negative first
     days: dict[str, list[Day]]
 
 
-class Track(Noun):
+class Track(Message):
     """One brand, by place in `Series.at`."""
 
     opinions: list[int]
     negative: list[int]
 
 
-class Series(Noun):
+class Series(Message):
     """Hours that batch owns and minutes that the stream has counted; a gap is a point that is not there."""
 
     since: int  # from here on it takes the place of what was told before

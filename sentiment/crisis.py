@@ -1,7 +1,10 @@
 """Minute -> Alarm. Watches the brands as they are counted, and says when the mood of one has turned."""
 
+import logging
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+
+from pydantic import ValidationError
 
 from sentiment import config
 from sentiment.config import BASELINE_DAYS, BASELINE_NEEDED, BIN, DAY, GRACE
@@ -10,6 +13,9 @@ from sentiment.schema import ALL, MINUTE, Alarm, Counts, Minute, Seal
 from shared.eventlog.port import Record, partition_of
 
 AGAIN = DAY  # seconds before a brand's manager is called again
+MAJORITY = 0.5  # stands in for a baseline that is not known any more
+
+logger = logging.getLogger(__name__)
 
 
 class Brand:
@@ -60,8 +66,13 @@ class Watch:
         return min(self.marks)
 
     def take(self, records: Iterable[Record]) -> Iterator[Alarm]:
+        """The alarms that records give; those that cannot be read are left out."""
         for record in records:
-            message = MINUTE.validate_json(record.value)
+            try:
+                message = MINUTE.validate_json(record.value)
+            except ValidationError as error:
+                logger.error("skipped %s/%s offset %s: %s", record.topic, record.partition, record.offset, error.title)
+                continue
             if isinstance(message, Minute) and message.brand != ALL:
                 brand = self._brands[message.brand]
                 if message.at >= brand.judged:
@@ -91,13 +102,15 @@ class Watch:
 def _alarm(name: str, brand: Brand, at: int) -> Alarm:
     since = at - 2 * config.HOUR
     recent = sum((m.counts for start, m in brand.minutes.items() if since <= start < at), Counts())
+    usual = brand.usual((at - 1) // DAY) or 0.0
     return Alarm(
         kind="crisis",
         brand=name,
         at=at,
         since=since,
         message=f"{name}: {recent.negative} of {recent.opinions} opinions in two hours are negative, "
-        f"{brand.usual((at - 1) // DAY) or 0.0:.0%} are usual",
+        f"{usual:.0%} are usual",
+        usual=usual,
         action="its manager is called; the batch view will confirm or retract",
     )
 

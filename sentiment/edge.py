@@ -2,18 +2,18 @@
 
 import asyncio
 import logging
-import threading
 from collections import OrderedDict, deque
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter
 
 from sentiment.artifact import Artifact
+from sentiment.ingest import accept_opinion
 from sentiment.schema import (
     ALARMS,
     AUDITS,
+    HEARTBEATS,
     MINUTES,
     OPINIONS,
     POSTS,
@@ -23,21 +23,24 @@ from sentiment.schema import (
     Alarm,
     Confusion,
     Opinion,
-    Release,
     Report,
 )
 from sentiment.shares import correcting
 from sentiment.stream import WORKERS
 from sentiment.timeline import Timeline
 from sentiment.watch import Watch
-from shared.champion import Champion, NotSwapped
-from shared.clock import Clock, monotonic, sleep
-from shared.eventlog.port import Entry, EventLog, LogUnavailable, Record, beginning
+from shared.background_job import Heartbeat
+from shared.champion import Champion, ChampionFollower
+from shared.clock import Clock
+from shared.eventlog.port import Entry, EventLog, LogUnavailable, Place, Record, Topic, beginning
+from shared.follower import Follower, OnBatch, by_topic
+from shared.releases import Ledger, Release
 from shared.story import Scene
 
 KEPT = 20_000  # opinions that can be corrected, and audits that can be given
-TYPED = 1_000  # opinions on texts that somebody typed, without the texts
-FOLLOWED = (MINUTES, OPINIONS, AUDITS, ALARMS, RELEASES, REPORTS, STORY)
+TYPED = 1_000  # opinions on typed texts, without the texts
+NEEDED = (MINUTES, OPINIONS, RELEASES)  # what answers are made of
+SHOWN = (ALARMS, AUDITS, REPORTS, STORY, HEARTBEATS)
 logger = logging.getLogger(__name__)
 
 
@@ -46,16 +49,15 @@ class Unavailable(Exception):
 
 
 class Edge:
-    """One following thread beside the event loop."""
+    """Two following threads beside the event loop: of what answers need, and of what the page shows."""
 
     def __init__(
         self, log: EventLog, champion: Champion[Artifact], *, folder: Path, clock: Clock, metrics: CollectorRegistry
     ) -> None:
         self._log, self._clock = log, clock
         self.champion, self.timeline = champion, Timeline(folder)
-        self._stopped = threading.Event()
-        self._thread: threading.Thread | None = None
-        self.caught_up, self.trouble, self.followed = False, "", monotonic()
+        self._releases = ChampionFollower(log, RELEASES, champion)
+        self.ledger: Ledger[Release] = Ledger()
         self.watch = Watch()
         self.opinions: OrderedDict[str, Opinion] = OrderedDict()
         self.typed: OrderedDict[str, Opinion] = OrderedDict()
@@ -63,22 +65,35 @@ class Edge:
         self._audited: set[str] = set()
         self._gone: set[str] = set()  # deleted, and shown no more, though the post comes after
         self.alarms: deque[Alarm] = deque(maxlen=1_000)
-        self.releases: deque[Release] = deque(maxlen=100)
         self.scenes: deque[Scene] = deque(maxlen=100)
         self.reports: dict[int, Report] = {}
-        self._tried: Release | None = None
+        self.heartbeats: dict[str, Heartbeat] = {}  # by process, the last
         self._counted = Counter("sentiment_opinions", "Opinions", ["label", "path", "mark"], registry=metrics)
         self._dropped = Counter("sentiment_not_counted", "Posts without a label", ["why"], registry=metrics)
+        needed = {MINUTES.name: self.timeline.speed.enter, OPINIONS.name: self._hear, RELEASES.name: self._release}
+        shown = {
+            ALARMS.name: self._alarm,
+            AUDITS.name: self._audit,
+            REPORTS.name: self._report,
+            STORY.name: self._scene,
+            HEARTBEATS.name: self._beat,
+        }
+        self.needed = self._follower("counts", NEEDED, by_topic(needed, self._skip_needed), serves_stale=True)
+        self.shown = self._follower("page", SHOWN, by_topic(shown, self._skip_shown))
 
     def start(self) -> None:
-        self._stopped.clear()
-        self._thread = threading.Thread(target=self._follow, daemon=True)
-        self._thread.start()
+        self.needed.start()
+        self.shown.start()
 
     def stop(self) -> None:
-        self._stopped.set()
-        if self._thread is not None:
-            self._thread.join()
+        self.needed.stop()
+        self.shown.stop()
+        self._releases.close()
+
+    @property
+    def caught_up(self) -> bool:
+        """Whether all has been read that answers need, of what there was at the start."""
+        return self.needed.caught_up
 
     async def append(self, entry: Entry) -> tuple[int, int]:
         """Gives partition and offset. Raises Unavailable."""
@@ -94,7 +109,7 @@ class Edge:
         return sum(end - (done[p].offset if p in done else 0) for p, end in self._log.ends(POSTS).items())
 
     def answered(self, opinion: Opinion) -> None:
-        """Somebody has typed a text and been told this: it can be corrected for a while, and the text is not kept."""
+        """The opinion on a typed text: it can be corrected for a while, and the text is not kept."""
         self.typed[opinion.id] = opinion.model_copy(update={"text": ""})
         if len(self.typed) > TYPED:
             self.typed.popitem(last=False)
@@ -102,45 +117,59 @@ class Edge:
     def confusions(self) -> dict[tuple[int, str], Confusion]:
         return correcting(list(self.reports.values()))
 
-    def _follow(self) -> None:
-        while not self._stopped.is_set():
-            try:
-                with closing(self._log.reader(beginning(FOLLOWED))) as reader:
-                    while not self._stopped.is_set():
-                        records = reader.poll(2_000, 0.25)
-                        self._take(records)
-                        self.caught_up = self.caught_up or not records
-                        self.trouble, self.followed = "", monotonic()
-            except LogUnavailable as error:  # whatever is read twice is known by its key or revision
-                self.trouble = str(error)
-                logger.warning("cannot follow the log, beginning again: %s", error)
-                sleep(0.25)
+    # --- following ----------------------------------------------------------------------------------
 
-    def _take(self, records: Sequence[Record]) -> None:
-        self.timeline.speed.take(record for record in records if record.topic == MINUTES.name)
+    def _follower(self, name: str, topics: Sequence[Topic], take: OnBatch, *, serves_stale: bool = False) -> Follower:
+        """It goes on where it was when it begins again, so that nothing is counted twice."""
+        at: dict[Place, int] = beginning(topics)
+
+        def on_batch(records: Sequence[Record], after: Mapping[Place, int]) -> None:
+            take(records, after)
+            at.update(after)
+
+        each_round = self._round if serves_stale else lambda: None
+        return Follower(
+            name, self._log, topics, on_batch, start=lambda: at, each_round=each_round, serves_stale=serves_stale
+        )
+
+    def _skip_needed(self, record: Record, error: Exception) -> None:
+        self.needed.skip(record, error)
+
+    def _skip_shown(self, record: Record, error: Exception) -> None:
+        self.shown.skip(record, error)
+
+    def _round(self) -> None:
+        """A typed text is scored by the version that scores the stream."""
         self._clock.observe(self.timeline.speed.watermark)
-        for record in records:
-            match record.topic:
-                case OPINIONS.name:
-                    self._hear(Opinion.model_validate_json(record.value))
-                case AUDITS.name:
-                    self._audited.add(record.key)
-                    self.audits.pop(record.key, None)
-                case ALARMS.name:
-                    if (alarm := Alarm.model_validate_json(record.value)) not in self.alarms:
-                        self.alarms.append(alarm)
-                case RELEASES.name:
-                    if (release := Release.model_validate_json(record.value)) not in self.releases:
-                        self.releases.append(release)
-                case REPORTS.name:
-                    report = Report.model_validate_json(record.value)
-                    self.reports[report.day] = report
-                case STORY.name if b'"scene"' in record.value:
-                    self.scenes.append(Scene.model_validate_json(record.value))
-        self._load()
+        for reason in self._releases.poll():  # the worker raises the alarm
+            logger.error("not released: %s", reason)
 
-    def _hear(self, opinion: Opinion) -> None:
-        if opinion.kind == "deleted":  # from now on nobody is shown the text
+    def _release(self, record: Record) -> None:
+        self.ledger.add(Release.model_validate_json(record.value))
+
+    def _alarm(self, record: Record) -> None:
+        if (alarm := Alarm.model_validate_json(record.value)) not in self.alarms:
+            self.alarms.append(alarm)
+
+    def _audit(self, record: Record) -> None:
+        self._audited.add(record.key)
+        self.audits.pop(record.key, None)
+
+    def _report(self, record: Record) -> None:
+        report = Report.model_validate_json(record.value)
+        self.reports[report.day] = report
+
+    def _scene(self, record: Record) -> None:
+        if b'"scene"' in record.value:  # a newer demo may tell more
+            self.scenes.append(Scene.model_validate_json(record.value))
+
+    def _beat(self, record: Record) -> None:
+        beat = Heartbeat.model_validate_json(record.value)
+        self.heartbeats[beat.process] = beat
+
+    def _hear(self, record: Record) -> None:
+        opinion = accept_opinion(record)
+        if opinion.kind == "deleted":  # from now on the text is shown no more
             self._gone.add(opinion.id)
             self.opinions.pop(opinion.id, None)
             self.audits.pop(opinion.id, None)
@@ -159,13 +188,3 @@ class Edge:
         for kept in (self.opinions, self.audits):
             if len(kept) > KEPT:
                 kept.popitem(last=False)
-
-    def _load(self) -> None:
-        """What scores a text that somebody types is what scores the stream."""
-        if not self.releases or self.releases[-1] is self._tried:
-            return
-        release = self._tried = self.releases[-1]
-        try:
-            self.champion.swap(release.version, artifact=release.artifact, digest=release.digest)
-        except NotSwapped as error:  # the one before goes on; the worker has raised the alarm
-            logger.error("not released: %s", error)

@@ -2,13 +2,14 @@
 
 from sentiment.artifact import Artifact
 from sentiment.config import EXPLAINED, LABELS
-from sentiment.schema import Label, Noun, Path, Text
+from sentiment.schema import Label, Path, Text
+from shared.messages import Message
 
 # Rounding to int8 moves a probability by so much when a word that says nothing goes; less is shown as none.
 NOISE: dict[Path, float] = {"transformer": 0.02, "linear": 0.001}
 
 
-class Word(Noun):
+class Word(Message):
     """One word of a text as the model sees it."""
 
     word: str

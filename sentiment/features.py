@@ -4,14 +4,13 @@ Pure: no clock, no I/O.
 """
 
 import hashlib
-import html
 import re
 import unicodedata
 from functools import lru_cache
 
 from sentiment.schema import Text
+from sentiment.text import ESCAPE, decoded
 
-ESCAPE = re.compile(r"(?:\\u[0-9a-fA-F]{4})+")
 HANDLE = re.compile(r"@\w{1,50}")
 LINK = re.compile(r"(?:https?://|www\.)\S+")
 BLANKS = re.compile(r"\s+")
@@ -31,9 +30,12 @@ def normalise(text: str) -> Text:
     >>> normalise("@anna I can\\\\u2019t &amp; won\\\\u2019t 😡 https://t.co/x")
     "@user I can't & won't pouting face"
     """
-    text = html.unescape(ESCAPE.sub(_decoded, text))
-    text = unicodedata.normalize("NFC", LINK.sub(" ", text)).replace("’", "'")
-    text = HANDLE.sub("@user", text)
+    return cleaned(decoded(text))
+
+
+def cleaned(text: str) -> Text:
+    """`normalise` of a text that is decoded already: decoding twice would decode what its author wrote as code."""
+    text = HANDLE.sub("@user", LINK.sub(" ", text))
     if not text.isascii():
         text = "".join(_readable(character) for character in text)
     else:
@@ -44,12 +46,6 @@ def normalise(text: str) -> Text:
 def digest(text: Text) -> int:
     """Names a text: the same words again, in any case and with any link, have the same."""
     return int.from_bytes(hashlib.blake2b(text.casefold().encode(), digest_size=7).digest())
-
-
-def _decoded(match: re.Match[str]) -> str:
-    """Escapes that some exporter left as text; halves of a pair are joined."""
-    units = bytes.fromhex(match[0].replace("\\u", ""))
-    return units.decode("utf-16-be", errors="ignore")
 
 
 @lru_cache(maxsize=4_096)

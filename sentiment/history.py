@@ -6,7 +6,7 @@ from pathlib import Path
 import polars as pl
 
 from sentiment.config import MAX_TEXT
-from sentiment.schema import DeadLetter
+from shared.dead_letters import DeadLetter
 from shared.lake import Lake
 
 Columns = dict[str, pl.DataType | type[pl.DataType]]
@@ -141,5 +141,4 @@ def _letter(path: Path, field: str, row: dict[str, object]) -> DeadLetter:
         field=field,
         value=str(row[field])[:200],
         reason="missing, or no value of its kind",
-        raw="",
     )

@@ -52,12 +52,13 @@ class Manifest(NamedTuple):
             about = json.loads(text)
             hours = {
                 int(hour): Published(version, model, content, tuple(until))
-                for hour, (version, model, content, until) in about.pop("hours").items()
+                for hour, (version, model, content, until, *_) in about.pop("hours").items()
             }
-            return cls(**about | {"tombstones": tuple(about["tombstones"]), "hours": hours})
+            known = {name: about[name] for name in cls._fields if name in about}  # a newer version may say more
+            return cls(**known | {"tombstones": tuple(about["tombstones"]), "hours": hours})
         except (ValueError, TypeError, KeyError) as error:
             raise HoursCorrupt(
-                f"{folder / 'manifest.json'} is damaged: {error}; delete it, and batch makes it anew"
+                f"{folder / 'manifest.json'} is damaged: {error}; batch makes it anew when it starts again"
             ) from error
 
     def write(self, folder: Path) -> None:
@@ -84,6 +85,15 @@ def read_hour(folder: Path, hour: int, version: int) -> pl.DataFrame:
         return pl.read_parquet(path)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise HoursCorrupt(f"{path} cannot be read ({error}): delete manifest.json, and batch makes it anew") from error
+
+
+def latest_versions(folder: Path) -> dict[int, int]:
+    """By hour, the highest version of which there is a file."""
+    found: dict[int, int] = {}
+    for path in folder.glob("*/*-*.parquet"):
+        hour, version = map(int, path.stem.split("-"))
+        found[hour] = max(version, found.get(hour, 0))
+    return found
 
 
 def digest(rows: pl.DataFrame) -> str:

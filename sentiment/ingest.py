@@ -1,7 +1,9 @@
 """Topic or file -> validated lake by event date. What does not validate becomes a dead letter."""
 
+import logging
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import NamedTuple
 
 import polars as pl
 from pydantic import ValidationError
@@ -13,18 +15,25 @@ from sentiment.schema import (
     CORRECTIONS,
     DEAD,
     EVENT,
+    MENTION,
+    MENTIONS,
     OPINIONS,
+    PERSONAL,
     POSTS,
     Audit,
     Correction,
-    DeadLetter,
     Event,
+    Mark,
+    Mention,
     Opinion,
     Post,
     Tick,
     Tombstone,
 )
-from shared.eventlog.port import Entry, EventLog, Place, Position, Record
+from shared.dead_letters import Refused, from_validation
+from shared.dead_letters import dead_letter as letter_of
+from shared.dependencies import DEPENDENCY_ERRORS
+from shared.eventlog.port import Entry, EventLog, Fenced, Place, Position, Record, Topic, is_misplaced
 from shared.lake import Lake
 
 GROUP = "sentiment-ingest"
@@ -51,12 +60,26 @@ CORRECTION_COLUMNS: Columns = {
 }
 
 
-class Refused(Exception):
-    """A message that is no valid event: which field, which value, and why."""
+logger = logging.getLogger(__name__)
 
-    def __init__(self, field: str, value: object, reason: str) -> None:
-        super().__init__(f"{field}: {reason} (got {str(value)[:200]!r})")
-        self.field, self.value, self.reason = field, str(value)[:200], reason
+KINDS = ("post", "tombstone", "tick", "mention", "mark")  # parts of a field's path that only name the kind
+
+
+class Said(NamedTuple):
+    """A topic of what was said of posts, and its table in the lake."""
+
+    topic: Topic
+    kind: type[Opinion | Audit | Correction]
+    key: str  # the field that is the record's key
+    table: str
+    columns: Columns
+
+
+SAID = (
+    Said(OPINIONS, Opinion, "id", "opinions", OPINION_COLUMNS),
+    Said(AUDITS, Audit, "post", "audits", AUDIT_COLUMNS | {"of": pl.Int64}),
+    Said(CORRECTIONS, Correction, "post", "corrections", CORRECTION_COLUMNS),
+)
 
 
 def accept(record: Record) -> Event:
@@ -68,39 +91,51 @@ def accept(record: Record) -> Event:
     try:
         event = EVENT.validate_json(record.value)
     except ValidationError as error:
-        raise unreadable(error) from error
-    if isinstance(event, Tick):  # our own clock's
-        return event
+        raise from_validation(error, skip=KINDS) from error
     if event.at > record.at + config.MAX_AHEAD:
         raise Refused("at", event.at, f"more than {config.MAX_AHEAD // config.MINUTE} minutes in the future")
+    if isinstance(event, Tick):  # in every partition
+        return event
     if isinstance(event, Post) and event.at < record.at - config.MAX_AGE:
         raise Refused("at", event.at, f"more than {config.MAX_AGE // config.DAY} days in the past")
-    if record.key != event.id:
-        raise Refused("id", event.id, "the record's key is another id")
+    _check_key(record, POSTS, "id", event.id)
     if isinstance(event, Post) and not event.text.strip():
         raise Refused("text", event.text, "holds nothing but blanks")
     return event
 
 
-def unreadable(error: ValidationError) -> Refused:
-    """The first thing that is wrong; cut, as it may quote a megabyte."""
-    first = error.errors(include_url=False)[0]
-    kinds = ("post", "tombstone", "tick")
-    field = ".".join(str(part) for part in first["loc"] if part not in kinds) or "message"
-    return Refused(field[:200], first["input"], first["msg"][:200])
+def accept_mention(record: Record) -> Mention | Mark:
+    """The message in a record of `sentiment.mentions`. Raises Refused."""
+    try:
+        message = MENTION.validate_json(record.value)
+    except ValidationError as error:
+        raise from_validation(error, skip=KINDS) from error
+    if isinstance(message, Mention):
+        _check_key(record, MENTIONS, "brand", message.brand)
+    return message
+
+
+def accept_opinion(record: Record) -> Opinion:
+    """The opinion in a record of `sentiment.opinions`. Raises Refused."""
+    try:
+        opinion = Opinion.model_validate_json(record.value)
+    except ValidationError as error:
+        raise from_validation(error) from error
+    _check_key(record, OPINIONS, "id", opinion.id)
+    return opinion
+
+
+def _check_key(record: Record, topic: Topic, field: str, key: str) -> None:
+    """Raises Refused for a record that its key's owner would not find."""
+    if record.key != key:
+        raise Refused(field, key, "the record's key is another one")
+    if is_misplaced(record, topic):
+        raise Refused(field, key, f"partition {record.partition} is not that of its key")
 
 
 def dead_letter(record: Record, refused: Refused) -> Entry:
-    letter = DeadLetter(
-        topic=record.topic,
-        partition=record.partition,
-        offset=record.offset,
-        field=refused.field,
-        value=refused.value.encode(errors="replace").decode(),
-        reason=refused.reason,
-        raw=record.value[:2_000].decode(errors="replace"),
-    )
-    return Entry(DEAD, record.key[:64], letter.model_dump_json().encode())
+    """The record of a refusal on `sentiment.dead`."""
+    return letter_of(DEAD, record, refused, personal=PERSONAL)
 
 
 class Ingest:
@@ -109,6 +144,7 @@ class Ingest:
     def __init__(self, log: EventLog, lake: Lake, *, member: str = "ingest") -> None:
         self._lake = lake
         self.consumer = log.consumer(GROUP, TAKEN, member)
+        self._pending: list[Record] = []  # read, and not in the lake yet
 
     @property
     def until(self) -> tuple[int, ...]:
@@ -125,22 +161,55 @@ class Ingest:
         return min(int(owned[place].note or 0) if place in owned else 0 for place in places)
 
     def step(self, limit: int = 2_000) -> int:
-        """Take in what is there; gives the number of records."""
-        records = self.consumer.poll(limit, 0.0)
+        """Take in what is there; gives the number of records.
+
+        When a batch raises, its records are taken in one by one, so that a bad one costs only itself.
+
+        Raises:
+            Fenced, LogUnavailable: make a new one.
+            OSError: the lake takes nothing now; the next step tries the same records again.
+        """
+        if self._pending:
+            self.consumer.poll(0, 0.0)  # keeps its claims
+        else:
+            self._pending = self.consumer.poll(limit, 0.0)
+        records = self._pending
         if not records:
             return 0
-        batch = f"{records[0].topic}-{records[0].partition}-{records[0].offset:012d}"  # nobody else starts one there
+        try:
+            self._take(records)
+        except (Fenced, *DEPENDENCY_ERRORS):
+            raise
+        except Exception:
+            logger.exception("a batch of %d records is taken in one by one", len(records))
+            for number, record in enumerate(records):
+                self._pending = records[number:]
+                self._take_alone(record)
+        self._pending = []
+        return len(records)
+
+    def _take_alone(self, record: Record) -> None:
+        """One record; what it brings the lake to raise is a dead letter."""
+        try:
+            self._take([record])
+        except (Fenced, *DEPENDENCY_ERRORS):
+            raise
+        except Exception as error:
+            place = Place(record.topic, record.partition)
+            note = self.consumer.owned[place].note
+            letter = dead_letter(record, Refused("message", "", type(error).__name__))
+            self.consumer.commit([letter], {place: Position(record.offset + 1, note)})
+
+    def _take(self, records: Sequence[Record]) -> None:
+        """Write records to the lake, and commit behind them."""
+        batch = f"{records[0].topic}-{records[0].partition}-{records[0].offset:012d}"  # no other batch starts there
         by_topic = {topic: [r for r in records if r.topic == topic.name] for topic in TAKEN}
         marks = self._write_posts(by_topic[POSTS], batch=batch)
-        opinions = [Opinion.model_validate_json(r.value).model_dump() | _place(r) for r in by_topic[OPINIONS]]
-        self._lake.write("opinions", _frame(opinions, OPINION_COLUMNS), batch=batch)
-        refusals = self._write_said(by_topic[AUDITS], Audit, "audits", AUDIT_COLUMNS | {"of": pl.Int64}, batch=batch)
-        refusals += self._write_said(by_topic[CORRECTIONS], Correction, "corrections", CORRECTION_COLUMNS, batch=batch)
+        refusals = [letter for said in SAID for letter in self._write_said(by_topic[said.topic], said, batch=batch)]
         positions = {Place(r.topic, r.partition): r.offset + 1 for r in records}
         self.consumer.commit(
             refusals, {place: Position(offset, str(marks.get(place, ""))) for place, offset in positions.items()}
         )
-        return len(records)
 
     def catch_up(self) -> int:
         """Take in all that there is; gives the number of records."""
@@ -167,20 +236,25 @@ class Ingest:
         self._lake.write("tombstones", _frame(tombstones, TOMBSTONE_COLUMNS), batch=batch)
         return marks
 
-    def _write_said(
-        self, records: Sequence[Record], noun: type[Audit | Correction], table: str, columns: Columns, *, batch: str
-    ) -> list[Entry]:
-        """What people said of posts; gives the dead letters of what cannot be read."""
+    def _write_said(self, records: Sequence[Record], said: Said, *, batch: str) -> list[Entry]:
+        """What was said of posts; gives the dead letters of what cannot be read."""
         rows, refusals = [], []
         for record in records:
             try:
-                said = noun.model_validate_json(record.value)
+                if said.topic == OPINIONS:
+                    message: Opinion | Audit | Correction = accept_opinion(record)
+                else:
+                    message = said.kind.model_validate_json(record.value)
+                    _check_key(record, said.topic, said.key, getattr(message, said.key))
             except ValidationError as error:
-                refusals.append(dead_letter(record, unreadable(error)))
+                refusals.append(dead_letter(record, from_validation(error)))
                 continue
-            known = {"of": said.at, "at": said.known_at} if isinstance(said, Audit) else {}
-            rows.append(said.model_dump() | _place(record) | known)
-        self._lake.write(table, _frame(rows, columns), batch=batch)
+            except Refused as error:
+                refusals.append(dead_letter(record, error))
+                continue
+            known = {"of": message.at, "at": message.known_at} if isinstance(message, Audit) else {}
+            rows.append(message.model_dump() | _place(record) | known)
+        self._lake.write(said.table, _frame(rows, said.columns), batch=batch)
         return refusals
 
 

@@ -26,7 +26,6 @@ from sentiment.schema import (
     Label,
     Opinion,
     Post,
-    Release,
     Report,
     Seal,
     Tick,
@@ -38,6 +37,7 @@ from shared.clock import VirtualClock, perf_counter, sleep
 from shared.console import Stage
 from shared.eventlog import open_log
 from shared.eventlog.port import Entry, Topic, beginning
+from shared.releases import Ledger, Release
 from shared.settings import Settings
 from shared.story import Scene
 
@@ -72,13 +72,18 @@ class Live:
         self.truth: dict[str, str] = {}  # label by post
         self.opinions: dict[str, Opinion] = {}
         self.alarms: list[Alarm] = []
-        self.releases: list[Release] = []
+        self.ledger: Ledger[Release] = Ledger()
         self.reports: list[Report] = []
         self._due: list[tuple[int, Opinion]] = []  # audits that people will have given by then
         self._rng, self._mistaken = np.random.default_rng(seed), mistaken
         self._reader = self.log.reader(beginning([OPINIONS, ALARMS, RELEASES, REPORTS]))
         self._minutes, self._seals = self.log.reader(beginning([MINUTES])), [0] * MINUTES.partitions
         self.children = Children(SERVICE, settings, self.clock, "--brands", world)
+
+    @property
+    def releases(self) -> list[Release]:
+        """The changes of the champion that are done, oldest first."""
+        return self.ledger.lines
 
     @property
     def url(self) -> str:
@@ -192,7 +197,7 @@ class Live:
                 elif record.topic == ALARMS.name:
                     self.alarms.append(Alarm.model_validate_json(record.value))
                 elif record.topic == RELEASES.name:
-                    self.releases.append(Release.model_validate_json(record.value))
+                    self.ledger.add(Release.model_validate_json(record.value))
                 else:
                     self.reports.append(Report.model_validate_json(record.value))
 
@@ -216,13 +221,14 @@ class Live:
     # --- an operator ----------------------------------------------------------------------------------
 
     def command(self, command: Command) -> None:
-        """Post a command, and wait until a release or an alarm answers it."""
+        """Post a command on the champion as it is now, and wait until a release or an alarm answers it."""
 
         def said() -> int:
             self.follow()
             return len(self.releases) + sum(alarm.kind in ("command", "gate") for alarm in self.alarms)
 
         before = said()
+        command = command.model_copy(update={"expected_champion": self.ledger.version()})
         self.ask("POST", "/v1/commands", command.model_dump_json().encode())
 
         def answered() -> bool:

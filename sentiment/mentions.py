@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from sentiment import config
+from sentiment.text import decoded, folded, folded_by_character
 
 TABLE = Path(__file__).with_name("brands.toml")
 
@@ -24,7 +25,7 @@ ASPECTS: dict[str, tuple[str, ...]] = {
     "product": ("seat", "food", "screen", "battery", "app", "network", "signal", "wifi", "range", "update", "bread"),
 }
 ASPECT = {word: aspect for aspect, words in ASPECTS.items() for word in words}
-WORD = re.compile(r"[a-z0-9']+")
+WORD = re.compile(r"(?:[^\W_]|')+")
 HANDLE = re.compile(r"@(\w+)")
 
 
@@ -37,13 +38,13 @@ class Brands:
         self._handles: dict[str, str] = {}
         self._aliases: dict[str, tuple[str, frozenset[str] | None]] = {}
         for brand, row in table.items():
-            context = frozenset(row.get("context", ()))
-            self._handles |= {handle.lower(): brand for handle in row.get("handles", ())}
-            self._aliases |= {alias.lower(): (brand, None) for alias in row.get("aliases", ())}
-            self._aliases |= {alias.lower(): (brand, context) for alias in row.get("ambiguous", ())}
-        found = sorted(self._aliases, key=len, reverse=True)
-        names = "|".join(map(re.escape, found)) or r"(?!)"
-        self._names = re.compile(rf"(?<![\w@])#?({names})(?!\w)", re.IGNORECASE)
+            context = frozenset(map(folded, row.get("context", ())))
+            self._handles |= {folded(handle): brand for handle in row.get("handles", ())}
+            self._aliases |= {folded(alias): (brand, None) for alias in row.get("aliases", ())}
+            self._aliases |= {folded(alias): (brand, context) for alias in row.get("ambiguous", ())}
+        longest = sorted(self._aliases, key=len, reverse=True)
+        names = "|".join(map(re.escape, longest)) or r"(?!)"
+        self._names = re.compile(rf"(?<![\w@])#?({names})(?!\w)")
 
     @classmethod
     def read(cls, world: str, path: Path = TABLE) -> Self:
@@ -61,32 +62,35 @@ class Brands:
         >>> Brands.read("simulated").found("The delta of the Rhine")
         ()
         """
-        brands = tuple(dict.fromkeys(brand for _, _, brand in self._hits(text)))
+        brands = tuple(dict.fromkeys(brand for _, _, brand in self._hits(decoded(text))))
         return brands if len(brands) <= config.MAX_BRANDS else ()
 
     def masked(self, text: str) -> str:
-        """The text as if every brand were the same one.
+        """The decoded text as if every brand were the same one.
 
         >>> Brands.read("simulated").masked("Delta, my flight with @northair is late")
         '@user, my flight with @user is late'
         """
+        text = decoded(text)
         for start, end, _ in reversed(self._hits(text)):
             text = f"{text[:start]}@user{text[end:]}"
         return text
 
     def _hits(self, text: str) -> list[tuple[int, int, str]]:
-        """Start, end and brand of every name, in order of appearance."""
-        tagged = ((*match.span(), self._handles.get(match[1].lower())) for match in HANDLE.finditer(text))
+        """Start, end and brand of every name in a decoded text, in order of appearance."""
+        # What is matched is also what is looked up: two ways of folding would find a name and then not know it.
+        line, places = folded_by_character(text)
+        tagged = ((*match.span(), self._handles.get(match[1])) for match in HANDLE.finditer(line))
         hits = [(start, end, brand) for start, end, brand in tagged if brand]
-        matches = list(self._names.finditer(text))
-        words = frozenset(WORD.findall(text.lower())) if matches else frozenset()
+        matches = list(self._names.finditer(line))
+        words = frozenset(WORD.findall(line)) if matches else frozenset()
         for match in matches:
-            brand, context = self._aliases[match[1].lower()]
+            brand, context = self._aliases[match[1]]
             if context is None or context & words:
                 hits.append((*match.span(), brand))
-        return sorted(hits)
+        return [(places[start], places[end - 1] + 1, brand) for start, end, brand in sorted(hits)]
 
 
 def aspect(text: str) -> str | None:
     """What a text is about, if one of the known words says so."""
-    return next((ASPECT[word] for word in WORD.findall(text.lower()) if word in ASPECT), None)
+    return next((ASPECT[word] for word in WORD.findall(folded(text)) if word in ASPECT), None)

@@ -1,21 +1,27 @@
 """Post -> Opinion and its mentions, the same in both views: filter, normalise, score, decide, link."""
 
+import logging
 from functools import cache
+from math import isfinite
 
 from lingua import Language, LanguageDetector, LanguageDetectorBuilder
 
 from sentiment import config, policy
 from sentiment.artifact import Artifact
-from sentiment.features import DEFINITION, digest, normalise
+from sentiment.features import DEFINITION, cleaned, digest, normalise
 from sentiment.mentions import Brands, aspect
 from sentiment.schema import ALL, Mention, Opinion, Post, Text
 from sentiment.schema import Path as By
+from sentiment.text import folded
+from shared.dependencies import DEPENDENCY_ERRORS
 
 LANGUAGES = (
     *(Language.ENGLISH, Language.SPANISH, Language.FRENCH, Language.GERMAN, Language.PORTUGUESE, Language.ITALIAN),
     *(Language.DUTCH, Language.TURKISH, Language.ARABIC, Language.HEBREW, Language.RUSSIAN, Language.JAPANESE),
 )
 LETTERS = 12  # fewer say nothing about a language
+
+logger = logging.getLogger(__name__)
 
 
 @cache
@@ -25,8 +31,12 @@ def _detector() -> LanguageDetector:
 
 
 def refused(raw: str, text: Text) -> str | None:
-    """Why a post is not scored at all: spam, or surely no English; None if it is."""
-    if sum(map(raw.count, "#@")) + raw.count("http") >= config.SPAM_TAGS:
+    """Why a post is not scored at all: spam, or surely no English; None if it is.
+
+    `raw`: as it was written; `text`: the same, normalised.
+    """
+    line = folded(raw)
+    if sum(map(line.count, "#@")) + line.count("http") >= config.SPAM_TAGS:
         return "spam"
     words = text.replace("@user", " ")
     if sum(character.isalpha() for character in words) < LETTERS:
@@ -44,7 +54,7 @@ def seen(text: str, brands: Brands) -> Text:
     '@user, late again'
     """
     # [7.1] Else a brand's name is evidence: who was hated when the labels were given would be counted as hated since.
-    return normalise(brands.masked(text))
+    return cleaned(brands.masked(text))
 
 
 def definition(brands: Brands) -> str:
@@ -59,6 +69,38 @@ class Reader:
         self.brands, self._secret = brands, secret
         self.definition = definition(brands)
 
+    def judged(
+        self,
+        post: Post,
+        artifact: Artifact | None,
+        version: str | None,
+        *,
+        place: tuple[int, int],
+        path: By = "transformer",
+        late: bool = False,
+        known: Opinion | None = None,
+    ) -> tuple[Opinion, list[Mention]]:
+        """What a post says, and its mentions. `known`: what this version said of it before, so it is not scored again.
+
+        A post that cannot be scored or linked is marked `error` and counts nowhere: one text must not stop all others.
+        """
+        try:
+            opinion = known or self.read(post, artifact, version, path=path, place=place)
+            opinion = opinion.model_copy(update={"brands": self.brands.found(post.text)})
+            return opinion, self.mentions(post, opinion, late=late)
+        except DEPENDENCY_ERRORS:
+            raise
+        except Exception as error:
+            # Its message may quote the text, which is personal; the post stands in the log, at this place.
+            logger.error("post at partition %s, offset %s cannot be scored: %s", *place, type(error).__name__)
+            return self._unscored(post, place).model_copy(update={"mark": "error"}), []
+
+    def _unscored(self, post: Post, place: tuple[int, int]) -> Opinion:
+        partition, offset = place
+        return Opinion(
+            id=post.id, at=post.at, text=post.text, definition=self.definition, partition=partition, offset=offset
+        )
+
     def read(
         self,
         post: Post,
@@ -68,24 +110,21 @@ class Reader:
         path: By = "transformer",
         place: tuple[int, int],
     ) -> Opinion:
-        """`place`: partition and offset of the post."""
-        partition, offset = place
-        opinion = Opinion(
-            id=post.id, at=post.at, text=post.text, definition=self.definition, partition=partition, offset=offset
-        )
-        brands = self.brands.found(post.text)
+        """The opinion, without the brands. `place`: partition and offset of the post."""
+        opinion = self._unscored(post, place)
         why = refused(post.text, normalise(post.text))
         if why is not None:
-            return opinion.model_copy(update={"why_not": why, "brands": brands})
+            return opinion.model_copy(update={"why_not": why})
         if artifact is None:
-            # Seen and counted as raw; the batch view gives it an opinion once there is a model.
-            return opinion.model_copy(update={"mark": "no-model", "brands": brands})
+            # Counted as a post and not as an opinion; the batch view gives it one once there is a model.
+            return opinion.model_copy(update={"mark": "no-model"})
         by = artifact.path if path == "transformer" else path
         score = artifact.score(seen(post.text, self.brands), by)
+        if not all(map(isfinite, score)):
+            raise ValueError(f"the model of version {version} gave {score}")
         label, why = policy.decide(score, artifact.policy)
         return opinion.model_copy(
             update={
-                "brands": brands,
                 "label": label,
                 "why_not": why,
                 "score": score,

@@ -14,12 +14,12 @@ from sentiment.history import Unusable, read_file, write_labels
 from sentiment.live import Live
 from sentiment.mentions import Brands
 from sentiment.recipe import Recipe
-from sentiment.schema import DEAD, Command, DeadLetter
+from sentiment.schema import DEAD, PERSONAL, Command
 from sentiment.shares import correcting
 from shared.clock import SystemClock, perf_counter
 from shared.console import Stage
+from shared.dead_letters import rejected_rows
 from shared.eventlog import open_log
-from shared.eventlog.port import Entry
 from shared.lake import Lake
 from shared.privacy import pseudonym
 from shared.results import Run
@@ -60,7 +60,7 @@ def run(settings: Settings, file: Path, *, port: int, world: str, seed: int, rec
         stage.table(f"Refused, the first {len(rows)} of {len(letters):,}", ["line", "field", "value", "reason"], rows)
 
     with Live(settings, stage, port=port, today=today, seed=seed, world=world) as live:
-        live.log.append([_refusal(letter) for letter in letters])
+        live.log.append(rejected_rows(DEAD, letters, personal=PERSONAL))
         with stage.act("Training on the first days") as act:
             write_labels(Lake(settings.var / "lake"), past, known_at=today - HOUR)
             live.children.start("serve", "--port", str(port))
@@ -108,7 +108,3 @@ def run(settings: Settings, file: Path, *, port: int, world: str, seed: int, rec
         )
         stage.say(f"\n{perf_counter() - began:.0f} s; everything that was written: {settings.var}")
         stage.next_steps([("make demo-sentiment", "a crowd with a crisis and new words, whose truth is known")])
-
-
-def _refusal(letter: DeadLetter) -> Entry:
-    return Entry(DEAD, f"{letter.topic}:{letter.offset}", letter.model_dump_json().encode())

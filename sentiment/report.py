@@ -1,5 +1,6 @@
 """A closed event day, judged: how far it has drifted, and how good the opinions are that people have audited."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,11 +14,12 @@ from sentiment.dataset import day_of
 from sentiment.evaluate import best, macro_recall
 from sentiment.mentions import Brands
 from sentiment.opinions import seen
-from sentiment.schema import Confusion, Release, Report
+from sentiment.schema import Confusion, Report
 from sentiment.shares import SHIFT, confusion, shifted
 from sentiment.train import BLOCK
 from shared import drift
 from shared.lake import Lake
+from shared.releases import Release
 
 WINDOW = 3  # days of audits that quality is measured on
 MEMORY = 14  # days of audits that a confusion is made of
@@ -29,8 +31,19 @@ class Judge:
     def __init__(self, lake: Lake, brands: Brands, *, fetch: Callable[[str, str], Path]) -> None:
         self._lake, self._brands, self._fetch = lake, brands, fetch
 
-    def judge(self, day: int, past: Sequence[Report], champion: Release | None) -> Report:
-        """Report on a day, given the days before it. Raises LakeCorrupt, naming the file that cannot be read."""
+    def served_by(self, day: int) -> str | None:
+        """The version that most of the day's opinions name. Raises LakeCorrupt."""
+        opinions = self._lake.read("opinions", since=day_of(day * DAY), until=day_of((day + 1) * DAY))
+        named = Counter(opinions["model"].drop_nulls()) if opinions.height else Counter[str]()
+        return max(named, key=lambda version: (named[version], version), default=None)
+
+    def judge(self, day: int, past: Sequence[Report], champion: Release | None, *, drifting: bool = True) -> Report:
+        """Report on a day, given the days before it; `drifting`: also on drift, for which the version is loaded.
+
+        Raises:
+            LakeCorrupt: naming the file that cannot be read.
+            ModelCorrupt, Corrupt, Unavailable: the version cannot be loaded.
+        """
         opinions = self._lake.read("opinions", since=day_of(day * DAY), until=day_of((day + 1) * DAY))
         if opinions.height:
             opinions = opinions.filter(pl.col("kind") == "opinion")
@@ -38,7 +51,7 @@ class Judge:
         version = champion.version if champion else None
         distances: dict[str, float] = {}
         beyond: tuple[str, ...] = ()
-        if champion is not None and opinions.height:
+        if champion is not None and opinions.height and drifting:
             distances, limits = self._distances(opinions, champion)
             history = [report.drift for report in past if report.version == version and report.drift]
             beyond = drift.drifted([*history, distances], limits) if distances else ()

@@ -2,23 +2,30 @@
 
 Time is in whole seconds since the epoch (UTC). `author` is a keyed pseudonym on every topic. Of what a
 person wrote only the text is kept, and it goes when the person deletes the post.
+
+A record outlives the version that wrote it: unknown fields are ignored, and a field that comes later has a default.
 """
 
 from typing import Annotated, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import Field, TypeAdapter
 
 from sentiment import config
+from shared import releases
 from shared.eventlog.port import Topic
+from shared.messages import Message
 
 Label = Literal["negative", "neutral", "positive"]
 Path = Literal["transformer", "linear"]
 Text = str  # normalised: what models are shown
-Score = tuple[float, float, float]  # probabilities of negative, neutral, positive
+Finite = Annotated[float, Field(allow_inf_nan=False)]  # JSON has no other numbers
+Score = tuple[Finite, Finite, Finite]  # probabilities of negative, neutral, positive
 ALL = "*"  # the reserved brand: every post that mentions any
 
 Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$", examples=["post-1001"])]
 Brand = Annotated[str, Field(pattern=r"^([a-z0-9-]{1,40}|\*)$", examples=["northair"])]
+PostPartition = Annotated[int, Field(ge=0, lt=config.POST_PARTITIONS)]
+BrandPartition = Annotated[int, Field(ge=0, lt=config.BRAND_PARTITIONS)]
 Seconds = Annotated[int, Field(ge=0, lt=2**32, strict=True, examples=[1_767_225_600])]
 
 POSTS = Topic("sentiment.posts", config.POST_PARTITIONS)  # key: post id
@@ -27,26 +34,25 @@ MENTIONS = Topic("sentiment.mentions", config.BRAND_PARTITIONS)  # key: brand
 MINUTES = Topic("sentiment.minutes", config.BRAND_PARTITIONS)  # key: brand:minute, beside its brand's mentions
 AUDITS = Topic("sentiment.audits", 1)  # key: post id
 CORRECTIONS = Topic("sentiment.corrections", 1)  # key: post id
-DEAD = Topic("sentiment.dead", 1)  # key: that of the record refused
+DEAD = Topic("sentiment.dead", 1)  # key: topic/partition/offset of the record refused
 COMMANDS = Topic("sentiment.commands", 1)  # key: kind
 ALARMS = Topic("sentiment.alarms", 1)  # key: kind
 REPORTS = Topic("sentiment.reports", 1)  # key: day
 RELEASES = Topic("sentiment.releases", 1)  # key: version
 STORY = Topic("sentiment.story", 1)  # key: kind; a demo's only
+HEARTBEATS = Topic("sentiment.heartbeats", 1, compacted=True)  # key: process
 TOPICS = (
     *(POSTS, OPINIONS, MENTIONS, MINUTES, AUDITS, CORRECTIONS),
-    *(DEAD, COMMANDS, ALARMS, REPORTS, RELEASES, STORY),
+    *(DEAD, COMMANDS, ALARMS, REPORTS, RELEASES, STORY, HEARTBEATS),
 )
 
 
-class Noun(BaseModel):
-    """A frozen record that says no to fields it does not know."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+# Fields whose value a dead letter does not repeat.
+PERSONAL = ("text", "author", "reader")
 
 
-class Post(Noun):
-    """What somebody wrote."""
+class Post(Message):
+    """A post as it was written."""
 
     # [2.1] Unstructured text, and beside it only who and when: no follower counts, place or picture. What would
     # help a profile of a person helps no count of a brand.
@@ -57,7 +63,7 @@ class Post(Noun):
     text: Annotated[str, Field(min_length=1, max_length=config.MAX_TEXT, examples=["@northair thanks for nothing"])]
 
 
-class Tombstone(Noun):
+class Tombstone(Message):
     """The author has deleted the post; `at` is when."""
 
     # [7.3] A deletion is a record like a post, and in its partition: whoever reads on must come past it.
@@ -66,7 +72,7 @@ class Tombstone(Noun):
     at: Seconds
 
 
-class Tick(Noun):
+class Tick(Message):
     """Says to an idle partition that time has passed."""
 
     kind: Literal["tick"] = "tick"
@@ -77,7 +83,7 @@ Event = Post | Tombstone | Tick
 EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="kind")])
 
 
-class Opinion(Noun):
+class Opinion(Message):
     """What a post says, and everything needed to know who said so."""
 
     kind: Literal["opinion", "deleted"] = "opinion"
@@ -86,18 +92,18 @@ class Opinion(Noun):
     text: str = ""  # as it was written; empty once deleted
     brands: tuple[str, ...] = ()
     label: Label | None = None  # none: filtered out, or not sure enough to be counted
-    why_not: Literal["language", "spam", "unsure"] | None = None
+    why_not: str | None = None  # language, spam or unsure
     score: Score | None = None
     path: Path | None = None
-    mark: Literal["shed", "no-model"] | None = None
+    mark: str | None = None  # shed, no-model, or error: it could not be scored
     model: str | None = None  # its version
     definition: str | None = None  # of the normaliser
     inclusion: float | None = None  # the probability with which the audit drew it; none: not drawn
-    partition: int = 0
+    partition: PostPartition = 0
     offset: int = 0
 
 
-class Mention(Noun):
+class Mention(Message):
     """One brand in one post, on its way to be counted."""
 
     kind: Literal["mention"] = "mention"
@@ -112,28 +118,31 @@ class Mention(Noun):
     model: str | None = None
     aliases: str  # the version of the table that found the brand
     late: bool = False  # its hour was sealed when it came
-    partition: int  # of the post
+    partition: PostPartition  # of the post
     offset: int
 
 
-class Mark(Noun):
+class Mark(Message):
     """How far event time has come in one partition of posts."""
 
     kind: Literal["mark"] = "mark"
-    source: int
+    source: PostPartition
     at: Seconds
 
 
 MENTION: TypeAdapter[Mention | Mark] = TypeAdapter(Annotated[Mention | Mark, Field(discriminator="kind")])
 
 
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+
+
 class Counts(NamedTuple):
     """Of mentions: all of them, and by label those that are somebody's first of that text in the hour."""
 
-    raw: int = 0
-    negative: int = 0
-    neutral: int = 0
-    positive: int = 0
+    raw: Count = 0
+    negative: Count = 0
+    neutral: Count = 0
+    positive: Count = 0
 
     def __add__(self, other: object) -> "Counts":
         assert isinstance(other, Counts)
@@ -144,7 +153,7 @@ class Counts(NamedTuple):
         return self.negative + self.neutral + self.positive
 
 
-class Minute(Noun):
+class Minute(Message):
     """All that is known of one brand and minute: it takes the place of an earlier revision, and is never added."""
 
     kind: Literal["minute"] = "minute"
@@ -156,29 +165,29 @@ class Minute(Noun):
     model: str | None = None  # the latest version among those that scored
 
 
-class Late(Noun):
+class Late(Message):
     """A mention that came after its hour was sealed: the batch view will count it."""
 
     kind: Literal["late"] = "late"
     brand: Brand
     at: Seconds
     post: Id
-    partition: int  # of the post
+    partition: PostPartition  # of the post
     offset: int
 
 
-class Seal(Noun):
+class Seal(Message):
     """Event time in one partition of mentions: every minute that ended LATENESS before is final."""
 
     kind: Literal["seal"] = "seal"
-    partition: int
+    partition: BrandPartition
     at: Seconds
 
 
 MINUTE: TypeAdapter[Minute | Late | Seal] = TypeAdapter(Annotated[Minute | Late | Seal, Field(discriminator="kind")])
 
 
-class Audit(Noun):
+class Audit(Message):
     """What a person says about a post that was drawn at random."""
 
     post: Id
@@ -193,7 +202,7 @@ class Audit(Noun):
     brands: tuple[str, ...]
 
 
-class Correction(Noun):
+class Correction(Message):
     """What a reader thinks the label should have been; never a count."""
 
     post: Id
@@ -204,39 +213,21 @@ class Correction(Noun):
     reader: Id
 
 
-class DeadLetter(Noun):
-    """A record that could not be taken in, with the reason; the stream went on."""
-
-    topic: str
-    partition: int
-    offset: int
-    field: str
-    value: str  # the first 200 characters
-    reason: str
-    raw: str  # the first 2,000 characters
-
-
-class Command(Noun):
+class Command(releases.Command):
     """What an operator wants done."""
 
-    kind: Literal["retrain", "promote", "rollback"]
+    kind: Literal["retrain", "promote", "rollback", "withdraw"]
     version: Annotated[str, Field(pattern=r"^[0-9]{1,9}$", examples=["2"])] | None = None
-    force: bool = False  # promote although the gate said no
-    who: Id
-    why: Annotated[str, Field(max_length=200)] = ""
 
 
-class Alarm(Noun):
-    """Something a person should know, and what is done about it."""
+class Alarm(releases.Alarm):
+    """Something a person should know; of kind crisis, confirmed, retracted, drift, quality, guardrail, gate, model,
+    lake, command or monitor.
+    """
 
-    kind: Literal[
-        "crisis", "confirmed", "retracted", "drift", "quality", "guardrail", "gate", "model", "lake", "command"
-    ]
-    at: Seconds
-    message: str
-    action: str
     brand: str | None = None
     since: int | None = None  # when what it tells of began
+    usual: float | None = None  # of a crisis, the share of negative opinions on the days before
 
 
 class Confusion(NamedTuple):
@@ -247,11 +238,11 @@ class Confusion(NamedTuple):
     replicas: tuple[tuple[Score, Score, Score], ...] = ()  # the rows of as many bootstrap samples of the audits
 
 
-class Report(Noun):
+class Report(Message):
     """One closed event day, judged."""
 
-    day: int  # since the epoch
-    posts: int
+    day: Annotated[int, Field(ge=0, lt=2**32 // config.DAY)]  # since the epoch
+    posts: Count
     dropped: dict[str, int]  # by reason
     version: str | None
     drift: dict[str, float]  # distance by column
@@ -261,27 +252,3 @@ class Report(Noun):
     confusion: Confusion | None  # from audits of earlier days, for the version above
     shifted: tuple[str, ...] = ()  # labels whose posts are scored otherwise than on the days before
     corrections: int = 0  # of readers who agree
-
-
-class Release(Noun):
-    """A line of the ledger: which model scores from here on, who said so, why, and on what figures."""
-
-    action: Literal["promote", "rollback"]
-    version: str
-    artifact: str  # where its files are
-    digest: str
-    at: Seconds
-    who: str
-    why: str
-    figures: dict[str, float]
-
-
-def standing(ledger: list[Release]) -> list[Release]:
-    """The promotions that no rollback has undone, oldest first: the last is the champion's."""
-    stack: list[Release] = []
-    for release in ledger:
-        if release.action == "promote":
-            stack.append(release)
-        else:
-            stack.pop()
-    return stack

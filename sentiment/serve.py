@@ -1,12 +1,14 @@
 """The thin HTTP edge: validate, call, answer. Domain errors become HTTP here and nowhere else."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from uuid import uuid4
 
-from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
+from fastapi import Depends, FastAPI, Header, HTTPException, Query, Response
 from fastapi import Path as InPath
+from fastapi import Request as HttpRequest
 from prometheus_client import CollectorRegistry, Gauge, Histogram
 from pydantic import Field
 
@@ -29,10 +31,8 @@ from sentiment.schema import (
     Correction,
     Id,
     Label,
-    Noun,
     Opinion,
     Post,
-    Release,
     Report,
     Score,
     Tombstone,
@@ -42,7 +42,11 @@ from shared.api import create_app, problem
 from shared.auth import require_key
 from shared.clock import Clock, perf_counter
 from shared.eventlog.port import Entry, LogUnavailable
+from shared.health import Health
+from shared.messages import Message, Request
 from shared.privacy import pseudonym
+from shared.releases import Key, Rejected, Release, check_expected
+from shared.supervised_thread import SupervisedThread
 
 STEPS = {"minute": config.MINUTE, "hour": config.HOUR, "day": config.DAY}
 MOST = 2_000  # points of an answer
@@ -50,13 +54,13 @@ PostId = Annotated[str, InPath(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 
-class TextIn(Noun):
+class TextIn(Request):
     """A text to be scored; it is kept nowhere."""
 
     text: Annotated[str, Field(min_length=1, max_length=config.MAX_TEXT, examples=["@northair was not late for once"])]
 
 
-class Said(Noun):
+class Said(Message):
     """What the model makes of a text, and which words moved it."""
 
     id: str  # a keyed digest of the text, by which it can be corrected for a while
@@ -69,25 +73,33 @@ class Said(Noun):
     words: list[Word]
 
 
-class CorrectionIn(Noun):
+class CorrectionIn(Request):
     post: Id
     label: Label
     reader: Id
 
 
-class AuditIn(Noun):
+class CommandIn(Command, Request):
+    """A command. One that changes the champion names the version that it takes away: `none` where there is none."""
+
+
+class AuditIn(Request):
     post: Id
     label: Label
 
 
-class Accepted(Noun):
+class Accepted(Message):
     """Where the log has it."""
 
     partition: int
     offset: int
 
 
-class TimelineOut(Noun):
+class CommandAccepted(Accepted):
+    key: str  # the same again by this key changes nothing
+
+
+class TimelineOut(Message):
     """Both views as one; `seam` is the first hour that is not batch's."""
 
     brand: str
@@ -97,8 +109,8 @@ class TimelineOut(Noun):
     points: list[Point]
 
 
-class ModelNow(Noun):
-    champion: Release | None
+class ModelNow(Message):
+    champion: Release | None  # none before the first release, and after a withdrawal
     ledger: list[Release]
 
 
@@ -111,12 +123,13 @@ def make_app(
     pseudonym_key: bytes,
     workers: Callable[[], bool],
     models: Path,
+    threads: Sequence[SupervisedThread] = (),
     registry: str = "",
     stopping: Callable[[], bool] = lambda: False,
     visitor: str = "",
 ) -> FastAPI:
-    """The service. `edge_of` makes the follower, given where its metrics go; `workers` says whether one runs,
-    `stopping` that streams have to end.
+    """The service. `edge_of` makes the followers, given where their metrics go; `workers` says whether one runs,
+    `stopping` that streams have to end; `threads` are others that the process needs.
 
     `models` is where the files of versions are kept; `registry` where a person sees MLflow, or the command that
     shows it; `visitor` the token that lets one browser into a demo.
@@ -133,16 +146,17 @@ def make_app(
         yield
         edge.stop()
 
-    def ready() -> str:
-        if not edge.caught_up:
-            return "still reading what was counted so far"
-        return "" if workers() else "no worker runs: only what is published moves on"
-
+    health = Health(
+        needed=[edge.needed],
+        shown=[edge.shown],
+        threads=threads,
+        warns=lambda: "" if workers() else "no worker runs: only what is published moves on",
+    )
     app = create_app(
         title="sentiment",
         description=DESCRIPTION,
         body_limit=config.BODY_LIMIT,
-        ready=ready,
+        health=health,
         lifespan=lifespan,
         metrics=metrics,
     )
@@ -151,11 +165,11 @@ def make_app(
     route: dict[str, Any] = {"dependencies": guarded, "responses": errors}
 
     @app.exception_handler(Unavailable)
-    async def unavailable(_: Request, error: Unavailable) -> Response:
+    async def unavailable(_: HttpRequest, error: Unavailable) -> Response:
         return problem(503, str(error), headers={"Retry-After": "1"})
 
     @app.exception_handler(HoursCorrupt)
-    async def corrupt(_: Request, error: HoursCorrupt) -> Response:
+    async def corrupt(_: HttpRequest, error: HoursCorrupt) -> Response:
         return problem(503, f"the batch view cannot be read: {error}")
 
     async def append(entry: Entry) -> Accepted:
@@ -199,10 +213,10 @@ def make_app(
         """What the model that scores the stream makes of a text, which is kept nowhere."""
         artifact, version = edge.champion.model, edge.champion.version
         if artifact is None:
-            raise Unavailable("no model has been released yet")
+            raise Unavailable("no model is in force")
         typed = f"typed-{pseudonym(given.text, pseudonym_key)}"
         post = Post(id=typed, author="typed", at=clock.now(), text=given.text)
-        opinion = reader.read(post, artifact, version, place=(0, 0))
+        opinion, _ = reader.judged(post, artifact, version, place=(0, 0))
         edge.answered(opinion)
         text = seen(given.text, reader.brands)
         return Said(
@@ -263,15 +277,27 @@ def make_app(
         return await append(Entry(POSTS, id, gone.model_dump_json().encode()))
 
     @app.post("/v1/commands", status_code=202, tags=["model"], **route)
-    async def command(wanted: Command) -> Accepted:
-        """Retrain, promote or roll back; carried out by the monitor, seen in alarms and releases."""
-        return await append(Entry(COMMANDS, wanted.kind, wanted.model_dump_json().encode()))
+    async def command(wanted: CommandIn, idempotency_key: Annotated[Key | None, Header()] = None) -> CommandAccepted:
+        """Retrain, promote, roll back or withdraw; carried out by the monitor, seen in alarms and releases.
+
+        With the same `Idempotency-Key` it counts once, however often it is sent.
+        """
+        key = idempotency_key or wanted.key or uuid4().hex
+        if not edge.caught_up:  # the champion that it knows may be an old one
+            raise Unavailable("the releases have not been read to their end yet")
+        if wanted.kind != "retrain" and edge.ledger.by_key(key) is None:
+            try:
+                check_expected(wanted.expected_champion, edge.ledger.version())
+            except Rejected as error:
+                raise HTTPException(409, str(error)) from error
+        message = Command.model_validate(wanted.model_dump() | {"key": key})
+        accepted = await append(Entry(COMMANDS, wanted.kind, message.model_dump_json().encode()))
+        return CommandAccepted(key=key, **accepted.model_dump())
 
     @app.get("/v1/model", tags=["model"], **route)
     async def model() -> ModelNow:
         """The champion and the ledger of releases, newest first."""
-        ledger = list(edge.releases)[::-1]
-        return ModelNow(champion=ledger[0] if ledger else None, ledger=ledger)
+        return ModelNow(champion=edge.ledger.champion(), ledger=edge.ledger.lines[::-1])
 
     @app.get("/v1/alarms", tags=["model"], **route)
     async def alarms() -> list[Alarm]:
@@ -308,6 +334,7 @@ ERRORS = {
     400: "The body is no text at all.",
     401: "The API key is missing or wrong.",
     404: "No such brand or post.",
+    409: "The champion is not the one that the command names.",
     413: "The body is too long.",
     422: "A field is missing, unknown or out of range; says which and with what value.",
     503: "The log or the batch view is away; try again.",

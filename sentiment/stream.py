@@ -7,18 +7,19 @@ have come. Whatever goes wrong before it is written, the state is dropped and re
 
 import json
 import logging
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, suppress
+from typing import TypeVar
 
 from sentiment import config
 from sentiment.aggregates import Hour
 from sentiment.artifact import Artifact
 from sentiment.config import HOUR, LATENESS, MINUTE
-from sentiment.ingest import Refused, accept, dead_letter
+from sentiment.ingest import accept, accept_mention, accept_opinion, dead_letter
 from sentiment.opinions import Reader
 from sentiment.policy import Load
 from sentiment.schema import (
     ALARMS,
-    MENTION,
     MENTIONS,
     MINUTES,
     OPINIONS,
@@ -31,17 +32,19 @@ from sentiment.schema import (
     Minute,
     Opinion,
     Post,
-    Release,
     Seal,
     Tick,
 )
 from sentiment.schema import Path as By
-from shared.champion import Champion, NotSwapped
+from shared.champion import Champion, ChampionFollower
 from shared.clock import Clock, monotonic
-from shared.eventlog.port import Entry, EventLog, Place, Position, Record, beginning
+from shared.dead_letters import Refused
+from shared.dependencies import DEPENDENCY_ERRORS
+from shared.eventlog.port import Entry, EventLog, Place, Position, Record
 
 WORKERS = "sentiment-worker"  # the group
 LIMIT = 32  # records a partition and step: eight partitions of posts are then scored in under a second
+CHUNK = 10_000  # records of a rebuild that are in memory at once
 LOOK = 1.0  # seconds between two looks at how many posts wait
 
 logger = logging.getLogger(__name__)
@@ -55,8 +58,9 @@ def sealed(hour: int, watermark: int) -> bool:
 class Source:
     """One partition of posts: how far its time has come, and which ids the open hours have seen."""
 
-    def __init__(self, offset: int, watermark: int = 0) -> None:
-        self.offset, self.watermark = offset, watermark
+    def __init__(self, offset: int, watermark: int = 0, *, judged: int = 0) -> None:
+        """`judged`: posts before this offset have their opinion already, though the group does not know it."""
+        self.offset, self.watermark, self.judged = offset, watermark, judged
         self.told = -1  # the last minute that step two was told of
         self._ids: dict[int, set[str]] = {}  # by open hour
         self._starts: dict[int, int] = {}  # by open hour, the offset of its first post
@@ -131,13 +135,16 @@ class Desk:
         return json.dumps([self.marks, min(self._starts.values(), default=self.offset)])
 
 
+State = TypeVar("State", Source, Desk)
+
+
 class Worker:
     """One member of the group. `secret` keys the draw of the audit."""
 
     def __init__(self, log: EventLog, champion: Champion[Artifact], reader: Reader, *, slot: int, clock: Clock) -> None:
         self._log, self._champion, self._reader, self._clock = log, champion, reader, clock
         self._consumer = log.consumer(WORKERS, [POSTS, MENTIONS], f"worker-{slot}")
-        self._news = log.reader(beginning([RELEASES]))
+        self._releases = ChampionFollower(log, RELEASES, champion)
         self._sources: dict[int, Source] = {}
         self._desks: dict[int, Desk] = {}
         self._load, self._looked = Load(), 0.0
@@ -155,10 +162,12 @@ class Worker:
         self._adopt()
         moved: set[Place] = set()
         for record in records:
+            if Place(record.topic, record.partition) not in self._consumer.owned:
+                continue  # lost while another partition was rebuilt
             if record.topic == POSTS.name:
-                self._read(self._sources[record.partition], record)
+                self._handle(self._read, self._sources[record.partition], record)
             else:
-                self._count(self._desks[record.partition], record)
+                self._handle(self._count, self._desks[record.partition], record)
             moved.add(Place(record.topic, record.partition))
         moved |= self._mark() | self._emit()
         if moved or self._out:
@@ -168,20 +177,11 @@ class Worker:
     def close(self) -> None:
         """Leave at once."""
         self._consumer.close()
-        self._news.close()
+        self._releases.close()
 
     def _follow(self) -> None:
-        """Swap the model when a release says so; what cannot be loaded leaves the one before it."""
-        releases = [Release.model_validate_json(record.value) for record in self._news.poll(1_000, 0.0)]
-        refused = []
-        for release in reversed(releases):
-            try:
-                self._champion.swap(release.version, artifact=release.artifact, digest=release.digest)
-                logger.info("version %s scores", release.version)
-                break
-            except NotSwapped as error:
-                refused.append(error)
-        for reason in refused:
+        """Load the champion that the ledger names, or what stands in for it."""
+        for reason in self._releases.poll():
             alarm = Alarm(
                 kind="model",
                 at=self._clock.now(),
@@ -191,11 +191,32 @@ class Worker:
             self._out.append(Entry(ALARMS, alarm.kind, alarm.model_dump_json().encode()))
             logger.error("%s", alarm.message)
 
+    def _handle(self, step: Callable[[State, Record], None], state: State, record: Record) -> None:
+        """One record; what it brings a step to raise costs that record alone, and goes to the dead letters."""
+        state.offset, before = record.offset + 1, len(self._out)
+        try:
+            step(state, record)
+        except DEPENDENCY_ERRORS:
+            raise
+        except Exception as error:
+            if not isinstance(error, Refused):
+                logger.exception("%s/%s offset %s cannot be handled", record.topic, record.partition, record.offset)
+                error = Refused("message", "", type(error).__name__)
+            del self._out[before:]
+            self._out.append(dead_letter(record, error))
+
     # --- partitions that come and go ---------------------------------------------------------
 
     def _adopt(self) -> None:
-        """Build the state of partitions newly owned, from the log and what the last commit noted."""
-        owned = self._consumer.owned
+        """Build the state of partitions newly owned, from the log and what the last commit noted.
+
+        A rebuild polls, so that the claims are kept; then the partitions may be others, and it looks again.
+        """
+        while self._adopt_one():
+            pass
+
+    def _adopt_one(self) -> bool:
+        owned = dict(self._consumer.owned)
         for partition in [number for number in self._sources if Place(POSTS.name, number) not in owned]:
             del self._sources[partition]
         for partition in [number for number in self._desks if Place(MENTIONS.name, number) not in owned]:
@@ -203,67 +224,94 @@ class Worker:
         for (topic, partition), position in owned.items():
             if topic == POSTS.name and partition not in self._sources:
                 self._sources[partition] = self._source(partition, position)
+                return True
             elif topic == MENTIONS.name and partition not in self._desks:
                 self._desks[partition] = self._desk(partition, position)
+                return True
+        return False
 
     def _source(self, partition: int, position: Position) -> Source:
         """Replay reads inputs only: nothing is scored again."""
-        watermark, since = json.loads(position.note or "[0, 0]")
-        source = Source(position.offset, watermark)
-        for record in self._between(POSTS.name, partition, since, position.offset):
-            with suppress(Refused):
-                if isinstance(event := accept(record), Post):
-                    source.new(event, record.offset)
+        watermark, since, *_ = json.loads(position.note or "[0, 0]")  # a newer version may note more
+        judged = 0 if position.note else self._judged_until(partition)
+        source = Source(position.offset, watermark, judged=judged)
+
+        def recall(record: Record) -> None:
+            if isinstance(event := accept(record), Post):
+                source.new(event, record.offset)
+
+        self._recall(recall, self._between(POSTS.name, partition, since, position.offset))
         return source
 
+    def _judged_until(self, partition: int) -> int:
+        """Without a committed offset: where the opinions end. It is 0 on a new log, and not when offsets were lost."""
+        judged, end = 0, self._log.ends(POSTS)[partition]
+        for record in self._between(OPINIONS.name, partition, 0, self._log.ends(OPINIONS)[partition]):
+            with suppress(Refused):
+                offset = accept_opinion(record).offset
+                judged = max(judged, offset + 1 if offset < end else 0)  # an offset that no post has says nothing
+        return judged
+
     def _desk(self, partition: int, position: Position) -> Desk:
-        marks, since = json.loads(position.note or "[null, 0]")
+        marks, since, *_ = json.loads(position.note or "[null, 0]")
         desk = Desk(position.offset, marks)
-        for record in self._between(MENTIONS.name, partition, since, position.offset):
-            message = MENTION.validate_json(record.value)
+
+        def recall(record: Record) -> None:
+            message = accept_mention(record)
             if isinstance(message, Mention) and not message.late:
                 desk.count(message, record.offset)
+
+        self._recall(recall, self._between(MENTIONS.name, partition, since, position.offset))
         return desk
 
-    def _between(self, topic: str, partition: int, since: int, until: int) -> list[Record]:
-        reader, records = self._log.reader({Place(topic, partition): since}), []
-        at = since
-        while at < until:
-            more = reader.poll(10_000, 1.0)
-            records += [record for record in more if record.offset < until]
-            at = reader.positions[Place(topic, partition)] if more else until
-        reader.close()
-        return records
+    def _recall(self, take: Callable[[Record], None], records: Iterable[Record]) -> None:
+        """Take records in again; what raises now has raised before, and is a dead letter already."""
+        for record in records:
+            try:
+                take(record)
+            except DEPENDENCY_ERRORS:
+                raise
+            except Exception as error:
+                logger.debug("passed over %s/%s offset %s: %s", record.topic, record.partition, record.offset, error)
+
+    def _between(self, topic: str, partition: int, since: int, until: int) -> Iterator[Record]:
+        """One chunk in memory at a time; between two of them the claims are kept."""
+        place, at = Place(topic, partition), since
+        with closing(self._log.reader({place: since})) as reader:
+            while at < until:
+                more = reader.poll(CHUNK, 1.0)
+                yield from (record for record in more if record.offset < until)
+                at = reader.positions[place] if more else until
+                self._consumer.poll(0, 0.0)
 
     # --- step one: posts -> opinions and mentions ----------------------------------------------
 
     def _read(self, source: Source, record: Record) -> None:
-        source.offset = record.offset + 1
-        try:
-            event = accept(record)
-        except Refused as error:
-            self._out.append(dead_letter(record, error))
-            return
+        event = accept(record)
         self._clock.observe(event.at)
         if isinstance(event, Post):
             self._score(source, event, record)
-        elif not isinstance(event, Tick):
+        elif not isinstance(event, Tick) and record.offset >= source.judged:
             gone = Opinion(kind="deleted", id=event.id, at=event.at, partition=record.partition, offset=record.offset)
             self._out.append(Entry(OPINIONS, event.id, gone.model_dump_json().encode()))
         source.observe(event.at)
 
     def _score(self, source: Source, post: Post, record: Record) -> None:
         late, expired = sealed(post.at // HOUR, source.watermark), post.at < source.watermark - config.REOPEN
-        if not source.new(post, record.offset):
+        if not source.new(post, record.offset) or record.offset < source.judged:
             return
-        champion = self._champion
-        opinion = self._reader.read(
-            post, champion.model, champion.version, path=self._path(), place=(record.partition, record.offset)
+        opinion, mentions = self._reader.judged(
+            post,
+            self._champion.model,
+            self._champion.version,
+            path=self._path(),
+            late=late,
+            place=(record.partition, record.offset),
         )
         self._out.append(Entry(OPINIONS, post.id, opinion.model_dump_json().encode()))
         if expired:  # batch counts it as that, and no hour is opened for it
             return
-        for mention in self._reader.mentions(post, opinion, late=late):
+        for mention in mentions:
             self._out.append(Entry(MENTIONS, mention.brand, mention.model_dump_json().encode()))
 
     def _path(self) -> By:
@@ -288,8 +336,7 @@ class Worker:
     # --- step two: mentions -> minutes ---------------------------------------------------------
 
     def _count(self, desk: Desk, record: Record) -> None:
-        desk.offset = record.offset + 1
-        message = MENTION.validate_json(record.value)
+        message = accept_mention(record)
         if isinstance(message, Mark):
             # The least of all partitions: posts reach a brand from each of them.
             desk.marks[message.source] = max(desk.marks[message.source], message.at)

@@ -10,20 +10,21 @@ import numpy as np
 import polars as pl
 
 from sentiment import config
-from sentiment.aggregates import aggregate
+from sentiment.aggregates import aggregate, by_number
 from sentiment.config import HOUR
-from sentiment.hours import COLUMNS, Manifest, Published, read_hour
-from sentiment.schema import MINUTE, MINUTES, Confusion, Counts, Late, Mention, Minute, Noun, Score
+from sentiment.hours import COLUMNS, HoursCorrupt, Manifest, Published, read_hour
+from sentiment.schema import MINUTE, MINUTES, Confusion, Counts, Late, Mention, Minute, Score
 from sentiment.shares import Shares, shares
 from shared.clock import monotonic
 from shared.eventlog.port import Record
+from shared.messages import Message
 
 View = Literal["batch", "speed"]
 KEPT = 400  # hours of the batch view in memory
 MOSTLY = 0.6  # of a window, that a share corrected for one model version has to stand on
 
 
-class Part(Noun):
+class Part(Message):
     """What one view has of a window."""
 
     view: View
@@ -37,7 +38,7 @@ class Part(Noun):
     late_pending: int = 0  # posts that came after their hour was sealed, and are in none of these numbers yet
 
 
-class Point(Noun):
+class Point(Message):
     """One step of a timeline; one that straddles the seam has a part of each view."""
 
     at: int  # its start
@@ -80,21 +81,22 @@ class Speed:
         return min(self.marks)
 
     def take(self, records: Iterable[Record]) -> None:
-        with self._lock:
-            for record in records:
-                self._enter(MINUTE.validate_json(record.value))
+        for record in records:
+            self.enter(record)
 
-    def _enter(self, message: object) -> None:
-        if isinstance(message, Minute):
-            # Absolute and idempotent: a record read twice, or one of an owner that died, changes nothing.
-            hour = self._minutes.setdefault(message.brand, {}).setdefault(message.at // HOUR, {})
-            if message.at not in hour or hour[message.at].revision <= message.revision:
-                hour[message.at] = message
-        elif isinstance(message, Late):
-            self._late.setdefault((message.brand, message.at // HOUR), {})[message.post] = message
-        else:
-            assert not isinstance(message, str)
-            self.marks[message.partition] = max(self.marks[message.partition], message.at)  # type: ignore[attr-defined]  # only a Seal is left
+    def enter(self, record: Record) -> None:
+        """Raises ValidationError for a record that cannot be read, and changes nothing then."""
+        message = MINUTE.validate_json(record.value)
+        with self._lock:
+            if isinstance(message, Minute):
+                # Absolute and idempotent: a record read twice, or one of an owner that died, changes nothing.
+                hour = self._minutes.setdefault(message.brand, {}).setdefault(message.at // HOUR, {})
+                if message.at not in hour or hour[message.at].revision <= message.revision:
+                    hour[message.at] = message
+            elif isinstance(message, Late):
+                self._late.setdefault((message.brand, message.at // HOUR), {})[message.post] = message
+            else:
+                self.marks[message.partition] = max(self.marks[message.partition], message.at)
 
     def forget(self, manifest: Manifest) -> None:
         """Drop what batch has had for so long that no request can still be looking at it here."""
@@ -145,12 +147,19 @@ class Timeline:
         self.speed = Speed()
         self._lock = Lock()
         self._hours: OrderedDict[tuple[int, int], tuple[pl.DataFrame, dict[tuple[str, int], Told]]] = OrderedDict()
+        self._manifest: Manifest | None = None
+        self.damage = ""  # why the manifest could not be read last; the one before it is served meanwhile
 
     def manifest(self) -> Manifest:
-        """The pointer, as it is now: take it once a request."""
-        manifest = Manifest.read(self._folder)
-        self.speed.forget(manifest)
-        return manifest
+        """The pointer, as it is now: take it once a request. Raises HoursCorrupt if none was ever readable."""
+        try:
+            self._manifest, self.damage = Manifest.read(self._folder), ""
+        except HoursCorrupt as error:
+            self.damage = str(error)
+            if self._manifest is None:
+                raise
+        self.speed.forget(self._manifest)
+        return self._manifest
 
     def points(
         self,
@@ -218,7 +227,7 @@ class Timeline:
                         view=view,
                         **told.counts._asdict(),
                         shed=told.shed,
-                        models=tuple(sorted(told.models, key=int)),
+                        models=tuple(sorted(told.models, key=by_number)),
                         versions=versions,
                         late_pending=pending,
                     )

@@ -7,15 +7,16 @@ from collections import Counter, OrderedDict, deque
 from threading import Lock
 
 from sentiment.config import LABELS
-from sentiment.schema import Label, Noun, Opinion
+from sentiment.schema import Label, Opinion
 from shared.clock import monotonic
+from shared.messages import Message
 
 RECENT = 400  # opinions kept
 LATELY = 200  # posts that "lately shed" is of
 NOW = 5.0  # seconds of real time that "now" covers
 
 
-class Row(Noun):
+class Row(Message):
     """A post and what it says, as a line."""
 
     number: int  # since the start
@@ -26,13 +27,13 @@ class Row(Noun):
     gone: bool
     brands: tuple[str, ...]
     label: Label | None
-    why_not: str | None  # language, spam, unsure, or no model
+    why_not: str | None  # language, spam, unsure, no-model or error
     sure: float | None  # the probability of the most probable label
     mark: str | None
     model: str | None
 
 
-class Now(Noun):
+class Now(Message):
     """The last seconds, and the totals."""
 
     seconds: float  # since the start
@@ -128,7 +129,7 @@ def _row(opinion: Opinion, number: int, change: int) -> Row:
         gone=False,
         brands=opinion.brands,
         label=opinion.label,
-        why_not=None if opinion.label else opinion.why_not or "no model",
+        why_not=None if opinion.label else opinion.why_not or opinion.mark or "no-model",
         sure=max(opinion.score) if opinion.score else None,
         mark=opinion.mark,
         model=opinion.model,

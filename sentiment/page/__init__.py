@@ -13,13 +13,16 @@ from sentiment.artifact import limits
 from sentiment.board import Board, Compared, Confusions, Series
 from sentiment.edge import Edge
 from sentiment.hours import HoursCorrupt, Manifest
-from sentiment.schema import Alarm, Noun, Release, Report, standing
+from sentiment.schema import Alarm, Report
 from sentiment.watch import Now, Row
-from shared.clock import Clock, monotonic
+from shared.background_job import Heartbeat
+from shared.clock import Clock
 from shared.eventlog.port import LogUnavailable
+from shared.messages import Message
 from shared.page import add_page
 from shared.page.document import add_document
 from shared.page.stream import Streams, event, newest
+from shared.releases import Release
 from shared.story import Scene
 
 FOLDER = Path(__file__).parent
@@ -30,7 +33,7 @@ HOURS = 24  # published ones that brands are compared over
 DAYS = 60  # reports shown
 
 
-class State(Noun):
+class State(Message):
     """What changes from one moment to the next."""
 
     at: int  # event time
@@ -44,9 +47,10 @@ class State(Noun):
     silent: float  # seconds since the log could be read last
     catching_up: bool
     workers: bool  # whether the worker beside this edge runs
+    heartbeats: list[Heartbeat]  # what other processes are doing, as they said last
 
 
-class Told(Noun):
+class Told(Message):
     """What was said and done, newest first; it changes seldom. Reports are without the confusion."""
 
     champion: Release | None
@@ -60,7 +64,7 @@ class Told(Noun):
     registry: str  # MLflow's address, or the command that shows it
 
 
-class Watched(Noun):
+class Watched(Message):
     """All that the page shows; the stream brings the same, part by part."""
 
     state: State
@@ -102,20 +106,21 @@ class Page:
             seam=(max(manifest.hours) + 1) * config.HOUR if manifest.hours else None,
             published=len(manifest.hours),
             expired=manifest.expired,
-            trouble=edge.trouble or away or trouble,
-            silent=monotonic() - edge.followed,
+            trouble=edge.needed.thread.trouble or away or trouble or edge.timeline.damage,
+            silent=edge.needed.age(),
             catching_up=not edge.caught_up,
             workers=self._workers(),
+            heartbeats=list(edge.heartbeats.values()),
         )
 
     def told(self) -> Told:
-        edge, ledger = self.edge, list(self.edge.releases)
-        champion, before = (ledger[-1] if ledger else None), standing(ledger)[:-1]
+        edge, ledger = self.edge, self.edge.ledger
+        champion, fallbacks = ledger.champion(), ledger.fallbacks()
         reports = [edge.reports[day] for day in sorted(edge.reports, reverse=True)[:DAYS]]
         return Told(
             champion=champion,
-            back_to=before[-1].version if before else None,
-            ledger=ledger[::-1],
+            back_to=fallbacks[0].version if fallbacks else None,
+            ledger=ledger.lines[::-1],
             alarms=list(edge.alarms)[::-1],
             reports=[report.model_copy(update={"confusion": None}) for report in reports],
             limits=self._limits(champion),
@@ -151,14 +156,15 @@ class Page:
                 said = []
                 if heard != self._heard():
                     heard = self._heard()
-                    said.append(event("told", self.told().model_dump_json()))
+                    said.append(event("told", (await asyncio.to_thread(self.told)).model_dump_json()))
                 since, change = change, watch.change
                 said.append(event("rows", self._rows(since)))
                 known, confusions = confusions, self.edge.confusions()
                 said += await asyncio.to_thread(self._counted, before, manifest, known, confusions)
                 yield [*said, event("state", (await asyncio.to_thread(self.state, manifest)).model_dump_json())]
             except HoursCorrupt as error:
-                yield [event("state", self.state(manifest, str(error)).model_dump_json())]
+                state = await asyncio.to_thread(self.state, manifest, str(error))
+                yield [event("state", state.model_dump_json())]
 
     def _rows(self, since: int) -> str:
         rows = {name: self.edge.watch.rows(since=since, most=LINES, negative=name == "negative") for name in LISTS}
@@ -177,13 +183,13 @@ class Page:
 
     def _heard(self) -> tuple[object, ...]:
         edge = self.edge
-        return *newest(edge.releases, edge.alarms, edge.scenes), len(edge.reports)
+        return *newest(edge.ledger.lines, edge.alarms, edge.scenes), len(edge.reports)
 
     def _limits(self, champion: Release | None) -> dict[str, float]:
-        """Empty when the champion's files are not here."""
+        """Empty when the champion's files are not here, or damaged."""
         try:
             return {} if champion is None else limits(self._models / champion.digest)
-        except OSError:
+        except (OSError, ValueError):
             return {}
 
 

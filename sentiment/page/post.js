@@ -13,7 +13,7 @@ export async function open(id) {
     title.textContent = said.brands.length ? `On ${said.brands.map(brandName).join(", ")}` : "On no brand that is watched";
     content.replaceChildren(
       el("blockquote", {dir: "auto"}, said.text),
-      el("p", {class: "verdict"}, opinion(said.label, said.why_not ?? "no model")),
+      el("p", {class: "verdict"}, opinion(said.label, said.why_not ?? said.mark)),
       el("p", {class: "quiet"}, `${momentOf(said.at)} UTC${said.model ? `, by version ${said.model}` : ""}`,
         ...[said.label === null && "not counted", MARKS[said.mark],
           said.inclusion && "drawn for the audit"].filter(Boolean).map((word) => `; ${word}`), "."),

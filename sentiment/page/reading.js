@@ -18,7 +18,7 @@ export function scores(score) {
 
 /** The text as the model sees it; under a word, how many points of the label's probability go when the word does. */
 export function words({label, why_not: why, words: each, model}) {
-  if (label === null) return [el("p", {class: "quiet"}, `It is not counted: ${(WHY_NOT[why] ?? "no model yet").toLowerCase()}.`)];
+  if (label === null) return [el("p", {class: "quiet"}, `It is not counted: ${(WHY_NOT[why] ?? "it could not be scored").toLowerCase()}.`)];
   const points = (moved) => `${moved > 0 ? "+" : "−"}${Math.abs(100 * moved).toFixed(0)}`;
   return [
     el("p", {class: "words", dir: "auto"}, each.map(({word, moved}) => el("span",

@@ -3,6 +3,7 @@
 import {byId, decimal, el, momentOf, percent, table} from "/page/dom.js";
 import {change} from "/page/parts.js";
 
+const ACTIONS = {promote: "promote", rollback: "roll back to", withdraw: "withdraw"};
 let history = null;
 
 const FIGURES = [
@@ -15,7 +16,7 @@ const FIGURES = [
 export function releases(told) {
   const columns = [
     {name: "When", of: (row) => row.at, show: (row) => momentOf(row.at)},
-    {name: "Release", of: (row) => row.version, show: (row) => `${row.action === "promote" ? "promote" : "roll back to"} version ${row.version}`},
+    {name: "Release", of: (row) => row.version, show: (row) => `${ACTIONS[row.action] ?? row.action} version ${row.version}`},
     {name: "Who, why", wrap: true, of: (row) => row.who, show: (row) => el("span", {}, el("strong", {}, row.who), `: ${row.why}`)},
     ...FIGURES.map(([key, name, show]) => ({name, number: true, of: (row) => row.figures[key] ?? -1, show: (row) => change(row, key, show, "/v1/model")})),
   ];

@@ -5,18 +5,20 @@ import * as parts from "/page/parts.js";
 import {fact, figure} from "/page/parts.js";
 import {KINDS, column, opinion} from "/page/words.js";
 
+const SILENT = 30; // seconds without a heartbeat
+
 /** The newest day of which enough posts of the champion were audited. */
 const audited = ({champion, reports}) => champion && reports.find((report) => report.version === champion.version && report.macro_recall !== null);
 
 export function sentence(told, state) {
   const {champion, alarms} = told;
   if (state.trouble) return "What is counted cannot be read, so nothing new is known here.";
-  if (!champion) return "No model yet: posts are kept and counted as raw, and get their opinion when there is one.";
+  if (!champion) return "No model is in force: posts are kept and counted as raw, and get their opinion when there is one.";
   const who = `Version ${champion.version} scores since ${dateOf(champion.at)}`;
   if (!state.workers) return `${who}, but no worker runs beside this edge: only what is published moves on.`;
   const told_ = audited(told), quality = told_ ? `; by ${count(told_.audits)} audits its macro-recall is ${decimal(told_.macro_recall)}` : "; no day of it is audited yet";
   const since = alarms.filter((alarm) => alarm.at > champion.at);
-  return `${who}${quality}. ${since.length ? `${KINDS[since[0].kind]}: ${since[0].message}.` : "No alarm since."}`;
+  return `${who}${quality}. ${since.length ? `${KINDS[since[0].kind] ?? since[0].kind}: ${since[0].message}.` : "No alarm since."}`;
 }
 
 export function notices(state) {
@@ -39,7 +41,14 @@ export function now({now: moment, lag, audits, seam, published, expired}) {
     ...fact("/v1/audits")("Wait for an audit", count(audits)));
 }
 
-export function model(told, {trouble}) {
+/** What a process does, by its heartbeat, which tells the time of day and comes every five seconds. */
+function busy({doing, since, at}) {
+  const now = Date.now() / 1000;
+  if (now - at > SILENT) return `not heard of for ${ago(now - at)}`;
+  return doing ? `${doing} for ${ago(Math.max(0, now - since))}` : "waits for work";
+}
+
+export function model(told, {trouble, heartbeats}) {
   const {champion, ledger} = told, figures = champion?.figures ?? {}, line = fact("/v1/model"), judged = audited(told);
   const score = (value) => decimal(value);
   byId("model").replaceChildren(...(champion ? [
@@ -50,7 +59,8 @@ export function model(told, {trouble}) {
     ...(figures.linear_macro_recall === undefined ? [] : line("The linear model's", figure(figures.linear_macro_recall, score))),
     ...fact("/v1/reports")(judged ? `By ${count(judged.audits)} audits, to ${dayOf(86400 * judged.day)}` : "By audits", judged ? decimal(judged.macro_recall) : "too few yet"),
     ...line("Labels that names change", figure(figures.bias_flips, percent)),
-  ] : [...line("Champion", trouble ? "not known while the log is away" : "none yet")]),
+  ] : [...line("Champion", trouble ? "not known while the log is away" : "none")]),
+  ...heartbeats.flatMap((beat) => line(beat.process === "monitor" ? "Monitor" : beat.process, busy(beat))),
   ...line("Releases so far", count(ledger.length)));
 }
 

@@ -15,8 +15,8 @@ let charts = null, daysOf = {};
 function events(told, series) {
   const found = [
     ...told.scenes.filter((scene) => scene.marks && !scene.outcome).map((scene) => ({at: scene.at, text: BEGINS[scene.marks] ?? scene.marks})),
-    ...told.alarms.filter((alarm) => alarm.kind !== "command").map((alarm) => ({at: alarm.at, text: `${KINDS[alarm.kind].toLowerCase()}${alarm.brand ? ` of ${alarm.brand}` : ""}${VERDICTS.includes(alarm.kind) ? "" : ", alarm"}`})),
-    ...told.ledger.map((release) => ({at: release.at, text: release.action === "promote" ? `version ${release.version} released` : `rolled back to version ${release.version}`})),
+    ...told.alarms.filter((alarm) => alarm.kind !== "command").map((alarm) => ({at: alarm.at, text: `${(KINDS[alarm.kind] ?? alarm.kind).toLowerCase()}${alarm.brand ? ` of ${alarm.brand}` : ""}${VERDICTS.includes(alarm.kind) ? "" : ", alarm"}`})),
+    ...told.ledger.map((release) => ({at: release.at, text: release.action === "promote" ? `version ${release.version} released` : `${release.action === "withdraw" ? "withdrawn:" : "rolled back to"} version ${release.version}`})),
   ].filter((mark) => series.at.length && mark.at >= series.at[0] - HOUR).sort((a, b) => a.at - b.at);
   if (series.seam) found.push({at: series.seam, name: "seam", text: "the seam: hours before it are batch's, minutes after it the stream's"});
   return found;

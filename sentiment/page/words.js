@@ -4,12 +4,12 @@ import {el} from "/page/dom.js";
 
 export const LABELS = {negative: "Negative", neutral: "Neutral", positive: "Positive"};
 export const WHY_NOT = {
-  "language": "Not English", "spam": "Spam", "unsure": "Leans nowhere", "no model": "No model yet",
+  "language": "Not English", "spam": "Spam", "unsure": "Leans nowhere", "no-model": "No model in force", "error": "Could not be scored",
 };
-export const MARKS = {"shed": "by the linear model, as too many waited", "no-model": "no model yet"};
+export const MARKS = {"shed": "by the linear model, as too many waited", "no-model": "no model in force", "error": "it could not be scored"};
 export const KINDS = {
   crisis: "Crisis", confirmed: "Confirmed", retracted: "Taken back", drift: "Drift", quality: "Quality", guardrail: "Guardrail", gate: "Gate",
-  model: "Model", lake: "Lake", command: "Command",
+  model: "Model", lake: "Lake", command: "Command", monitor: "Monitor",
 };
 const COLUMNS = {
   words: "words in a post", pieces_per_word: "pieces a word", unknown: "unknown pieces", negative: "score of negative",

@@ -237,7 +237,7 @@ def test_each_button_does_what_it_says(tab: Page, service: Service, world: Train
     monitor = Monitor(
         crowd.log,
         crowd.lake,
-        registry,
+        lambda: registry,
         BRANDS,
         clock=crowd.clock,
         seed=1,

@@ -18,7 +18,7 @@ from tests.sentiment.crowd import KEY, TODAY, Crowd, Trained
 from tests.sentiment.test_stream import everything
 
 __all__ = ["crowd", "open_crowd", "world"]
-pytestmark = [pytest.mark.kill, pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.kill, pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(900)]
 
 PATIENCE = 120.0  # seconds until a test gives up
 LAST = TODAY // HOUR + 24

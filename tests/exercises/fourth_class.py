@@ -26,13 +26,14 @@ from sentiment.history import write_labels
 from sentiment.monitor import GUARD_COUNT, Monitor, entry, promotion
 from sentiment.policy import Policy, decide
 from sentiment.report import Judge
-from sentiment.schema import AUDITS, MINUTE, Counts, Label, Mention, Opinion, Release, Report
+from sentiment.schema import AUDITS, MINUTE, Counts, Label, Mention, Opinion, Report
 from sentiment.simulate import history
 from sentiment.timeline import Point
 from sentiment.train import Candidate, train
 from shared.eventlog.port import Entry
 from shared.lake import Lake
 from shared.registry import Registry
+from shared.releases import Release
 from tests.sentiment.crowd import BRANDS, HISTORY, SEED, START, TODAY, Crowd, Trained, open_registry, post, trained
 
 pytestmark = pytest.mark.timeout(300)  # two models are learnt first
@@ -270,7 +271,7 @@ def test_who_says_mixed_contradicts_nobody(crowd_before: Crowd, after: Trained, 
     shutil.copytree(folder_of(after), crowd.var / "models" / after.release.digest)
     crowd.log.append([entry(after.release)])
     monitor = Monitor(
-        *(crowd.log, crowd.lake, registry, BRANDS),
+        *(crowd.log, crowd.lake, lambda: registry, BRANDS),
         clock=crowd.clock,
         seed=1,
         fetch=lambda _, digest: crowd.var / "models" / digest,

@@ -1,4 +1,4 @@
-"""The small crowd: trained once a session, copied for every test."""
+"""The small crowd: trained once a run, copied for every test."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
@@ -12,16 +12,16 @@ from tests.sentiment.crowd import Crowd, Trained, trained
 
 
 @pytest.fixture(scope="session")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    return trained(tmp_path_factory.getbasetemp() / "crowd")
+def world(run_folder: Path) -> Trained:
+    return trained(run_folder / "crowd")
 
 
 @pytest.fixture(scope="session")
-def tuned(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+def tuned(run_folder: Path) -> Trained:
     """The same with the transformer, learnt as the demo learns it: a minute or two."""
     from sentiment.recipe import DEMO  # torch takes seconds to come
 
-    return trained(tmp_path_factory.getbasetemp() / "tuned", posts_a_day=1_200, recipe=DEMO)
+    return trained(run_folder / "tuned", posts_a_day=1_200, recipe=DEMO)
 
 
 @pytest.fixture

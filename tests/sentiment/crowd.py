@@ -1,16 +1,17 @@
 """A small crowd with a trained model, and what a test needs to run parts of the service on it."""
 
-import json
 import os
 import shutil
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import polars as pl
+from pydantic import ValidationError
 
 from sentiment.artifact import Artifact
 from sentiment.batch import Batch
@@ -33,12 +34,10 @@ from sentiment.schema import (
     POSTS,
     RELEASES,
     TOPICS,
-    DeadLetter,
     Mention,
     Minute,
     Opinion,
     Post,
-    Release,
     Tick,
     Tombstone,
 )
@@ -48,10 +47,13 @@ from sentiment.timeline import Speed, Timeline
 from sentiment.train import train
 from shared.champion import Champion
 from shared.clock import VirtualClock, monotonic
+from shared.dead_letters import DeadLetter
 from shared.eventlog import open_log
 from shared.eventlog.port import Entry, Record, Topic, beginning
 from shared.lake import Lake
 from shared.registry import Registry
+from shared.releases import Ledger, Release, read_ledger
+from tests.run_once import run_once
 
 START = 1_767_225_600  # 2026-01-01
 HISTORY, LIVING = 5, 2  # days
@@ -71,9 +73,18 @@ class Trained(NamedTuple):
 
 @cache
 def trained(var: Path, *, posts_a_day: int = 500, recipe: Recipe | None = None) -> Trained:
-    """A few days of labelled posts in the lake, and what is learnt from them; without a recipe a linear model alone."""
-    past = history(seed=SEED, start=START, days=HISTORY, posts_a_day=posts_a_day)
+    """A few days of labelled posts in the lake, and what is learnt from them; without a recipe a linear model alone.
+
+    The model is trained by the first process that asks; the others use the same folder.
+    """
+    run_once(var, lambda: _learn(var, posts_a_day, recipe))
     live = simulate(seed=SEED + 1, start=TODAY, days=LIVING, posts_a_day=400, grammar=LIVE)
+    return Trained(var, live, Release.model_validate_json((var / "release.json").read_text()))
+
+
+def _learn(var: Path, posts_a_day: int, recipe: Recipe | None) -> None:
+    """Fill `var` with a lake, a model and its release."""
+    past = history(seed=SEED, start=START, days=HISTORY, posts_a_day=posts_a_day)
     lake, registry = Lake(var / "lake"), open_registry(var)
     write_labels(lake, past, known_at=TODAY - HOUR)
     candidate = train(lake, registry, BRANDS, as_of=TODAY, seed=SEED, champion=None, recipe=recipe)
@@ -81,7 +92,7 @@ def trained(var: Path, *, posts_a_day: int = 500, recipe: Recipe | None = None) 
     version = candidate.version
     registry.fetch(version.artifact, digest=version.digest, into=var / "models")
     release = promotion(version, at=TODAY, who="tests", why="the first model")
-    return Trained(var, live, release)
+    (var / "release.json").write_text(release.model_dump_json())
 
 
 def open_registry(var: Path) -> Registry:
@@ -211,17 +222,17 @@ class Crowd:
         return records
 
     def opinions(self) -> list[Opinion]:
-        return [Opinion.model_validate_json(record.value) for record in self.read(OPINIONS)]
+        return readable(Opinion.model_validate_json, self.read(OPINIONS))
 
     def opinion(self, id: str) -> Opinion:
         return next(opinion for opinion in self.opinions() if opinion.id == id)
 
     def mentions(self) -> list[Mention]:
-        found = (MENTION.validate_json(record.value) for record in self.read(MENTIONS))
+        found = readable(MENTION.validate_json, self.read(MENTIONS))
         return [message for message in found if isinstance(message, Mention)]
 
     def letters(self) -> list[DeadLetter]:
-        return [DeadLetter.model_validate_json(record.value) for record in self.read(DEAD)]
+        return readable(DeadLetter.model_validate_json, self.read(DEAD))
 
     def speed(self) -> Speed:
         speed = Speed()
@@ -237,8 +248,8 @@ class Crowd:
         """The speed view, whole: by brand and minute the counts."""
         found: dict[tuple[str, int], Minute] = {}
         for record in self.read(MINUTES):
-            if (said := json.loads(record.value))["kind"] == "minute":
-                minute = Minute.model_validate(said)
+            if b'"minute"' in record.value:
+                minute = Minute.model_validate_json(record.value)
                 key = minute.brand, minute.at
                 if key not in found or found[key].revision <= minute.revision:
                     found[key] = minute
@@ -257,8 +268,24 @@ class Crowd:
     def audits(self) -> list[Record]:
         return self.read(AUDITS)
 
+    def ledger(self) -> Ledger[Release]:
+        return read_ledger(self.log, RELEASES, Release)
+
     def releases(self) -> list[Release]:
-        return [Release.model_validate_json(record.value) for record in self.read(RELEASES)]
+        """Those that are done, oldest first."""
+        return self.ledger().lines
+
+
+Said = TypeVar("Said")
+
+
+def readable(read: Callable[[bytes], Said], records: Iterable[Record]) -> list[Said]:
+    """What records say; those that a test has spoilt are left out."""
+    found = []
+    for record in records:
+        with suppress(ValidationError):
+            found.append(read(record.value))
+    return found
 
 
 def as_post(row: dict[str, object]) -> Post:

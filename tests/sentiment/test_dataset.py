@@ -1,16 +1,21 @@
 """Labels count from when they were known, and go with the posts that are deleted."""
 
+from contextlib import closing
 from pathlib import Path
 
 import polars as pl
 import pytest
+from typer.testing import CliRunner
 
 from sentiment import dataset
+from sentiment.__main__ import app
 from sentiment.config import DAY, HOUR
 from sentiment.dataset import NotEnough, labelled, split
 from sentiment.history import Unusable, read_file, write_labels
-from sentiment.schema import AUDITS, Audit, Tombstone
-from shared.eventlog.port import Entry
+from sentiment.schema import AUDITS, DEAD, TOPICS, Audit, Tombstone
+from shared.clock import VirtualClock
+from shared.eventlog import open_log
+from shared.eventlog.port import Entry, beginning
 from shared.lake import Lake
 from tests.sentiment.crowd import START, TODAY, Crowd, post
 
@@ -135,3 +140,19 @@ def test_authors_that_are_missing_stand_alone_and_times_in_milliseconds_are_refu
     posts, letters = read_file(tmp_path / "posts.csv")
     assert posts["author"].to_list() == ["Jane Doe", "author-2"]
     assert [(letter.offset, letter.field) for letter in letters] == [(3, "at")]
+
+
+def test_rows_that_ingest_refuses_are_dead_letters(tmp_path: Path) -> None:
+    file = tmp_path / "posts.csv"
+    file.write_text(
+        "id,author,at,text,label\n"
+        "p-1,anna,1767225600,@northair is great,positive\n"
+        "p 2,anna,1767225700,@northair is awful,negative\n"
+    )
+    done = CliRunner().invoke(app, ["--var", str(tmp_path / "var"), "ingest", str(file)])
+    assert done.exit_code == 0, done.output
+    with closing(open_log(f"sqlite:///{tmp_path}/var/log.db", clock=VirtualClock(0))) as log:
+        log.create(TOPICS)
+        with closing(log.reader(beginning([DEAD]))) as reader:
+            (letter,) = reader.poll(10, 0.0)
+    assert b'"field":"id"' in letter.value

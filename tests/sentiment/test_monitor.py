@@ -3,18 +3,27 @@
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import polars as pl
 import pytest
+from typer.testing import CliRunner
 
+from sentiment import monitor as monitor_module
+from sentiment.__main__ import app
 from sentiment.artifact import Artifact
 from sentiment.config import DAY, HOUR
-from sentiment.monitor import GUARD_COUNT, Monitor, entry, promotion
-from sentiment.schema import ALARMS, COMMANDS, RELEASES, REPORTS, Alarm, Command, Release, Report
+from sentiment.model import ModelCorrupt
+from sentiment.monitor import GROUP, GUARD_COUNT, PLACE, Monitor, Retraining, _opinion, entry, promotion
+from sentiment.report import Judge
+from sentiment.schema import ALARMS, COMMANDS, OPINIONS, RELEASES, REPORTS, Alarm, Command, Opinion, Report
 from sentiment.serve import audited
 from shared.champion import digest_of
-from shared.eventlog.port import Entry
-from shared.registry import Registry
+from shared.cli import claim
+from shared.clock import monotonic, sleep
+from shared.eventlog.port import Entry, Position, partition_of
+from shared.registry import Registry, Unavailable
+from shared.releases import Release
 from tests.sentiment.crowd import BRANDS, TODAY, Crowd, Trained, open_registry, post
 
 
@@ -34,7 +43,7 @@ def watching(crowd: Crowd, registry: Registry) -> Iterator[Callable[[], Monitor]
         monitor = Monitor(
             crowd.log,
             crowd.lake,
-            registry,
+            lambda: registry,
             BRANDS,
             clock=crowd.clock,
             seed=1,
@@ -59,9 +68,21 @@ def reports(crowd: Crowd) -> list[Report]:
 
 
 def command(crowd: Crowd, monitor: Monitor, **about: object) -> None:
-    wanted = Command.model_validate({"who": "anna", **about})
+    """A command on the champion as it is, carried out to its end."""
+    known = {"who": "anna", "expected_champion": crowd.ledger().version(), "key": uuid4().hex}
+    wanted = Command.model_validate(known | about)
     crowd.log.append([Entry(COMMANDS, wanted.kind, wanted.model_dump_json().encode())])
+    steps(monitor)
+
+
+def steps(monitor: Monitor, *, seconds: float = 60.0) -> None:
+    """Until what has begun beside the loop is over."""
+    until = monotonic() + seconds
     monitor.step()
+    while monitor.busy:
+        assert monotonic() < until
+        sleep(0.01)
+        monitor.step()
 
 
 def live(crowd: Crowd, posts: pl.DataFrame, days: int) -> None:
@@ -92,6 +113,42 @@ def test_a_closed_day_is_reported_with_what_was_dropped_and_audited(
     assert len(reports(crowd)) == 2
 
 
+@pytest.mark.parametrize(
+    ("error", "waits"),
+    [(OSError(5, "Input/output error"), True), (Unavailable("the files of version 1 are gone"), False)],
+    ids=["the disk is away", "no files of the version"],
+)
+def test_a_day_waits_for_the_disk_and_does_without_the_files_of_a_version(
+    crowd: Crowd,
+    world: Trained,
+    watching: Callable[[], Monitor],
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    waits: bool,
+) -> None:
+    live(crowd, world.posts, 1)
+    monkeypatch.setattr(monitor_module, "RETRY", 0.0)
+    monitor = watching()
+    with monkeypatch.context() as away:
+
+        def fails(*_: object) -> None:
+            raise error
+
+        away.setattr(Judge, "_distances", fails)
+        monitor.step()
+    assert [report.day for report in reports(crowd)] == ([] if waits else [TODAY // DAY])
+    assert any("drift is not measured" in alarm.message for alarm in said(crowd)) is not waits
+    monitor.step()
+    assert [report.day for report in reports(crowd)] == [TODAY // DAY]
+
+
+def test_a_second_monitor_on_the_machine_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    with claim(tmp_path, "sentiment-monitor"):
+        refused = CliRunner().invoke(app, ["--var", str(tmp_path), "monitor"])
+    assert refused.exit_code == 2
+    assert "sentiment-monitor is already running" in " ".join(refused.output.replace("│", " ").split())
+
+
 def test_what_it_said_is_remembered_after_a_restart(
     crowd: Crowd, world: Trained, watching: Callable[[], Monitor]
 ) -> None:
@@ -110,11 +167,15 @@ def test_a_command_that_cannot_be_read_is_a_dead_letter(crowd: Crowd, watching: 
 
 
 def test_a_version_is_promoted_by_command_and_an_unknown_one_is_not(
-    crowd: Crowd, watching: Callable[[], Monitor]
+    crowd: Crowd, world: Trained, registry: Registry, watching: Callable[[], Monitor]
 ) -> None:
+    registry.register(world.var / "models" / world.release.digest, params={}, figures={}, tags={"gate": "passed"})
     monitor = watching()
-    command(crowd, monitor, kind="promote", version="1", why="again")
-    assert [(r.version, r.who, r.why) for r in crowd.releases()][-1] == ("1", "anna", "again")
+    command(crowd, monitor, kind="promote", version="2", why="better")
+    assert [(r.version, r.who, r.why) for r in crowd.releases()][-1] == ("2", "anna", "better")
+    command(crowd, monitor, kind="promote", version="2", why="again")
+    assert [r.version for r in crowd.releases()] == ["1", "2"], "promoting the champion changes nothing"
+    assert "in force already" in said(crowd)[-1].message
     command(crowd, monitor, kind="promote", version="99")
     assert "no version 99" in said(crowd)[-1].message
 
@@ -163,7 +224,7 @@ def test_a_release_that_contradicts_the_one_before_is_taken_back(
     moods = ("is great", "is terrible")
     crowd.post(*(post(f"@northair {moods[n % 2]} {n}", id=f"p-{n}") for n in range(GUARD_COUNT)))
     crowd.stream()
-    monitor.step()
+    steps(monitor)
     back = crowd.releases()[-1]
     assert (back.action, back.version) == ("rollback", "1")
     assert "contradicts version 1" in said(crowd)[-1].message
@@ -176,9 +237,94 @@ def test_a_release_that_agrees_stays(
     monitor = watching()
     crowd.post(*(post(f"@northair is great {n}", id=f"p-{n}") for n in range(GUARD_COUNT)))
     crowd.stream()
-    monitor.step()
+    steps(monitor)
     assert len(crowd.releases()) == 2
     assert said(crowd) == []
+
+
+def test_the_guardrail_gives_up_when_the_version_before_cannot_be_read(
+    crowd: Crowd, registry: Registry, watching: Callable[[], Monitor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released(crowd, registry, crowd.var / "models" / crowd.world.release.digest)
+    crowd.stream()
+    monitor = watching()
+    monitor.step()
+    crowd.post(*(post(f"@northair is great {n}", id=f"p-{n}") for n in range(3 * GUARD_COUNT)))
+    crowd.stream()
+    attempts = []
+
+    def of_another_normaliser(folder: Path) -> Artifact:
+        attempts.append(folder)
+        raise ModelCorrupt("the model is of another normaliser")
+
+    monkeypatch.setattr(Artifact, "load", of_another_normaliser)
+    monkeypatch.setattr("sentiment.monitor.RETRY", 0.0)
+    for _ in range(5):
+        steps(monitor)
+        assert len(monitor._guarded) <= GUARD_COUNT
+    (told,) = said(crowd)
+    assert (told.kind, len(attempts)) == ("guardrail", 1)
+    assert "of another normaliser" in told.message
+    assert len(crowd.releases()) == 2
+
+
+def test_a_commanded_training_that_is_refused_leaves_the_planned_one(
+    crowd: Crowd, watching: Callable[[], Monitor]
+) -> None:
+    monitor = watching()
+    monitor.step()
+    monitor._retrain_on = 20_500
+    command(crowd, monitor, kind="retrain")
+    assert "no labels" in said(crowd)[-1].message
+    assert monitor._retrain_on == 20_500
+
+
+@pytest.mark.parametrize("note", ["{", '["x"]', '{"as_of": "yesterday"}'])
+def test_a_note_that_cannot_be_read_is_an_alarm_and_the_monitor_goes_on(
+    crowd: Crowd, watching: Callable[[], Monitor], note: str
+) -> None:
+    consumer = crowd.log.consumer(GROUP, [COMMANDS], "monitor")
+    consumer.poll(1, 0.0)
+    consumer.commit([], {PLACE: Position(0, note)})
+    consumer.close()
+    monitor = watching()
+    command(crowd, monitor, kind="withdraw")
+    assert [alarm.kind for alarm in said(crowd)] == ["monitor", "command"]
+    assert crowd.releases()[-1].action == "withdraw"
+
+
+def test_an_older_versions_note_begins_the_training_again(crowd: Crowd, watching: Callable[[], Monitor]) -> None:
+    consumer = crowd.log.consumer(GROUP, [COMMANDS], "monitor")
+    consumer.poll(1, 0.0)
+    older = Retraining(as_of=TODAY, who="anna", why="asked for", key="k", expected="1")
+    consumer.commit([], {PLACE: Position(0, older.model_dump_json())})
+    consumer.close()
+    steps(watching())
+    assert [alarm.kind for alarm in said(crowd)] == ["gate"]
+
+
+def test_without_positions_no_old_command_is_carried_out_again(crowd: Crowd, watching: Callable[[], Monitor]) -> None:
+    old = Command(kind="withdraw", who="anna", key="old", expected_champion="1")
+    crowd.log.append([Entry(COMMANDS, old.kind, old.model_dump_json().encode())])
+    done = crowd.world.release.model_copy(update={"version": "1", "key": "k"})
+    crowd.log.append([entry(done)])
+    monitor = watching()
+    steps(monitor)
+    (told,) = said(crowd)
+    assert (told.kind, "before offset 1 are not carried out" in told.message) == ("command", True)
+    assert crowd.ledger().version() == "1"
+    command(crowd, monitor, kind="withdraw", why="still wanted")
+    assert crowd.ledger().version() == "none"
+    assert len(said(crowd)) == 2
+
+
+def test_an_opinion_in_another_partition_than_its_keys_is_not_guarded(crowd: Crowd) -> None:
+    opinion = Opinion(id="p-1", at=TODAY, label="neutral", score=(0.1, 0.8, 0.1), path="linear", model="1")
+    wrong = (partition_of("p-1", OPINIONS.partitions) + 1) % OPINIONS.partitions
+    value = opinion.model_dump_json().encode()
+    sent = [Entry(OPINIONS, "p-1", value, wrong), Entry(OPINIONS, "p-2", value), Entry(OPINIONS, "p-1", value)]
+    crowd.log.append(sent)
+    assert [read for record in crowd.read(OPINIONS) if (read := _opinion(record))] == [opinion]
 
 
 def test_without_labels_it_says_what_is_missing_and_the_champion_goes_on(
@@ -204,6 +350,7 @@ def test_a_retrain_that_was_promised_is_owed_after_a_restart(crowd: Crowd, watch
     alarm = Alarm(kind="drift", at=TODAY + 3 * DAY, message="distance has moved", action="retrain")
     crowd.log.append([entry(alarm)])
     monitor = watching()
+    monitor.step()
     assert (monitor._retrain_on, monitor._drifted_since) == (TODAY // DAY + 3, TODAY + DAY)
 
 

@@ -48,4 +48,4 @@ def test_without_the_key_nothing_is_said_and_nothing_breaks(api: Any) -> None:
 
 
 def test_the_examples_are_valid(api: Any) -> None:
-    assert valid_examples(api) >= {"TextIn", "AuditIn", "CorrectionIn", "Command"}
+    assert valid_examples(api) >= {"TextIn", "AuditIn", "CorrectionIn", "CommandIn"}

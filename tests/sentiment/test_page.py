@@ -8,7 +8,7 @@ from sentiment.schema import STORY, Alarm, Confusion, Report
 from shared.eventlog.port import Entry
 from shared.story import Scene
 from tests.sentiment.crowd import TODAY, Crowd, post
-from tests.sentiment.test_serve import problem, serving, three, until
+from tests.sentiment.test_serve import serving, three, until
 
 
 def test_the_page_is_everybody_s_and_what_it_shows_is_not(crowd: Crowd) -> None:
@@ -86,7 +86,9 @@ def test_a_damaged_view_is_said_and_comes_back(crowd: Crowd) -> None:
 
         assert state() == ""
         manifest.write_text("{")
-        problem(client.get("/v1/watch"), 503)
+        said = client.get("/v1/watch").json()
+        assert "manifest.json is damaged" in said["state"]["trouble"]
+        assert said["state"]["published"] == 1, "it goes on with what it had"
         until(lambda: "manifest.json is damaged" in state())
         manifest.write_text(whole)
         until(lambda: state() == "")

@@ -23,7 +23,7 @@ REGISTRY = "mlflow ui --backend-store-uri sqlite:///var/mlflow.db"
 
 
 @contextmanager
-def serving(crowd: Crowd, *, visitor: str = "") -> Iterator[httpx.Client]:
+def serving(crowd: Crowd, *, visitor: str = "", workers: Callable[[], bool] = lambda: True) -> Iterator[httpx.Client]:
     """The service without a worker, on a free port, and a client that knows the key; with a `visitor` a demo's."""
     app = make_app(
         lambda metrics: Edge(
@@ -33,7 +33,7 @@ def serving(crowd: Crowd, *, visitor: str = "") -> Iterator[httpx.Client]:
         clock=crowd.clock,
         api_key=b"secret",
         pseudonym_key=KEY,
-        workers=lambda: True,
+        workers=workers,
         models=crowd.var / "models",
         registry=REGISTRY,
         stopping=lambda: server.should_exit,
@@ -51,6 +51,24 @@ def serving(crowd: Crowd, *, visitor: str = "") -> Iterator[httpx.Client]:
         finally:
             server.should_exit = True
             thread.join()
+
+
+def test_a_command_before_the_releases_are_read_is_503_and_no_false_conflict(crowd: Crowd) -> None:
+    with serving(crowd) as client:
+        wanted = {"kind": "withdraw", "who": "anna", "expected_champion": "1"}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Edge, "caught_up", False)
+            answer = client.post("/v1/commands", json=wanted | {"expected_champion": "7"})
+            assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+        assert client.post("/v1/commands", json=wanted | {"expected_champion": "7"}).status_code == 409
+        assert client.post("/v1/commands", json=wanted).status_code == 202
+
+
+def test_without_a_worker_it_answers_and_warns(crowd: Crowd) -> None:
+    with serving(crowd, workers=lambda: False) as client:
+        ready = client.get("/health/ready")
+        assert ready.status_code == 200
+        assert any("no worker runs" in warning for warning in ready.json()["warnings"])
 
 
 @pytest.fixture
@@ -259,10 +277,11 @@ def test_a_deleted_post_is_shown_no_more(client: httpx.Client, crowd: Crowd) -> 
 
 
 def test_commands_go_through_the_log(client: httpx.Client, crowd: Crowd) -> None:
-    wanted = {"kind": "rollback", "who": "anna", "why": "it is wrong"}
-    assert client.post("/v1/commands", json=wanted).status_code == 202
+    wanted = {"kind": "rollback", "who": "anna", "why": "it is wrong", "expected_champion": "1"}
+    answer = client.post("/v1/commands", json=wanted)
+    assert answer.status_code == 202
     (said,) = (Command.model_validate_json(record.value) for record in crowd.read(COMMANDS))
-    assert said.kind == "rollback"
+    assert (said.kind, said.key) == ("rollback", answer.json()["key"])
     problem(client.post("/v1/commands", json=wanted | {"kind": "delete everything"}), 422)
 
 

@@ -29,7 +29,6 @@ BAD: dict[str, tuple[bytes, str]] = {
     "a text of a megabyte": (json.dumps(GOOD | {"text": MEGABYTE}).encode(), "text"),
     "no text": (json.dumps({k: v for k, v in GOOD.items() if k != "text"}).encode(), "text"),
     "a text that is a number": (json.dumps(GOOD | {"text": 7}).encode(), "text"),
-    "an extra field": (json.dumps(GOOD | {"followers": 7}).encode(), "followers"),
     "an id with blanks": (json.dumps(GOOD | {"id": "a b"}).encode(), "id"),
     "another id than the key": (json.dumps(GOOD | {"id": "p-2"}).encode(), "id"),
     "the future": (json.dumps(GOOD | {"at": TODAY + config.MAX_AHEAD + 1}).encode(), "at"),
@@ -272,7 +271,7 @@ def test_who_was_thought_dead_writes_nothing(crowd: Crowd) -> None:
     crowd._open.append(quick)
     crowd.work(quick)
     before = len(crowd.read(OPINIONS)), len(crowd.read(MINUTES))
-    for record in records:
+    for record in (record for record in records if record.topic == POSTS.name):
         slow._read(slow._sources[record.partition], record)
     with pytest.raises(Fenced):
         slow._commit({place for place in slow._consumer.owned if place.topic == POSTS.name})

@@ -26,7 +26,7 @@ def test_what_is_counted_and_what_is_not_adds_up() -> None:
     ).now()
     assert now.posts == 5
     assert now.labels == {"negative": 1, "neutral": 1, "positive": 0}
-    assert now.dropped == {"spam": 1, "unsure": 1, "no model": 1}
+    assert now.dropped == {"spam": 1, "unsure": 1, "no-model": 1}
     assert (now.shed, now.shed_lately, now.lately) == (1, 1, 2)
     assert now.rate > 0
 
