@@ -54,21 +54,6 @@ LOOK = 0.02  # seconds between two looks at work beside the loop
 logger = logging.getLogger(__name__)
 
 
-def promotion(version: Version, *, at: int, who: str, why: str, key: str = "") -> Release:
-    """A line of the ledger that makes the version the champion."""
-    return Release(
-        action="promote",
-        version=version.version,
-        artifact=version.artifact,
-        digest=version.digest,
-        at=at,
-        who=who,
-        why=why,
-        figures=version.figures,
-        key=key,
-    )
-
-
 def entry(message: Alarm | Release | Report) -> Entry:
     """The message as a record of its topic."""
     if isinstance(message, Alarm):
@@ -531,7 +516,7 @@ class Monitor:
         now, command = self._clock.now(), wanted.command
         if version is None or refused:
             return self._raise("command", now, refused, action="nothing changed")
-        line = promotion(version, at=now, who=command.who, why=command.why or "asked for", key=wanted.key)
+        line = Release.promotion(version, at=now, who=command.who, why=command.why or "asked for", key=wanted.key)
         self._release(line, expected=command.expected_champion, force=command.force, kind="command")
 
     def _check(self, champion: Release) -> Callable[[], None]:
@@ -606,7 +591,7 @@ class Monitor:
         if candidate.refused:
             said = f"version {candidate.version.version} refused: {candidate.refused}"
             return self._raise("gate", asked.as_of, said, action=stays, retrain=asked.again, refused=candidate.version)
-        line = promotion(candidate.version, at=asked.as_of, who=asked.who, why=asked.why, key=asked.key)
+        line = Release.promotion(candidate.version, at=asked.as_of, who=asked.who, why=asked.why, key=asked.key)
         self._release(line, expected=asked.champion, kind="gate")
 
     def _take_back(self, line: Release, *, why: str) -> None:

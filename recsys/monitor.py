@@ -63,22 +63,6 @@ KEYS = 1_000  # latest commands whose keys are known
 logger = logging.getLogger(__name__)
 
 
-def promotion(version: Version, *, at: int, who: str, why: str, key: str) -> Release:
-    """A line of the ledger that puts a recipe in force, from the next night on."""
-    return Release(
-        subject=RECIPE,
-        action="promote",
-        version=version.version,
-        artifact=version.artifact,
-        digest=version.digest,
-        at=at,
-        who=who,
-        why=why,
-        figures=version.figures,
-        key=key,
-    )
-
-
 @dataclass
 class Task:
     """A night to judge, or a command; its record stays uncommitted until it is done."""
@@ -505,7 +489,7 @@ class Monitor:
             if gate != "passed" and not command.force:
                 raise Rejected(f"recipe {version.version}: {gate}")
             why = command.why or "asked for"
-            line = promotion(version, at=self._clock.now(), who=command.who, why=why, key=key)
+            line = Release.promotion(version, at=self._clock.now(), who=command.who, why=why, key=key, subject=RECIPE)
             return self._release(task, line, expected=command.expected_champion, force=command.force)
 
         return self._work(task, "looking a recipe up", look_up)
@@ -549,7 +533,7 @@ class Monitor:
             said = f"recipe {version.version} refused: {made.refused}"
             self._raise(task, "recipe", said, action="the one in force goes on")
             return True
-        line = promotion(version, at=self._clock.now(), who=who, why=why, key=key)
+        line = Release.promotion(version, at=self._clock.now(), who=who, why=why, key=key, subject=RECIPE)
         try:
             return self._release(task, line, expected=expected)
         except Rejected as error:

@@ -12,8 +12,8 @@ from recsys.batch import Nights, date_of
 from recsys.demo import by_source, learn, nights_of, told
 from recsys.evaluate import Truth
 from recsys.history import EVENT_COLUMNS, Past, hidden, read_file, write_history
-from recsys.monitor import promotion
-from recsys.schema import DEAD, EVENTS, PERSONAL, TOPICS, Interactions, Ints, entry
+from recsys.releases import RECIPE
+from recsys.schema import DEAD, EVENTS, PERSONAL, TOPICS, Interactions, Ints, Release, entry
 from recsys.table import Table
 from recsys.train import Candidate
 from shared.clock import SystemClock, VirtualClock, perf_counter
@@ -143,7 +143,7 @@ def take(stage: Stage, file: Path) -> Past:
 def released(candidate: Candidate, *, at: int) -> Entry:
     """The first recipe goes out whatever its gate says: validation preferred it, also to the plain blend."""
     why = f"the first, although {candidate.refused}" if candidate.refused else "the first"
-    return entry(promotion(candidate.version, at=at, who="replay", why=why, key="the-first"))
+    return entry(Release.promotion(candidate.version, at=at, who="replay", why=why, key="the-first", subject=RECIPE))
 
 
 def live(

@@ -66,21 +66,6 @@ NOTHING = "nothing changed"
 logger = logging.getLogger(__name__)
 
 
-def promotion(version: Version, *, at: int, who: str, why: str, key: str = "") -> Release:
-    """A line of the ledger that makes the version the champion."""
-    return Release(
-        action="promote",
-        version=version.version,
-        artifact=version.artifact,
-        digest=version.digest,
-        at=at,
-        who=who,
-        why=why,
-        figures=version.figures,
-        key=key,
-    )
-
-
 def entry(message: Alarm | Release | Report) -> Entry:
     """The message as a record of its topic."""
     if isinstance(message, Alarm):
@@ -574,7 +559,7 @@ class Monitor:
             (version, refused), remark = done.result()
             if refused:
                 raise Rejected(f"version {version.version} refused: {refused}")
-            line = promotion(version, at=asked.as_of, who=asked.who, why=asked.why + remark, key=asked.key)
+            line = Release.promotion(version, at=asked.as_of, who=asked.who, why=asked.why + remark, key=asked.key)
             self._release(self._releases.promote(line, expected=asked.expected))
             self._drifted_since = None
         except (Fenced, LogUnavailable):
@@ -764,7 +749,7 @@ class Monitor:
         assert version is not None
         if refused != "passed" and not command.force:
             raise Rejected(f"version {version.version} not promoted: {refused}")
-        line = promotion(
+        line = Release.promotion(
             version, at=self._clock.now(), who=command.who, why=command.why or "asked for", key=command.key or ""
         )
         done = self._releases.promote(line, expected=command.expected_champion, force=command.force)

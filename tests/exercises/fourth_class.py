@@ -23,7 +23,7 @@ from sentiment.config import DAY, HOUR
 from sentiment.crisis import confirmed
 from sentiment.grammar import LEARNT, LIVE, THINGS, Grammar
 from sentiment.history import write_labels
-from sentiment.monitor import GUARD_COUNT, Monitor, entry, promotion
+from sentiment.monitor import GUARD_COUNT, Monitor, entry
 from sentiment.policy import Policy, decide
 from sentiment.report import Judge
 from sentiment.schema import AUDITS, MINUTE, Counts, Label, Mention, Opinion, Report
@@ -119,7 +119,7 @@ def after(before: Trained, past: pl.DataFrame, registry: Registry, tmp_path_fact
     )
     version = candidate.version
     registry.fetch(version.artifact, digest=version.digest, into=var / "models")
-    return Trained(var, before.posts, promotion(version, at=TODAY, who="tests", why="it knows mixed"))
+    return Trained(var, before.posts, Release.promotion(version, at=TODAY, who="tests", why="it knows mixed"))
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from fraud.artifact import Artifact, reference
 from fraud.config import DAY, HOUR
 from fraud.history import as_events, write_history
 from fraud.ingest import DECIDERS
-from fraud.monitor import entry, promotion
+from fraud.monitor import entry
 from fraud.policy import Policy
 from fraud.schema import (
     BOOK,
@@ -90,7 +90,7 @@ def _learn(var: Path, past: pl.DataFrame) -> None:
     assert not candidate.refused
     version = candidate.version
     registry.fetch(version.artifact, digest=version.digest, into=var / "models")
-    release = promotion(version, at=TODAY, who="tests", why="the first model")
+    release = Release.promotion(version, at=TODAY, who="tests", why="the first model")
     (var / "release.json").write_text(release.model_dump_json())
     bank = Bank(var)
     bank.log.append([entry(release)])

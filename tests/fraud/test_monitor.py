@@ -15,7 +15,7 @@ import pytest
 
 from fraud import evaluate, monitor, train
 from fraud.config import DAY, HOUR, MATURITY
-from fraud.monitor import GUARD_COUNT, Monitor, entry, promotion
+from fraud.monitor import GUARD_COUNT, Monitor, entry
 from fraud.schema import ALARMS, COMMANDS, DEAD, HEARTBEATS, RELEASES, REPORTS, Action, Alarm, Command, Report
 from shared.clock import sleep
 from shared.eventlog.port import Entry
@@ -298,7 +298,7 @@ def test_the_ledger_is_the_truth_and_the_alias_is_repaired_from_it(room: Room, w
     room.restart()
     room.watch()
     assert room.registry.alias("champion") == "1"
-    room.bank.log.append([entry(promotion(new, at=TODAY, who="x", why="y"))])
+    room.bank.log.append([entry(Release.promotion(new, at=TODAY, who="x", why="y"))])
     room.restart()
     room.watch()
     assert room.registry.alias("champion") == new.version

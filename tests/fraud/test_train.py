@@ -12,10 +12,10 @@ from mlflow import MlflowClient
 from fraud.artifact import GOLDEN
 from fraud.config import DAY
 from fraud.features import DEFINITION, NAMES
-from fraud.monitor import promotion
 from fraud.train import NotEnough, train
 from shared.lake import Lake, LakeCorrupt
 from shared.registry import Registry, Version
+from shared.releases import Release
 from tests.fraud.bank import SEED, TODAY, Trained, open_registry
 
 # MLflow 3.17 still maps its tables in a way that SQLAlchemy 2.1 is giving up.
@@ -78,7 +78,7 @@ def test_mlflow_knows_where_the_model_came_from(
     assert all(len(sample["features"]) == len(NAMES) for sample in golden)
     assert len({sample["action"] for sample in golden}) > 1
     assert not [name for name in names if name.endswith((".pkl", ".pickle", ".joblib"))]
-    assert promotion(version, at=TODAY, who="tests", why="the first model") == world.release
+    assert Release.promotion(version, at=TODAY, who="tests", why="the first model") == world.release
 
 
 def test_other_data_is_another_version_of_the_data(world: Trained, registry: Registry) -> None:

@@ -18,7 +18,8 @@ from recsys import simulate
 from recsys.batch import Nights
 from recsys.config import DAY, HOUR
 from recsys.history import EVENT_COLUMNS, hidden, write_history
-from recsys.monitor import Monitor, promotion
+from recsys.monitor import Monitor
+from recsys.releases import RECIPE
 from recsys.schema import COMMANDS, EVENTS, RELEASES, TOPICS, Alarm, Command, Event, Interactions, Night, Release, entry
 from recsys.shelf import Shelf
 from recsys.simulate import Shop as Truth
@@ -73,7 +74,7 @@ def _learn(var: Path, truth: Truth, past: pl.DataFrame) -> None:
     candidate = train(lake, registry, as_of=TODAY, seed=SEED, champion=None)
     version = candidate.version
     registry.fetch(version.artifact, digest=version.digest, into=var / "recipes")
-    release = promotion(version, at=TODAY, who="tests", why="the first", key="the-first")
+    release = Release.promotion(version, at=TODAY, who="tests", why="the first", key="the-first", subject=RECIPE)
     (var / "release.json").write_text(release.model_dump_json())
 
 

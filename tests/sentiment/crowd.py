@@ -21,7 +21,7 @@ from sentiment.history import write_labels
 from sentiment.hours import Manifest, read_hour
 from sentiment.ingest import Ingest
 from sentiment.mentions import Brands
-from sentiment.monitor import entry, promotion
+from sentiment.monitor import entry
 from sentiment.opinions import Reader
 from sentiment.recipe import Recipe
 from sentiment.schema import (
@@ -91,7 +91,7 @@ def _learn(var: Path, posts_a_day: int, recipe: Recipe | None) -> None:
     assert not candidate.refused, candidate.refused
     version = candidate.version
     registry.fetch(version.artifact, digest=version.digest, into=var / "models")
-    release = promotion(version, at=TODAY, who="tests", why="the first model")
+    release = Release.promotion(version, at=TODAY, who="tests", why="the first model")
     (var / "release.json").write_text(release.model_dump_json())
 
 

@@ -14,7 +14,7 @@ from sentiment.__main__ import app
 from sentiment.artifact import Artifact
 from sentiment.config import DAY, HOUR
 from sentiment.model import ModelCorrupt
-from sentiment.monitor import GROUP, GUARD_COUNT, PLACE, Monitor, Retraining, _opinion, entry, promotion
+from sentiment.monitor import GROUP, GUARD_COUNT, PLACE, Monitor, Retraining, _opinion, entry
 from sentiment.report import Judge
 from sentiment.schema import ALARMS, COMMANDS, OPINIONS, RELEASES, REPORTS, Alarm, Command, Opinion, Report
 from sentiment.serve import audited
@@ -211,7 +211,7 @@ def contrary(crowd: Crowd, world: Trained) -> Path:
 
 def released(crowd: Crowd, registry: Registry, folder: Path) -> Release:
     version = registry.register(folder, params={}, figures={"macro_recall": 0.5}, tags={"gate": "skipped"})
-    release = promotion(version, at=TODAY, who="tests", why="another")
+    release = Release.promotion(version, at=TODAY, who="tests", why="another")
     crowd.log.append([entry(release)])
     return release
 
@@ -338,7 +338,7 @@ def test_without_labels_it_says_what_is_missing_and_the_champion_goes_on(
 
 
 def test_a_promotion_names_the_files_and_the_figures(world: Trained, registry: Registry) -> None:
-    made = promotion(registry.version("1"), at=TODAY, who="anna", why="because")
+    made = Release.promotion(registry.version("1"), at=TODAY, who="anna", why="because")
     assert (made.digest, made.figures["macro_recall"]) == (
         world.release.digest,
         world.release.figures["macro_recall"],

@@ -16,7 +16,7 @@ from pydantic_core import from_json
 from fraud import config
 from fraud.demo import learn, write_past
 from fraud.ingest import DECIDERS
-from fraud.monitor import entry, promotion
+from fraud.monitor import entry
 from fraud.schema import DEAD, DECISIONS, EVENTS, TOPICS
 from fraud.simulate import simulate
 from shared.children import Stuck, ready
@@ -25,6 +25,7 @@ from shared.console import Stage
 from shared.eventlog import open_log
 from shared.eventlog.port import EventLog, LogUnavailable, Record, Topic, beginning
 from shared.registry import Registry
+from shared.releases import Release
 from shared.results import Run
 from shared.settings import Settings
 from tests.soak.faults import Fault, Faults, Fleet, Flow
@@ -200,7 +201,7 @@ def _settle_in(settings: Settings, log: EventLog, stage: Stage, *, seed: int) ->
     registry = Registry(settings.mlflow, config.SERVICE)
     registry.fetch(version.artifact, digest=version.digest, into=settings.var / "models")
     log.create(TOPICS)
-    log.append([entry(promotion(version, at=today, who="soak", why="the first, whatever the gate says"))])
+    log.append([entry(Release.promotion(version, at=today, who="soak", why="the first, whatever the gate says"))])
     return past
 
 
