@@ -278,6 +278,8 @@ class Monitor:
 
     def _begin(self, task: Task) -> bool:
         """Gives whether the task is done; else a job goes on with it."""
+        if task.key in self._keys:  # the command was sent again while the first one was under way
+            return True
         return self._judge(task, task.message) if isinstance(task.message, Night) else self._obey(task, task.message)
 
     def _work(self, task: Task, doing: str, work: Callable[[], Callable[[], bool]]) -> bool:

@@ -50,6 +50,10 @@ LOOK = 1.0  # seconds between two looks at how many posts wait
 logger = logging.getLogger(__name__)
 
 
+class PartitionLost(Exception):
+    """A partition went to another worker while its state was being built."""
+
+
 def sealed(hour: int, watermark: int) -> bool:
     """Whether an hour (since the epoch) takes no more mentions at this event time."""
     return (hour + 1) * HOUR + LATENESS <= watermark
@@ -147,28 +151,38 @@ class Worker:
         self._releases = ChampionFollower(log, RELEASES, champion)
         self._sources: dict[int, Source] = {}
         self._desks: dict[int, Desk] = {}
+        self._early: dict[Place, list[Record]] = {}  # of partitions whose state is not built yet
         self._load, self._looked = Load(), 0.0
         self._emitted = 0.0  # when open minutes were last told
         self._out: list[Entry] = []
 
+    @property
+    def rebuilding(self) -> bool:
+        """Whether it owns partitions whose state is not built yet."""
+        return bool(self._unbuilt())
+
     def step(self, timeout: float) -> int:
-        """Read what is there, count what can be counted, commit; gives the number of records done.
+        """Read what is there, count what can be counted, commit; gives the number of records read.
+
+        Of the partitions newly owned it builds one a step; the posts and mentions of the others go on meanwhile.
 
         Raises:
             Fenced, LogUnavailable: nothing was written; make a new worker.
         """
-        records = self._consumer.poll(LIMIT, timeout)
+        records = self._poll(LIMIT, 0.0 if self.rebuilding else timeout)
         self._follow()
-        self._adopt()
-        moved: set[Place] = set()
         for record in records:
-            if Place(record.topic, record.partition) not in self._consumer.owned:
-                continue  # lost while another partition was rebuilt
-            if record.topic == POSTS.name:
-                self._handle(self._read, self._sources[record.partition], record)
-            else:
-                self._handle(self._count, self._desks[record.partition], record)
-            moved.add(Place(record.topic, record.partition))
+            self._early.setdefault(Place(record.topic, record.partition), []).append(record)
+        self._take_over()
+        moved: set[Place] = set()
+        unbuilt = self._unbuilt()
+        for place in [place for place in self._early if place not in unbuilt]:
+            for record in self._early.pop(place):
+                if place.topic == POSTS.name:
+                    self._handle(self._read, self._sources[place.partition], record)
+                else:
+                    self._handle(self._count, self._desks[place.partition], record)
+            moved.add(place)
         moved |= self._mark() | self._emit()
         if moved or self._out:
             self._commit(moved)
@@ -207,52 +221,57 @@ class Worker:
 
     # --- partitions that come and go ---------------------------------------------------------
 
-    def _adopt(self) -> None:
-        """Build the state of partitions newly owned, from the log and what the last commit noted.
+    def _poll(self, limit: int, timeout: float) -> list[Record]:
+        """Read on; what is known of partitions that were lost goes, even if they come back with the next poll."""
+        records = self._consumer.poll(limit, timeout)
+        owned = self._consumer.owned.keys()
+        for number in [number for number in self._sources if Place(POSTS.name, number) not in owned]:
+            del self._sources[number]
+        for number in [number for number in self._desks if Place(MENTIONS.name, number) not in owned]:
+            del self._desks[number]
+        for place in self._early.keys() - owned:
+            del self._early[place]
+        return records
 
-        A rebuild polls, so that the claims are kept; then the partitions may be others, and it looks again.
-        """
-        while self._adopt_one():
-            pass
+    def _unbuilt(self) -> set[Place]:
+        """The partitions owned whose state is not built yet."""
+        built = {Place(POSTS.name, number) for number in self._sources}
+        return self._consumer.owned.keys() - built - {Place(MENTIONS.name, number) for number in self._desks}
 
-    def _adopt_one(self) -> bool:
-        owned = dict(self._consumer.owned)
-        for partition in [number for number in self._sources if Place(POSTS.name, number) not in owned]:
-            del self._sources[partition]
-        for partition in [number for number in self._desks if Place(MENTIONS.name, number) not in owned]:
-            del self._desks[partition]
-        for (topic, partition), position in owned.items():
-            if topic == POSTS.name and partition not in self._sources:
-                self._sources[partition] = self._source(partition, position)
-                return True
-            elif topic == MENTIONS.name and partition not in self._desks:
-                self._desks[partition] = self._desk(partition, position)
-                return True
-        return False
+    def _take_over(self) -> None:
+        """Build the state of one partition newly owned, from the log and what the last commit noted."""
+        for place in sorted(self._unbuilt())[:1]:
+            position = self._consumer.owned[place]
+            with suppress(PartitionLost):
+                if place.topic == POSTS.name:
+                    self._sources[place.partition] = self._source(place, position)
+                else:
+                    self._desks[place.partition] = self._desk(place, position)
 
-    def _source(self, partition: int, position: Position) -> Source:
+    def _source(self, place: Place, position: Position) -> Source:
         """Replay reads inputs only: nothing is scored again."""
         watermark, since, *_ = json.loads(position.note or "[0, 0]")  # a newer version may note more
-        judged = 0 if position.note else self._judged_until(partition)
+        judged = 0 if position.note else self._judged_until(place)
         source = Source(position.offset, watermark, judged=judged)
 
         def recall(record: Record) -> None:
             if isinstance(event := accept(record), Post):
                 source.new(event, record.offset)
 
-        self._recall(recall, self._between(POSTS.name, partition, since, position.offset))
+        self._recall(recall, self._between(place, since, position.offset, claim=place))
         return source
 
-    def _judged_until(self, partition: int) -> int:
+    def _judged_until(self, place: Place) -> int:
         """Without a committed offset: where the opinions end. It is 0 on a new log, and not when offsets were lost."""
-        judged, end = 0, self._log.ends(POSTS)[partition]
-        for record in self._between(OPINIONS.name, partition, 0, self._log.ends(OPINIONS)[partition]):
+        judged, end = 0, self._log.ends(POSTS)[place.partition]
+        opinions = Place(OPINIONS.name, place.partition)
+        for record in self._between(opinions, 0, self._log.ends(OPINIONS)[place.partition], claim=place):
             with suppress(Refused):
                 offset = accept_opinion(record).offset
                 judged = max(judged, offset + 1 if offset < end else 0)  # an offset that no post has says nothing
         return judged
 
-    def _desk(self, partition: int, position: Position) -> Desk:
+    def _desk(self, place: Place, position: Position) -> Desk:
         marks, since, *_ = json.loads(position.note or "[null, 0]")
         desk = Desk(position.offset, marks)
 
@@ -261,7 +280,7 @@ class Worker:
             if isinstance(message, Mention) and not message.late:
                 desk.count(message, record.offset)
 
-        self._recall(recall, self._between(MENTIONS.name, partition, since, position.offset))
+        self._recall(recall, self._between(place, since, position.offset, claim=place))
         return desk
 
     def _recall(self, take: Callable[[Record], None], records: Iterable[Record]) -> None:
@@ -274,15 +293,21 @@ class Worker:
             except Exception as error:
                 logger.debug("passed over %s/%s offset %s: %s", record.topic, record.partition, record.offset, error)
 
-    def _between(self, topic: str, partition: int, since: int, until: int) -> Iterator[Record]:
-        """One chunk in memory at a time; between two of them the claims are kept."""
-        place, at = Place(topic, partition), since
+    def _between(self, place: Place, since: int, until: int, *, claim: Place) -> Iterator[Record]:
+        """One chunk in memory at a time; between two of them the claims are renewed.
+
+        Raises:
+            PartitionLost: `claim`, whose state is being built, went to another worker.
+        """
+        at = since
         with closing(self._log.reader({place: since})) as reader:
             while at < until:
                 more = reader.poll(CHUNK, 1.0)
                 yield from (record for record in more if record.offset < until)
                 at = reader.positions[place] if more else until
-                self._consumer.poll(0, 0.0)
+                self._poll(0, 0.0)
+                if claim not in self._consumer.owned:
+                    raise PartitionLost(f"{claim.topic}/{claim.partition}")
 
     # --- step one: posts -> opinions and mentions ----------------------------------------------
 
@@ -319,7 +344,11 @@ class Worker:
         if (now := monotonic()) >= self._looked + LOOK:
             self._looked = now
             ends = self._log.ends(POSTS)
-            self._load.choose(sum(max(0, ends[number] - source.offset) for number, source in self._sources.items()))
+            done = {
+                place.partition: at.offset for place, at in self._consumer.owned.items() if place.topic == POSTS.name
+            }
+            done |= {number: source.offset for number, source in self._sources.items()}
+            self._load.choose(sum(max(0, ends[number] - offset) for number, offset in done.items()))
         return self._load.path
 
     def _mark(self) -> set[Place]:

@@ -113,7 +113,7 @@ def seconds(call: Callable[[], object]) -> float:
 def with_network(crowd: Crowd, folder: Path) -> Worker:
     """A worker that scores with this network, which no gate would release."""
     worker = crowd.worker()
-    worker.step(0.0)
+    crowd.rebuilt(worker)
     model = worker._champion.model
     assert model is not None
     worker._champion.model = model._replace(transformer=Transformer(folder))

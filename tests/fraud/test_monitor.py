@@ -483,9 +483,9 @@ def test_a_training_that_died_with_the_monitor_is_begun_again(room: Room, monkey
     key = room.ask("retrain")
     room.settle(5)
     room.die()
+    over.set()  # the dead one's thread ends, as it would with its process; what it made is lost
     room.watch()
     assert len(begun) == 2
-    over.set()
     room.restart()
     room.ask("retrain", key=key)  # sent again
     room.watch()

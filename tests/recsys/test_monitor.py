@@ -287,7 +287,8 @@ def test_a_training_that_dies_is_begun_again_and_a_command_that_is_done_is_not(
         work(monitor)
     monitor.close()
     for _ in range(2):
-        shop.say(Command(kind="train", who="ann", key="t"))  # a client that sends it again
+        for _ in range(2):
+            shop.say(Command(kind="train", who="ann", key="t"))  # a client that sends it again
         monitor = shop.monitor(registry)
         work(monitor)
         monitor.close()

@@ -178,9 +178,17 @@ class Crowd:
     def stream(self) -> None:
         """A worker comes, counts what there is, and leaves."""
         worker = self.worker()
+        self.rebuilt(worker)
         self.work(worker)
         self.told(worker)
         self.leave(worker)
+
+    def rebuilt(self, *workers: Worker) -> None:
+        """Let workers take over what they own."""
+        for worker in workers:
+            worker.step(0.0)
+            while worker.rebuilding:
+                worker.step(0.0)
 
     def told(self, worker: Worker) -> None:
         """Open minutes are told as if a second had passed."""

@@ -138,6 +138,8 @@ class Operations:
                 while self._monitor.step() or self._monitor.busy:
                     pass
                 self._worker.step(0.0)
+                while self._worker.rebuilding:
+                    self._worker.step(0.0)
         except (Killed, LogUnavailable):
             self._drop()
 

@@ -3,7 +3,7 @@
 import json
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,11 @@ from sentiment.config import BRAND_PARTITIONS, DAY, HOUR
 from sentiment.hours import Manifest
 from sentiment.ingest import GROUP
 from sentiment.monitor import Found, Monitor, entry
-from sentiment.schema import ALARMS, COMMANDS, MINUTES, Alarm, Command, Tombstone
-from sentiment.stream import WORKERS
-from shared.clock import sleep
-from shared.eventlog.port import Entry, EventLog, Fenced, Position
+from sentiment.schema import ALARMS, COMMANDS, MENTIONS, MINUTES, OPINIONS, POSTS, Alarm, Command, Tombstone
+from sentiment.stream import WORKERS, Worker
+from shared.clock import monotonic, sleep
+from shared.eventlog import open_log, sqlite
+from shared.eventlog.port import Entry, EventLog, Fenced, Place, Position
 from shared.lake import Lake, LakeCorrupt
 from shared.registry import Registry
 from tests.sentiment import test_crisis
@@ -300,9 +301,9 @@ def test_a_worker_reads_positions_of_a_newer_version(crowd: Crowd) -> None:
     for place, note in notes.items():
         position = Position(worker._consumer.owned[place].offset, json.dumps([*note, "new"]))
         if place.topic == "sentiment.posts":
-            worker._source(place.partition, position)
+            worker._source(place, position)
         else:
-            worker._desk(place.partition, position)
+            worker._desk(place, position)
 
 
 def test_an_hour_that_cannot_be_published_holds_no_other_up(crowd: Crowd, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -470,3 +471,80 @@ def test_a_champion_that_cannot_be_read_is_told_and_trained_anew(
     crowd.tick(TODAY + DAY + 3 * HOUR)
     assert crowd.publish().hours[FIRST].model == "3"
     assert crowd.published()[FIRST].filter(brand="northair")["label"].to_list() == ["positive"]
+
+
+# --- long rebuilds -------------------------------------------------------------------------------------------
+
+
+class SlowReplay:
+    """A log whose records of a rebuild come more slowly than a lease lasts."""
+
+    def __init__(self, log: EventLog, seconds: float) -> None:
+        self._log, self._seconds = log, seconds
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._log, name)
+
+    def reader(self, start: Mapping[Place, int]) -> Any:
+        if {place.topic for place in start} & {POSTS.name, MENTIONS.name}:
+            sleep(self._seconds)
+        return self._log.reader(start)
+
+
+def test_two_workers_whose_rebuild_outlasts_a_lease_make_progress(
+    crowd: Crowd, world: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "LEASE", 0.4)
+    (tmp_path / "undisturbed").mkdir()
+    quiet, posts = Crowd(world, tmp_path / "undisturbed"), world.posts.filter(pl.col("at") < TODAY + HOUR)
+    for each in (crowd, quiet):
+        each.send(posts.head(posts.height // 2))
+        each.stream()
+        each.send(posts.tail(-(posts.height // 2)))
+    quiet.stream()
+    stopping, fenced, failed = threading.Event(), [0, 0], []
+
+    def run(slot: int) -> None:
+        log = open_log(crowd.url, clock=crowd.clock)
+        while not stopping.is_set():
+            slow: Any = SlowReplay(log, 1.0)  # 12 partitions: six seconds each if both own the half
+            worker = Worker(slow, crowd.champion(), crowd.reader, slot=slot, clock=crowd.clock)
+            try:
+                while not stopping.is_set():
+                    worker.step(0.05)
+            except Fenced:
+                fenced[slot] += 1
+            except Exception as error:
+                failed.append(error)
+                break
+            finally:
+                worker.close()
+        log.close()
+
+    threads = [threading.Thread(target=run, args=(slot,)) for slot in (0, 1)]
+    for thread in threads:
+        thread.start()
+    try:
+        until = monotonic() + 60.0
+        while crowd.unread() and not failed and monotonic() < until:
+            sleep(0.1)
+    finally:
+        stopping.set()
+        for thread in threads:
+            thread.join()
+    assert failed == []
+    assert sum(fenced) <= 2
+    crowd.stream()
+    assert sorted(opinion.id for opinion in crowd.opinions()) == sorted(opinion.id for opinion in quiet.opinions())
+    assert crowd.minutes() == quiet.minutes()
+    quiet.close()
+
+
+def test_what_is_built_counts_while_the_rest_is_still_to_be_built(crowd: Crowd, world: Trained) -> None:
+    crowd.send(world.posts.filter(pl.col("at") < TODAY + HOUR))
+    worker, partitions = crowd.worker(), [0]
+    while not partitions[-1]:
+        worker.step(0.0)
+        partitions.append(len({record.partition for record in crowd.read(OPINIONS)}))
+    assert partitions[-1] == 1
+    assert worker.rebuilding

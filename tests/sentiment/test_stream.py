@@ -238,7 +238,7 @@ def test_a_worker_that_is_replaced_again_and_again_counts_the_same(
     worker, posts = any_crowd.worker(), world.posts.filter(pl.col("at") < TODAY + DAY)
     for part in posts.iter_slices(60):
         any_crowd.send(part)
-        worker.step(0.0)
+        any_crowd.rebuilt(worker)
         worker.step(0.0)
         any_crowd.leave(worker)
         worker = any_crowd.worker()
@@ -253,8 +253,7 @@ def test_any_number_of_workers_counts_the_same(any_crowd: Crowd, crowd: Crowd, w
     fed(crowd, world)
     crowd.stream()
     workers = [any_crowd.worker(slot=slot) for slot in range(number)]
-    for worker in workers:
-        worker.step(0.0)
+    any_crowd.rebuilt(*workers)
     fed(any_crowd, world)
     any_crowd.work(*workers)
     for worker in workers:
@@ -264,7 +263,7 @@ def test_any_number_of_workers_counts_the_same(any_crowd: Crowd, crowd: Crowd, w
 
 def test_who_was_thought_dead_writes_nothing(crowd: Crowd) -> None:
     slow = crowd.worker()
-    slow.step(0.0)
+    crowd.rebuilt(slow)
     crowd.post(post())
     records = slow._consumer.poll(LIMIT, 0.5)
     quick = Worker(crowd.log, crowd.champion(), crowd.reader, slot=0, clock=crowd.clock)
