@@ -22,8 +22,8 @@ STORY = $(if $(DAYS),--days $(DAYS)) $(if $(SEED),--seed $(SEED))
 # How much the tests try: KILLS=20 AWAY=20 EXAMPLES=1000 SEQUENCES=100 before closing; tests/conftest.py has the defaults.
 EFFORT = $(if $(KILLS),--kills $(KILLS)) $(if $(AWAY),--away $(AWAY)) \
   $(if $(EXAMPLES),--examples $(EXAMPLES)) $(if $(SEQUENCES),--sequences $(SEQUENCES))
-# Two processes share the cores: threads of one would wait for threads of the other.
-PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest -rs --numprocesses 2 $(if $(ALL),--all) $(EFFORT)
+# The processes share two cores: threads of one would wait for threads of the other. The third works while others wait.
+PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest -rs --numprocesses 3 $(if $(ALL),--all) $(EFFORT)
 EXERCISES = $(basename $(notdir $(wildcard tests/exercises/*.patch)))
 
 # --- run ---

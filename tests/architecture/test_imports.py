@@ -30,6 +30,7 @@ def imported(root: Path, folder: Path, *modules: str) -> tuple[int, str, list[st
     return done.returncode, done.stdout + done.stderr, [path.name for path in folder.iterdir()]
 
 
+@pytest.mark.slow
 def test_importing_does_nothing(tmp_path: Path) -> None:
     assert imported(ROOT, tmp_path, *MODULES) == (0, "", [])
 

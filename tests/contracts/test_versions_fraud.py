@@ -128,6 +128,7 @@ def by_topic(bank: Bank, topic: Topic) -> int:
     return len(bank.read(topic))
 
 
+@pytest.mark.slow
 def test_worker_ingest_monitor_and_gateway_go_on_where_the_other_version_stopped(
     rewritten: tuple[Bank, Bank], world: Trained
 ) -> None:
@@ -167,6 +168,7 @@ def test_worker_ingest_monitor_and_gateway_go_on_where_the_other_version_stopped
     assert Ledger(Release.model_validate_json(r.value) for r in theirs.read(schema.RELEASES)).version() == "1"
 
 
+@pytest.mark.slow
 def test_a_lake_of_another_version_is_folded_as_ours(world: Trained, tmp_path: Path) -> None:
     """With a column more, or without those that came later."""
     with closing(copied(world, tmp_path / "var")) as bank:

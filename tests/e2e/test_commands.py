@@ -154,6 +154,7 @@ def decided_by_model(service: Service) -> None:
     eventually(lambda: service.post(PAYMENT | {"id": f"tx-{next(numbers)}"})["path"] == "model")
 
 
+@pytest.mark.slow
 def test_serve_answers_stands_up_to_a_second_one_and_ends_in_good_order_on_ctrl_c(bank: Bank) -> None:
     with serving(bank) as service:
         decided_by_model(service)
@@ -235,6 +236,7 @@ def test_a_second_gateway_without_a_worker_answers_beside_the_first(bank: Bank) 
             assert first.post(PAYMENT | {"id": "by-the-second"}) == said
 
 
+@pytest.mark.slow
 def test_each_serve_claims_a_slot_of_its_own_and_a_taken_one_is_refused(bank: Bank) -> None:
     with serving(bank) as first, beside(bank):
         assert sorted(slots_of(first)) == ["0", "1"]
@@ -258,6 +260,7 @@ def slot_of(pid: int) -> str:
     return words[words.index(b"--slot") + 1].decode() if b"--slot" in words else ""
 
 
+@pytest.mark.slow
 def test_a_second_monitor_on_this_machine_is_refused_in_a_sentence(tmp_path: Path) -> None:
     with claim(tmp_path, "fraud-monitor"):
         done = run("--var", str(tmp_path), "monitor")

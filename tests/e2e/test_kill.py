@@ -64,6 +64,7 @@ def same(killed: Bank, undisturbed: Bank) -> None:
     assert [*killed.letters(), *killed.outcomes()] == []
 
 
+@pytest.mark.slow
 def test_a_worker_killed_again_and_again_decides_what_an_undisturbed_one_does(
     bank: Bank, world: Trained, open_bank: Callable[..., Bank], request: pytest.FixtureRequest, proof: bool
 ) -> None:
@@ -115,6 +116,7 @@ def test_a_worker_killed_again_and_again_decides_what_an_undisturbed_one_does(
     assert killed.lake.read("decisions").height == len(payments(rows))
 
 
+@pytest.mark.slow
 def test_of_two_workers_one_is_killed_under_load_and_the_other_takes_over(
     bank: Bank, world: Trained, open_bank: Callable[..., Bank]
 ) -> None:

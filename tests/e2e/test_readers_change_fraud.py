@@ -58,6 +58,7 @@ def eventually(done: Callable[[], object], bank: Bank, *, seconds: float = 180.0
         sleep(0.1)
 
 
+@pytest.mark.slow
 def test_a_new_feature_of_the_card_is_decided_on_by_the_rules_until_it_is_learnt(
     bank: Bank, world: Trained, changed: Path
 ) -> None:

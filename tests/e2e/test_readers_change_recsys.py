@@ -36,6 +36,7 @@ def changed_code(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_new_feature_ranks_after_the_next_training_and_nothing_stops_before(
     shop: Shop, shop_world: Trained, tmp_path: Path
 ) -> None:

@@ -69,6 +69,7 @@ def alarms(crowd: Crowd) -> list[Alarm]:
     return [Alarm.model_validate_json(record.value) for record in crowd.read(ALARMS)]
 
 
+@pytest.mark.slow
 def test_a_rule_of_the_normaliser_is_added_and_the_service_ends_with_a_new_champion(
     crowd: Crowd, world: Trained, changed: Path
 ) -> None:

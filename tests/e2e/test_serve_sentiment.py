@@ -24,6 +24,7 @@ def until(crowd: Crowd, done: Callable[[], object], seconds: float = 60.0) -> No
         sleep(0.05)
 
 
+@pytest.mark.slow
 def test_two_gateways_and_two_workers_share_one_log(crowd: Crowd) -> None:
     (crowd.var / "pseudonym_key.secret").write_bytes(KEY)
     first = free_port(8_300)

@@ -17,6 +17,7 @@ from fraud import evaluate, monitor, train
 from fraud.config import DAY, HOUR, MATURITY
 from fraud.monitor import GUARD_COUNT, Monitor, entry
 from fraud.schema import ALARMS, COMMANDS, DEAD, HEARTBEATS, RELEASES, REPORTS, Action, Alarm, Command, Report
+from fraud.stream import Worker
 from shared.clock import sleep
 from shared.eventlog.port import Entry
 from shared.registry import Unavailable, Version
@@ -37,6 +38,7 @@ class Room:
         self.registry = open_registry(bank.var)
         self.fetch: Callable[[str, str], Path] = self.at_hand_or_from_the_registry
         self.dead: list[Monitor] = []
+        self.worker: Worker | None = None
         self.monitor = self.enter()
 
     def at_hand_or_from_the_registry(self, artifact: str, digest: str) -> Path:
@@ -73,7 +75,8 @@ class Room:
     def day(self, rows: pl.DataFrame) -> None:
         """A day passes: sent, decided, judged."""
         self.bank.send(rows)
-        self.bank.decide()
+        self.worker = self.worker or self.bank.worker()
+        self.bank.work(self.worker)
         self.watch()
 
     def ask(
@@ -242,6 +245,7 @@ def test_a_retraining_that_is_no_better_leaves_the_champion(room: Room) -> None:
     assert len(room.releases) == 1
 
 
+@pytest.mark.slow
 def test_a_due_retraining_that_is_refused_is_tried_again_a_week_later_and_not_on_every_restart(
     room: Room, world: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -439,6 +443,7 @@ def test_a_change_that_died_half_way_is_finished_once(
 # --- work beside the loop ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_while_it_trains_it_obeys_an_operator_and_tells_what_it_does(
     room: Room, world: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
