@@ -39,6 +39,7 @@ def test_a_weight_stands_for_so_many_payments() -> None:
     assert cost(weighted, ["approve"] * 4) == 100 * 115
 
 
+@pytest.mark.slow
 def test_what_exploration_sees_estimates_what_everything_cost() -> None:
     """Declines hide their labels; the few let through, by one over their propensity, stand for them without bias."""
     rng = np.random.default_rng(1)

@@ -66,7 +66,7 @@ def test_workers_that_come_and_go_under_load_leave_no_trace(any_bank: Bank, worl
     assert left(any_bank) == undisturbed
 
 
-@pytest.mark.parametrize("damage", [cut, other_definition])
+@pytest.mark.parametrize("damage", [cut, pytest.param(other_definition, marks=pytest.mark.slow)])
 def test_a_snapshot_that_cannot_be_used_is_rebuilt(
     any_bank: Bank, world: Trained, undisturbed: Left, damage: Callable[[Path], None]
 ) -> None:

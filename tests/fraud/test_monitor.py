@@ -235,6 +235,7 @@ def test_an_unknown_version_changes_nothing_and_says_which_there_are(room: Room)
     assert len(room.releases) == 1
 
 
+@pytest.mark.slow
 def test_a_retraining_that_is_no_better_leaves_the_champion(room: Room) -> None:
     room.command("retrain")
     (alarm,) = room.alarms

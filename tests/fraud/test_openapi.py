@@ -45,13 +45,13 @@ def api(bank: Bank) -> Iterator[Any]:
 
 @pytest.mark.parametrize("mode", GenerationMode)
 def test_every_answer_is_one_that_the_openapi_describes(api: Any, mode: GenerationMode) -> None:
-    assert {"/v1/decisions", "/v1/labels", "/v1/commands"} <= tried(api, mode, with_key, examples=30)
+    assert {"/v1/decisions", "/v1/labels", "/v1/commands"} <= tried(api, mode, with_key)
 
 
 def test_without_the_key_nothing_is_said_and_nothing_breaks(api: Any) -> None:
     # Each test starts the app anew, and it is ready once it has read on.
     eventually(lambda: api["/health/ready"]["GET"].Case().call().status_code == 200)
-    tried(api, GenerationMode.POSITIVE, without_key, examples=5)
+    tried(api, GenerationMode.POSITIVE, without_key, one_in=15)
 
 
 def test_the_examples_are_valid(api: Any) -> None:

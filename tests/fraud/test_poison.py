@@ -181,7 +181,7 @@ def only(
     return lambda event, *rest: wrong() if event == payment else real(event, *rest)
 
 
-@pytest.mark.parametrize("wrong", [fails, not_finite])
+@pytest.mark.parametrize("wrong", [fails, pytest.param(not_finite, marks=pytest.mark.slow)])
 def test_a_payment_whose_features_fail_is_decided_by_the_rules_and_counts_for_the_next(
     bank: Bank, world: Trained, monkeypatch: pytest.MonkeyPatch, wrong: Callable[..., Features]
 ) -> None:

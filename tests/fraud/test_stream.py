@@ -286,7 +286,9 @@ def flipped(file: Path) -> None:
     file.write_bytes(content)
 
 
-@pytest.mark.parametrize("damage", [None, gone, cut, flipped, other_definition])
+@pytest.mark.parametrize(
+    "damage", [None, gone, *(pytest.param(way, marks=pytest.mark.slow) for way in (cut, flipped, other_definition))]
+)
 def test_a_restart_decides_as_if_nothing_had_happened(
     bank: Bank, undisturbed: Undisturbed, damage: Callable[[Path], None] | None
 ) -> None:

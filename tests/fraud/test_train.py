@@ -35,12 +35,14 @@ def first(world: Trained, registry: Registry) -> tuple[Version, Path]:
     return version, world.var / "models" / version.digest
 
 
+@pytest.mark.slow
 def test_the_same_data_and_seed_make_the_same_model(world: Trained, registry: Registry) -> None:
     again = train(Lake(world.var / "lake"), registry, as_of=TODAY, seed=SEED, champion=None)
     assert again.version.digest == world.release.digest
     assert again.version.figures == world.release.figures
 
 
+@pytest.mark.slow
 def test_a_champion_is_not_replaced_by_its_equal(
     world: Trained, registry: Registry, first: tuple[Version, Path], tmp_path: Path
 ) -> None:
@@ -81,6 +83,7 @@ def test_mlflow_knows_where_the_model_came_from(
     assert Release.promotion(version, at=TODAY, who="tests", why="the first model") == world.release
 
 
+@pytest.mark.slow
 def test_other_data_is_another_version_of_the_data(world: Trained, registry: Registry) -> None:
     lake = Lake(world.var / "lake")
     earlier = train(lake, registry, as_of=TODAY - DAY, seed=SEED, champion=None)

@@ -113,6 +113,7 @@ def test_slates_are_the_first_shuffled_lists_of_a_night() -> None:
 # --- the simulated shop, whose truth is known --------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_intervals_cover_the_truth_as_often_as_they_say(proof: bool) -> None:
     """A hundred worlds are the proof; `python -m tests.bench.offpolicy` records them."""

@@ -52,6 +52,7 @@ def learnt(weeks: tuple[Period, Period, Period]) -> tuple[Recipe, dict[str, floa
     return train.learn(weeks[0], weeks[1], Parameters(), seed=1)
 
 
+@pytest.mark.slow
 def test_where_there_is_taste_trees_pass_the_gate(
     weeks: tuple[Period, Period, Period], learnt: tuple[Recipe, dict[str, float]]
 ) -> None:
