@@ -55,7 +55,9 @@ def test_a_rerun_publishes_the_same_and_says_so_once(shop: Shop, shop_world: Tra
     assert [line.version for line in shop.ledger().lines if line.subject == "table"] == [first.version]
 
 
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize(
+    "step", [step if step in ("freeze", "publish") else pytest.param(step, marks=pytest.mark.slow) for step in STEPS]
+)
 def test_a_night_that_dies_leaves_the_old_table_and_the_rerun_ends_as_if_nothing_had_been(
     shop: Shop, shop_world: Trained, tmp_path: Path, step: str
 ) -> None:

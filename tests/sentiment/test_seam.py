@@ -27,7 +27,7 @@ def total(crowd: Crowd, step: int) -> int:
     return sum(point.counts.raw + sum(part.late_pending for part in point.parts) for point in points)
 
 
-@pytest.mark.parametrize("hours", [0, 7, 24, 40, 48])
+@pytest.mark.parametrize("hours", [0, 7, 24, *(pytest.param(hours, marks=pytest.mark.slow) for hours in (40, 48))])
 def test_wherever_the_seam_lies_the_sum_is_the_same(crowd: Crowd, world: Trained, hours: int) -> None:
     crowd.send(world.posts.filter(pl.col("sent") < TODAY + hours * HOUR))
     crowd.tick(TODAY + hours * HOUR)
@@ -105,7 +105,7 @@ def running(step: Callable[[], object], errors: list[BaseException]) -> Iterator
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_readers_publishing_late_posts_and_deaths_at_once(any_crowd: Crowd, world: Trained, seed: int) -> None:
     """At any moment: no more than was sent, and no less than was counted before the reader asked."""
     chance, crowd = random.Random(seed), any_crowd
