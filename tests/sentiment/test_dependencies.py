@@ -492,11 +492,10 @@ class SlowReplay:
 
 
 def test_two_workers_whose_rebuild_outlasts_a_lease_make_progress(
-    crowd: Crowd, world: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    any_crowd: Crowd, crowd: Crowd, world: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sqlite, "LEASE", 0.4)
-    (tmp_path / "undisturbed").mkdir()
-    quiet, posts = Crowd(world, tmp_path / "undisturbed"), world.posts.filter(pl.col("at") < TODAY + HOUR)
+    crowd, quiet, posts = any_crowd, crowd, world.posts.filter(pl.col("at") < TODAY + HOUR)
     for each in (crowd, quiet):
         each.send(posts.head(posts.height // 2))
         each.stream()
@@ -537,7 +536,6 @@ def test_two_workers_whose_rebuild_outlasts_a_lease_make_progress(
     crowd.stream()
     assert sorted(opinion.id for opinion in crowd.opinions()) == sorted(opinion.id for opinion in quiet.opinions())
     assert crowd.minutes() == quiet.minutes()
-    quiet.close()
 
 
 def test_what_is_built_counts_while_the_rest_is_still_to_be_built(crowd: Crowd, world: Trained) -> None:
