@@ -1,16 +1,29 @@
-"""The data lake: Parquet by event date, written atomically; each row keeps its partition and offset."""
+"""The data lake: Parquet by event date, written atomically; each row keeps its partition and offset.
 
+A stream writes a few rows at a time. So that the number of files follows the number of rows and not the number of
+writes, files are merged as in a log-structured merge tree: MERGED files of one level become one of the next, and a
+date becomes one file when the date after next begins.
+"""
+
+import fcntl
+import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from datetime import date
+from contextlib import contextmanager, suppress
+from datetime import date, timedelta
+from functools import partial
 from pathlib import Path
 
 import polars as pl
 
 PLACE = ("partition", "offset")
-LISTINGS = 3  # times that a folder is listed, at most, when files go away while they are read
+LISTINGS = 10  # times that a folder is listed, at most, when files go away while they are read
+MERGED = 16  # files of a level that become one of the next; 432,000 writes a day then leave at most 75 files
+LEVEL = "level-"  # begins the name of a merged file; the level follows, and the name of its first part
+HISTORY = "history"  # begins the name of a batch that came from a file; it stays as it is
+
+logger = logging.getLogger(__name__)
 
 
 class LakeCorrupt(Exception):
@@ -31,54 +44,127 @@ class Lake:
         """
         dated = rows.with_columns(date=pl.from_epoch("at", time_unit="s").dt.date())
         for (day,), part in dated.group_by("date", maintain_order=True):
-            folder = self.folder / table / f"date={day}"
+            folder = self._day(table, day)
+            begins = not folder.exists()
             folder.mkdir(parents=True, exist_ok=True)
-            temporary = folder / f".{batch}.{os.getpid()}"
-            part.drop("date").write_parquet(temporary)
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
-            temporary.replace(folder / f"{batch}.parquet")
+            _write(folder / f"{batch}.parquet", part.drop("date"))
+            try:
+                _merge_levels(folder)
+                if begins and (closed := self._day(table, day - timedelta(days=2))).exists():
+                    with _merging(closed):
+                        _merge(_mergeable(closed))
+            except BlockingIOError:
+                pass  # another writer does it
+            except OSError as error:  # the rows are written, and the next write tries again
+                logger.warning("files of %s are not merged now: %s", folder, error)
 
     def dates(self, table: str) -> list[date]:
         """The event dates that the table has, in order."""
-        return sorted({_date(path) for path in self._files(table)})
+        return [_date(folder) for folder in self._days(table, None, None) if next(folder.glob("*.parquet"), None)]
 
     def read(
         self, table: str, *, since: date | None = None, until: date | None = None, batch: str = ""
     ) -> pl.DataFrame:
         """The rows of event dates since <= date < until, each place once, in order of partition and offset.
 
-        `batch`: of this batch only.
+        `batch`: of this batch only, which must be one that came from a file.
 
         Raises:
             LakeCorrupt: naming the file that holds no table.
             OSError: the disk or the mount does not give a file now; the same call may succeed later.
         """
-        for _ in range(LISTINGS - 1):
-            with suppress(FileNotFoundError):  # replaced by another one, since the folder was listed
-                return self._read(table, since, until, batch)
-        return self._read(table, since, until, batch)
-
-    def _read(self, table: str, since: date | None, until: date | None, batch: str) -> pl.DataFrame:
-        wanted = [
-            path
-            for path in sorted(self._files(table))
-            if (since is None or since <= _date(path)) and (until is None or _date(path) < until)
-            if batch in ("", path.stem)
-        ]
         with ThreadPoolExecutor() as pool:  # a file takes its time to be opened, not to be read
-            frames = list(pool.map(_read, wanted))
+            days = list(pool.map(partial(_read_day, batch=batch), self._days(table, since, until)))
+        frames = [frame for day in days for frame in day]
         if not frames:
             return pl.DataFrame(schema=dict.fromkeys((*PLACE, "at"), pl.Int64))
-        rows = pl.concat(frames, how="diagonal_relaxed")
-        return rows.unique(PLACE, keep="first", maintain_order=True).sort(PLACE)
+        return _together(frames).sort(PLACE)
 
-    def _files(self, table: str) -> Iterator[Path]:
-        return self.folder.glob(f"{table}/date=*/*.parquet")
+    def _day(self, table: str, day: date) -> Path:
+        return self.folder / table / f"date={day}"
+
+    def _days(self, table: str, since: date | None, until: date | None) -> list[Path]:
+        """The folders of the dates, in order."""
+        days = sorted((self.folder / table).glob("date=*"))
+        return [day for day in days if (since is None or since <= _date(day)) and (until is None or _date(day) < until)]
 
 
-def _date(path: Path) -> date:
-    return date.fromisoformat(path.parent.name.removeprefix("date="))
+def _write(path: Path, rows: pl.DataFrame) -> None:
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}")
+    rows.write_parquet(temporary)
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _merge_levels(folder: Path) -> None:
+    with _merging(folder):
+        level = 0
+        while len(paths := [path for path in _mergeable(folder) if _level(path) == level]) >= MERGED:
+            _merge(paths)
+            level += 1
+
+
+@contextmanager
+def _merging(folder: Path) -> Iterator[None]:
+    """Raises BlockingIOError while another thread or process merges the files of the folder."""
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # released when it is closed
+        yield
+    finally:
+        os.close(lock)
+
+
+def _mergeable(folder: Path) -> list[Path]:
+    return [path for path in folder.glob("*.parquet") if not path.stem.startswith(HISTORY)]
+
+
+def _merge(paths: Sequence[Path]) -> None:
+    """Make one file of several; a reader meanwhile sees rows in both, and takes each place once."""
+    parts: dict[Path, pl.DataFrame] = {}
+    for path in sorted(paths, key=_rank):
+        try:
+            parts[path] = _read(path)
+        except LakeCorrupt as error:  # who reads the date is told
+            logger.warning("not merged: %s", error)
+    if len(parts) < 2:
+        return
+    first = min(parts, key=lambda path: path.stem.rpartition("+")[2])
+    name = f"{LEVEL}{max(map(_level, parts)) + 1}+{first.stem.rpartition('+')[2]}"
+    _write(first.with_name(f"{name}.parquet"), _together(list(parts.values())))
+    for path in parts:
+        path.unlink(missing_ok=True)
+
+
+def _together(frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    """Each place once: as the first of the frames has it."""
+    return pl.concat(frames, how="diagonal_relaxed").unique(PLACE, keep="first", maintain_order=True)
+
+
+def _level(path: Path) -> int:
+    return int(path.stem.removeprefix(LEVEL).partition("+")[0]) if path.stem.startswith(LEVEL) else 0
+
+
+def _rank(path: Path) -> tuple[int, int]:
+    """What was written last comes first: a batch that is written again counts, and not its merged first self."""
+    return _level(path), -path.stat().st_mtime_ns
+
+
+def _date(folder: Path) -> date:
+    return date.fromisoformat(folder.name.removeprefix("date="))
+
+
+def _read_day(folder: Path, *, batch: str) -> list[pl.DataFrame]:
+    """The files of a date, or those of one batch."""
+    for _ in range(LISTINGS - 1):
+        with suppress(FileNotFoundError):  # merged or replaced, since the folder was listed
+            return _read_files(folder, batch)
+    return _read_files(folder, batch)
+
+
+def _read_files(folder: Path, batch: str) -> list[pl.DataFrame]:
+    return [_read(path) for path in sorted(folder.glob("*.parquet"), key=_rank) if batch in ("", path.stem)]
 
 
 def _read(path: Path) -> pl.DataFrame:

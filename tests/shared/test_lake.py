@@ -1,15 +1,16 @@
 """Each place of the log stands in the lake once, under the day of its event."""
 
 import errno
-from collections.abc import Iterator
+import threading
 from datetime import date
 from pathlib import Path
 
 import polars as pl
 import pytest
 
+from shared import lake as lake_module
 from shared.dependencies import DEPENDENCY_ERRORS
-from shared.lake import Lake, LakeCorrupt
+from shared.lake import MERGED, Lake, LakeCorrupt
 
 DAY = 86_400
 FIRST = date(1970, 1, 1)
@@ -132,27 +133,28 @@ def test_a_disk_that_does_not_answer_is_a_dependency_and_no_corrupt_file(
     assert places(lake.read("events")) == [(0, 0)]
 
 
-def test_a_file_that_a_compaction_replaces_while_it_is_read_is_looked_for_again(
+def test_a_file_that_is_merged_while_it_is_read_is_looked_for_again(
     lake: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lake.write("events", rows((0, 0, 5)), batch="small")
-    (small,) = lake.folder.rglob("small.parquet")
-    listed = lake._files
+    real = lake_module._read
 
-    def files(table: str) -> Iterator[Path]:
-        found = list(listed(table))
-        if small.exists():
-            small.rename(small.with_name("whole.parquet"))
-        return iter(found)
+    def read(path: Path) -> pl.DataFrame:
+        if path.stem == "small":
+            path.rename(path.with_stem("whole"))
+        return real(path)
 
-    monkeypatch.setattr(lake, "_files", files)
+    monkeypatch.setattr(lake_module, "_read", read)
     assert places(lake.read("events")) == [(0, 0)]
 
 
 def test_files_that_go_away_at_every_look_are_an_error_of_the_disk(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     lake.write("events", rows((0, 0, 5)), batch="b")
-    gone = lake.folder / "events" / "date=1970-01-01" / "gone.parquet"
-    monkeypatch.setattr(lake, "_files", lambda _: iter([gone]))
+
+    def gone(path: Path) -> pl.DataFrame:
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(lake_module, "_read", gone)
     with pytest.raises(FileNotFoundError):
         lake.read("events")
 
@@ -176,3 +178,123 @@ def test_what_a_writer_that_died_left_behind_is_not_read(lake: Lake) -> None:
 def test_a_write_leaves_nothing_but_whole_batches(lake: Lake) -> None:
     lake.write("events", rows((0, 0, 5), (0, 1, DAY)), batch="b")
     assert {path.name for path in lake.folder.rglob("*") if path.is_file()} == {"b.parquet"}
+
+
+# --- the number of files ----------------------------------------------------------------------------
+
+
+def files(lake: Lake, day: str = "1970-01-01") -> list[str]:
+    return sorted(path.name for path in (lake.folder / "events" / f"date={day}").glob("*.parquet"))
+
+
+def test_the_number_of_files_follows_the_rows_and_not_the_writes(lake: Lake) -> None:
+    for n in range(1_000):
+        lake.write("events", rows((0, n, n)), batch=f"0-{n:012d}")
+    assert places(lake.read("events")) == [(0, n) for n in range(1_000)]
+    assert len(files(lake)) < 3 * MERGED
+
+
+def test_a_day_becomes_one_file_when_the_day_after_next_begins(lake: Lake) -> None:
+    for day in range(4):
+        for n in range(3):
+            lake.write("events", rows((0, 10 * day + n, day * DAY + n)), batch=f"{day}-{n}")
+    assert [len(files(lake, f"1970-01-0{day + 1}")) for day in range(4)] == [1, 1, 3, 3]
+    assert places(lake.read("events")) == [(0, 10 * day + n) for day in range(4) for n in range(3)]
+
+
+def test_a_batch_written_again_after_it_was_merged_still_takes_the_place_of_the_first(lake: Lake) -> None:
+    for n in range(MERGED):
+        lake.write("events", rows((0, n, n), value="first"), batch=f"z-{n:02}")
+    assert len(files(lake)) == 1
+    lake.write("events", rows((0, 3, 3), value="again"), batch="z-03")
+    assert lake.read("events")["value"].to_list().count("again") == 1
+    for n in range(MERGED, 2 * MERGED):
+        lake.write("events", rows((0, n, n), value="first"), batch=f"z-{n:02}")
+    for n in range(2 * MERGED, MERGED * MERGED):
+        lake.write("events", rows((0, n, n), value="first"), batch=f"z-{n:02}")
+    assert lake.read("events").filter(pl.col("offset") == 3)["value"].to_list() == ["again"]
+    assert lake.read("events").height == MERGED * MERGED
+
+
+def test_a_batch_from_a_file_is_never_merged(lake: Lake) -> None:
+    lake.write("events", rows((0, -1, 5)), batch="history")
+    for n in range(MERGED):
+        lake.write("events", rows((0, n, n)), batch=f"0-{n}")
+    assert files(lake)[0] == "history.parquet"
+    assert places(lake.read("events", batch="history")) == [(0, -1)]
+
+
+def test_a_damaged_file_is_left_alone_and_the_others_are_merged(lake: Lake) -> None:
+    lake.write("events", rows((0, 0, 0)), batch="bad")
+    next(lake.folder.rglob("bad.parquet")).write_bytes(b"garbage")
+    for n in range(1, MERGED):
+        lake.write("events", rows((0, n, n)), batch=f"0-{n}")
+    assert len(files(lake)) == 2
+    with pytest.raises(LakeCorrupt, match="bad"):
+        lake.read("events")
+
+
+def test_a_disk_that_takes_no_merged_file_loses_nothing(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = lake_module._write
+
+    def full(path: Path, rows: pl.DataFrame) -> None:
+        if path.stem.startswith("level-"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(path, rows)
+
+    with monkeypatch.context() as away:
+        away.setattr(lake_module, "_write", full)
+        for n in range(MERGED + 3):
+            lake.write("events", rows((0, n, n)), batch=f"0-{n}")
+    assert lake.read("events").height == MERGED + 3
+    lake.write("events", rows((0, 99, 99)), batch="0-99")
+    assert len(files(lake)) == 1
+    assert lake.read("events").height == MERGED + 4
+
+
+@pytest.mark.parametrize("dies", ["before the merged file", "before the small ones go"])
+def test_a_merge_that_dies_loses_nothing_and_doubles_nothing(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch, dies: str
+) -> None:
+    def die(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    real = lake_module._write
+    with monkeypatch.context() as dying:
+        if dies == "before the small ones go":
+            dying.setattr(Path, "unlink", die)
+        else:
+            dying.setattr(lake_module, "_write", lambda path, rows: die() if "level" in path.stem else real(path, rows))
+        for n in range(MERGED - 1):
+            lake.write("events", rows((0, n, n)), batch=f"0-{n:02}")
+        with pytest.raises(KeyboardInterrupt):
+            lake.write("events", rows((0, MERGED - 1, 0)), batch=f"0-{MERGED - 1}")
+    assert places(lake.read("events")) == [(0, n) for n in range(MERGED)]
+    for n in range(MERGED, 3 * MERGED):
+        lake.write("events", rows((0, n, n)), batch=f"0-{n:02}")
+    assert places(lake.read("events")) == [(0, n) for n in range(3 * MERGED)]
+    assert len(files(lake)) < 2 * MERGED
+
+
+def test_two_writers_and_a_reader_at_once_lose_nothing(lake: Lake) -> None:
+    failed: list[BaseException] = []
+
+    def write(partition: int) -> None:
+        try:
+            for n in range(150):
+                lake.write("events", rows((partition, n, n)), batch=f"{partition}-{n:012d}")
+        except BaseException as error:
+            failed.append(error)
+
+    writers = [threading.Thread(target=write, args=(partition,)) for partition in range(2)]
+    for writer in writers:
+        writer.start()
+    seen = 0
+    while any(writer.is_alive() for writer in writers):
+        height = lake.read("events").height
+        assert height >= seen
+        seen = height
+    for writer in writers:
+        writer.join()
+    assert failed == []
+    assert lake.read("events").height == 300
