@@ -66,8 +66,8 @@ def serve(
                     log,
                     runtime.store(),
                     clock=runtime.clock,
-                    api_key=settings.key("api_key"),
-                    pseudonym_key=settings.key("pseudonym_key"),
+                    api_key=runtime.key("api_key"),
+                    pseudonym_key=runtime.key("pseudonym_key"),
                     deciders=lambda: child is None or child.alive(),
                     models=runtime.models,
                     threads=threads,
@@ -107,7 +107,7 @@ def worker(
                 slot=claimed,
                 clock=runtime.clock,
                 snapshots=settings.var / "snapshots",
-                secret=settings.key("pseudonym_key"),
+                secret=runtime.key("pseudonym_key"),
                 patience=patience,
             )
             frozen = False

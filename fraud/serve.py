@@ -21,6 +21,7 @@ from fraud.policy import REASONS
 from fraud.schema import (
     COMMANDS,
     EVENTS,
+    PERSONAL,
     Alarm,
     CommandRequest,
     Decision,
@@ -119,8 +120,9 @@ def make_app(
         health=health,
         lifespan=lifespan,
         metrics=metrics,
+        personal=PERSONAL,
     )
-    guarded = [Depends(require_key(api_key))]
+    guarded = [Depends(require_key(api_key, service=config.SERVICE))]
     errors: dict[int | str, dict[str, Any]] = {code: {"description": text} for code, text in ERRORS.items()}
 
     @app.exception_handler(Unavailable)

@@ -63,8 +63,8 @@ def serve(
             log,
             Shelf(log, settings.var / "tables"),
             clock=runtime.clock,
-            api_key=settings.key("api_key"),
-            pseudonym_key=settings.key("pseudonym_key"),
+            api_key=runtime.key("api_key"),
+            pseudonym_key=runtime.key("pseudonym_key"),
             recipes=runtime.models,
             registry=settings.registry_page,
             stopping=stopping,
@@ -229,7 +229,7 @@ def ingest(
         except Refused as error:
             raise typer.BadParameter(str(error)) from error
         log.append(rejected_rows(DEAD, past.letters, personal=PERSONAL))
-    write_history(runtime.lake(), past.events, past.products, key=runtime.settings.key("pseudonym_key"))
+    write_history(runtime.lake(), past.events, past.products, key=runtime.key("pseudonym_key"))
     aside = "".join(f", {count:,} set aside ({reason})" for reason, count in past.set_aside.items())
     print(
         f"{past.events.height:,} deeds taken in{aside}, {len(past.letters):,} rows refused: see the topic recsys.dead"

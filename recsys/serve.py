@@ -24,6 +24,7 @@ from recsys.schema import (
     ERASURES,
     EVENTS,
     IMPRESSIONS,
+    PERSONAL,
     Alarm,
     Command,
     Erasure,
@@ -147,8 +148,9 @@ def make_app(
         health=edge.health,
         lifespan=lifespan,
         metrics=metrics,
+        personal=PERSONAL,
     )
-    guarded = [Depends(require_key(api_key))]
+    guarded = [Depends(require_key(api_key, service=config.SERVICE))]
     errors: dict[int | str, dict[str, Any]] = {code: {"description": text} for code, text in ERRORS.items()}
 
     @app.exception_handler(NoTable)

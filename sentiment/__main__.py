@@ -48,7 +48,7 @@ class SentimentRuntime(Runtime):
     def reader(self) -> "Reader":
         from sentiment.opinions import Reader
 
-        return Reader(self.table(), secret=self.settings.key("pseudonym_key"))
+        return Reader(self.table(), secret=self.key("pseudonym_key"))
 
     def champion(self) -> "Champion[Artifact]":
         from sentiment.artifact import Artifact
@@ -104,8 +104,8 @@ def serve(
                 lambda metrics: Edge(log, runtime.champion(), folder=runtime.view, clock=clock, metrics=metrics),
                 runtime.reader(),
                 clock=clock,
-                api_key=settings.key("api_key"),
-                pseudonym_key=settings.key("pseudonym_key"),
+                api_key=runtime.key("api_key"),
+                pseudonym_key=runtime.key("pseudonym_key"),
                 workers=worker.alive if worker else lambda: True,
                 models=runtime.models,
                 threads=ticks,

@@ -24,6 +24,7 @@ from sentiment.schema import (
     AUDITS,
     COMMANDS,
     CORRECTIONS,
+    PERSONAL,
     POSTS,
     Alarm,
     Audit,
@@ -159,8 +160,9 @@ def make_app(
         health=health,
         lifespan=lifespan,
         metrics=metrics,
+        personal=PERSONAL,
     )
-    guarded = [Depends(require_key(api_key))]
+    guarded = [Depends(require_key(api_key, service=config.SERVICE))]
     errors: dict[int | str, dict[str, Any]] = {code: {"description": text} for code, text in ERRORS.items()}
     route: dict[str, Any] = {"dependencies": guarded, "responses": errors}
 

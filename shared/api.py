@@ -1,7 +1,7 @@
 """The FastAPI app that every service starts from: health, metrics, limits, and errors that name field and value."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from http import HTTPStatus
 from typing import Any
@@ -60,8 +60,12 @@ def create_app(
     health: Health,
     lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]],
     metrics: prometheus_client.CollectorRegistry,
+    personal: Collection[str] = (),
 ) -> FastAPI:
-    """An app with `/docs`, `/health/live`, `/health/ready` and `/metrics`; it gives `health` its heartbeat."""
+    """An app with `/docs`, `/health/live`, `/health/ready` and `/metrics`; it gives `health` its heartbeat.
+
+    `personal`: fields whose value a 422 does not repeat.
+    """
 
     @asynccontextmanager
     async def beating(app: FastAPI) -> AsyncIterator[None]:
@@ -78,7 +82,7 @@ def create_app(
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:
-        return problem(422, "the request is not valid", errors=described(error.errors()))
+        return problem(422, "the request is not valid", errors=described(error.errors(), personal=personal))
 
     @app.exception_handler(StarletteHTTPException)
     async def failed(_: Request, error: StarletteHTTPException) -> Response:
@@ -116,13 +120,18 @@ async def _beat(health: Health) -> None:
         await asyncio.sleep(1.0)
 
 
-def described(errors: Sequence[Any]) -> list[dict[str, str]]:
-    """Which field, what is wrong with it, and the value, cut so that nobody's megabyte comes back."""
-    return [
-        {
-            "field": ".".join(str(part) for part in error["loc"] if part != "body")[:100] or "body",
-            "message": str(error["msg"]),
-            "value": repr(error.get("input"))[:100],
-        }
-        for error in errors
-    ]
+def described(errors: Sequence[Any], *, personal: Collection[str]) -> list[dict[str, str]]:
+    """Which field, what is wrong with it, and the value, cut to a line.
+
+    The value is left out where it may name a person or hold a card number: of a field that is personal, of one that
+    is not known, and of a whole body.
+    """
+    found = []
+    for error in errors:
+        place = [str(part) for part in error["loc"] if part != "body"]
+        value = error.get("input")
+        plain = place and error["type"] != "extra_forbidden" and isinstance(value, str | int | float | bool | None)
+        shown = plain and not {*place} & {*personal}
+        field = ".".join(place)[:100] or "body"
+        found.append({"field": field, "message": str(error["msg"]), "value": repr(value)[:100] if shown else ""})
+    return found

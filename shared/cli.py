@@ -71,6 +71,13 @@ class Runtime:
         self.options = ["--var", str(self.settings.var), "--log", self.settings.log, *options]
         self.options += [] if virtual is None else ["--virtual", str(virtual)]
 
+    def key(self, name: str) -> bytes:
+        """The secret of that name. Raises typer.BadParameter: it is empty."""
+        try:
+            return self.settings.key(name)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from error
+
     def open_log(self, *, wait: bool = False) -> EventLog:
         """The log, with the topics of the service; `wait`: however long it is away.
 

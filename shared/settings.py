@@ -101,10 +101,14 @@ class Settings(BaseSettings):
         return secret
 
     def key(self, name: str) -> bytes:
-        """The secret `api_key` or `pseudonym_key`; made once and kept readable for its owner only."""
+        """The secret `api_key` or `pseudonym_key`; made once and kept readable for its owner only.
+
+        Raises:
+            ValueError: the one that was given is empty.
+        """
         given: SecretStr | None = getattr(self, name)
         if given is not None:
-            return given.get_secret_value().encode()
+            return _not_empty(given.get_secret_value(), f"MLSD_{name.upper()}")
         path = self.var / f"{name}.secret"
         self.var.mkdir(parents=True, exist_ok=True)
         if not path.exists():
@@ -113,4 +117,15 @@ class Settings(BaseSettings):
                 new.flush()
                 with suppress(FileExistsError):  # another process was first: its key holds
                     os.link(new.name, path)
-        return path.read_bytes()
+        return _not_empty(path.read_text(), str(path))
+
+
+def _not_empty(secret: str, source: str) -> bytes:
+    """A secret without the line end that `echo` leaves behind. Anybody can compute with an empty one.
+
+    Raises:
+        ValueError: it is empty.
+    """
+    if not (stripped := secret.strip()):
+        raise ValueError(f"the secret in {source} is empty: put one there, or remove it, and one is made")
+    return stripped.encode()

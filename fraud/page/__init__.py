@@ -210,7 +210,7 @@ def add_watching(
         edge, clock=clock, models=models, registry=registry, deciders=deciders, health=health, demo=bool(visitor)
     )
     streams = Streams(stopping)
-    add_page(app, FOLDER, name=config.SERVICE, pattern="real-time", api_key=api_key, visitor=visitor)
+    add_page(app, FOLDER, service=config.SERVICE, pattern="real-time", api_key=api_key, visitor=visitor)
     add_document(app, FOLDER.parent / "DESIGN.md")
     router = APIRouter(prefix="/v1", dependencies=guarded, responses={401: {"description": "No key, or a wrong one."}})
 

@@ -244,7 +244,7 @@ def add_watching(
         demo=bool(visitor),
     )
     streams = Streams(stopping)
-    add_page(app, FOLDER, name=config.SERVICE, pattern="batch", api_key=api_key, visitor=visitor)
+    add_page(app, FOLDER, service=config.SERVICE, pattern="batch", api_key=api_key, visitor=visitor)
     add_document(app, FOLDER.parent / "DESIGN.md")
     router = APIRouter(prefix="/v1", dependencies=guarded, responses=errors)
 

@@ -210,7 +210,7 @@ def add_watching(
     """The page, and what it asks for. With a `visitor`'s token it is a demo's."""
     page = Page(edge, board, clock=clock, models=models, registry=registry, workers=workers, demo=bool(visitor))
     streams = Streams(stopping)
-    add_page(app, FOLDER, name=config.SERVICE, pattern="hybrid", api_key=api_key, visitor=visitor)
+    add_page(app, FOLDER, service=config.SERVICE, pattern="hybrid", api_key=api_key, visitor=visitor)
     add_document(app, FOLDER.parent / "DESIGN.md")
     router = APIRouter(
         prefix="/v1",

@@ -29,6 +29,7 @@ class Order(BaseModel):
     item: Annotated[str, Field(min_length=1)]
     count: Annotated[int, Field(gt=0)] = 1
     notes: dict[str, int] = {}
+    buyer: Annotated[str, Field(max_length=9)] = ""
 
 
 class Service:
@@ -47,6 +48,7 @@ class Service:
             health=self.health,
             lifespan=self.lifespan,
             metrics=self.metrics,
+            personal=["buyer"],
         )
 
         @self.app.post("/orders")
@@ -273,7 +275,21 @@ def test_all_that_is_wrong_is_named_at_once(service: Service) -> None:
     assert {error["field"] for error in found} == {"item", "count", "colour"}
 
 
-@pytest.mark.parametrize("body", [{"item": ["x" * 900]}, {"item": "tea", "x" * 900: 1}], ids=["value", "name"])
+SECRET = "4111 1111 1111 1111"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [{"item": "tea", "buyer": SECRET}, {"item": "tea", "pan": SECRET}, {"pan": SECRET}, [SECRET], SECRET],
+    ids=["personal", "unknown", "missing", "list", "text"],
+)
+def test_no_value_comes_back_that_may_name_a_person(service: Service, body: object) -> None:
+    answer = ask(service.app, "POST", "/orders", json=body)
+    assert all(error["value"] == "" for error in errors(answer))
+    assert SECRET not in answer.text
+
+
+@pytest.mark.parametrize("body", [{"item": "tea", "count": "y" * 900}, {"item": "tea", "x" * 900: 1}])
 def test_what_was_wrong_comes_back_cut(service: Service, body: dict[str, Any]) -> None:
     (error,) = errors(ask(service.app, "POST", "/orders", json=body))
     assert len(error["field"]) <= 100

@@ -28,7 +28,7 @@ def guarded(key: bytes) -> FastAPI:
         metrics=CollectorRegistry(),
     )
 
-    @app.get("/secret", dependencies=[Depends(require_key(key))])
+    @app.get("/secret", dependencies=[Depends(require_key(key, service="orders"))])
     def secret() -> str:
         return "secret"
 

@@ -99,6 +99,13 @@ def test_a_log_that_this_version_cannot_read_is_a_fault_of_the_command(
     assert closed == [1]
 
 
+def test_an_empty_secret_is_a_fault_of_the_command(tmp_path: Path) -> None:
+    (tmp_path / "api_key.secret").write_text("\n")
+    with pytest.raises(typer.BadParameter, match="is empty"):
+        runtime(tmp_path).key("api_key")
+    assert len(runtime(tmp_path / "other").key("api_key")) == 64
+
+
 def test_a_log_of_an_unknown_kind_is_a_fault_of_the_command(tmp_path: Path) -> None:
     with pytest.raises(typer.BadParameter, match="carrier-pigeon"):
         runtime(tmp_path, log="carrier-pigeon://loft").open_log()

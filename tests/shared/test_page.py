@@ -42,9 +42,9 @@ def app(tmp_path: Path) -> FastAPI:
     (tmp_path / "index.html").write_text("<p>what is watched</p>")
     (tmp_path / "icon.svg").write_text("<svg/>")
     (tmp_path / "secret.py").write_text("KEY = 1")
-    add_page(app, tmp_path, name="shop", pattern="batch", api_key=KEY, visitor="once")
+    add_page(app, tmp_path, service="shop", pattern="batch", api_key=KEY, visitor="once")
 
-    @app.post("/v1/change", dependencies=[Depends(require_key(KEY))])
+    @app.post("/v1/change", dependencies=[Depends(require_key(KEY, service="shop"))])
     def change() -> str:
         return "changed"
 
@@ -103,7 +103,7 @@ def test_another_key_opens_nothing(app: FastAPI, key: str) -> None:
     assert "set-cookie" not in answer.headers
 
 
-@pytest.mark.parametrize("cookie", ["session=", "session=sesame", "session=\xff", "other=1"])
+@pytest.mark.parametrize("cookie", ["shop-session=", "shop-session=sesame", "shop-session=\xff", "other=1"])
 def test_a_made_up_session_is_none(app: FastAPI, cookie: str) -> None:
     headers = {b"Cookie": cookie.encode("latin-1"), b"Origin": b"http://test"}
     assert ask(app, "POST", "/v1/change", headers=headers).status_code == 401
@@ -116,6 +116,19 @@ def test_a_token_opens_once_and_leaves_no_trace_in_the_address(app: FastAPI) -> 
     assert ask(app, "GET", "/session", headers=session(answer)).json() == {"open": True}
     assert "set-cookie" not in ask(app, "GET", "/?token=once").headers
     assert "set-cookie" not in ask(app, "GET", "/?token=wrong").headers
+
+
+def test_services_of_one_host_and_one_key_do_not_end_one_anothers_sessions(app: FastAPI, tmp_path: Path) -> None:
+    """A browser has one cookie jar for all ports of a host."""
+    opened = session(ask(app, "POST", "/session", json={"key": "sesame"}, headers=OWN))["Cookie"]
+    other = FastAPI()
+    add_page(other, tmp_path, service="bank", pattern="stream", api_key=KEY)
+    also = session(ask(other, "POST", "/session", json={"key": "sesame"}, headers=OWN))["Cookie"]
+    assert opened.partition("=")[0] != also.partition("=")[0]
+    assert opened.partition("=")[2] != also.partition("=")[2]
+    both = {"Cookie": f"{opened}; {also}"}
+    assert [ask(each, "GET", "/session", headers=both).json() for each in (app, other)] == [{"open": True}] * 2
+    assert ask(other, "GET", "/session", headers={"Cookie": opened}).json() == {"open": False}
 
 
 @pytest.fixture

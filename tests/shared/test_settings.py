@@ -160,3 +160,25 @@ def test_a_secret_for_once_is_gone_when_it_has_been_read(tmp_path: Path) -> None
     settings.pin("visitor", "a token")
     assert (tmp_path / "visitor.secret").stat().st_mode & 0o077 == 0
     assert [settings.once("visitor"), settings.once("visitor")] == ["a token", ""]
+
+
+@pytest.mark.parametrize("empty", ["", "\n", "  \n"])
+@pytest.mark.parametrize("name", ["api_key", "pseudonym_key"])
+def test_an_empty_secret_is_refused_and_its_source_is_named(
+    name: str, empty: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("var").mkdir()
+    Path(f"var/{name}.secret").write_text(empty)
+    with pytest.raises(ValueError, match=rf"var/{name}\.secret is empty"):
+        Settings().key(name)
+    monkeypatch.setenv(f"MLSD_{name.upper()}", f"{empty} ")
+    with pytest.raises(ValueError, match=rf"MLSD_{name.upper()} is empty"):
+        Settings().key(name)
+
+
+def test_the_line_end_of_a_secret_is_no_part_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("var").mkdir()
+    Path("var/api_key.secret").write_text("open\n")
+    assert Settings().key("api_key") == b"open"
+    monkeypatch.setenv("MLSD_API_KEY", "sesame\r\n")
+    assert Settings().key("api_key") == b"sesame"
