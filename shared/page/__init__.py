@@ -43,8 +43,8 @@ class Key(BaseModel):
 def add_page(app: FastAPI, folder: Path, *, service: str, pattern: str, api_key: bytes, visitor: str = "") -> None:
     """`folder/index.html` in the shell's frame at `/`, other files below `/page/`, and `POST /session`.
 
-    The frame loads the folder's `<service>.js` and `<service>.css`. `visitor`: a token that opens a session once, for an
-    address that is printed.
+    The frame loads the folder's `<service>.js` and `<service>.css`. `visitor`: a token that opens a session once, for
+    an address that is printed.
     """
     files = _read(SHELL) | _read(folder)
     frame, main = (files.pop(part).content.decode() for part in ("frame.html", "index.html"))
