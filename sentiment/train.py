@@ -56,16 +56,18 @@ def train(
 ) -> Candidate:
     """Learn from the labels known at `as_of`, register the result, and let the gate judge it.
 
-    `champion`: the folder of what it has to beat, which it also starts from. `unseen`: the time of writing from
-    which it has learnt nothing; `since`: from which posts are new in kind, and judged on. Without a `recipe` the
-    linear model scores alone.
+    `champion`: the folder of what it has to beat, which it also starts from. `unseen`: the time from which it knew no
+    label, as the tag `as_of` of its version says; `since`: from which posts are new in kind, and judged on. Without a
+    `recipe` the linear model scores alone.
 
     Raises:
         NotEnough: too few labels. ModelCorrupt: the champion cannot be read.
     """
     rows = dataset.labelled(lake, as_of=as_of)
+    as_of = min(as_of, int(rows["at"].max()) + 1)  # type: ignore[arg-type]  # of integers
     learnt, judged = _parted(rows, since)
-    judged = judged.filter(pl.col("at") >= unseen)  # of the others the champion may have learnt
+    if unseen <= as_of:  # else it is from a version of this program that noted a time to come
+        judged = judged.filter(pl.col("at") >= unseen)  # of the others the champion may have learnt
     texts, labels = [seen(text, brands) for text in learnt["text"]], learnt["label"].to_list()
     if len(texts) < FEWEST or judged.height < FEWEST // 4 or len(set(labels)) < 3:
         raise NotEnough(f"{len(texts)} labels to learn from and {judged.height} to judge on; {FEWEST} are needed")

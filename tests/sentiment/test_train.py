@@ -1,11 +1,19 @@
 """What a model is learnt from, and what it is judged on."""
 
+from pathlib import Path
+
 import numpy as np
 import polars as pl
+import pytest
 
+from sentiment.config import DAY, HOUR
+from sentiment.grammar import LIVE
+from sentiment.history import write_labels
 from sentiment.recipe import AGAIN
-from sentiment.train import FRESH, TIMES, _chosen
-from tests.sentiment.crowd import START
+from sentiment.simulate import history, simulate
+from sentiment.train import FRESH, TIMES, _chosen, train
+from shared.lake import Lake
+from tests.sentiment.crowd import BRANDS, SEED, START, TODAY, open_registry
 
 ROOM = round(AGAIN.posts * FRESH)
 
@@ -26,3 +34,21 @@ def test_a_little_that_is_new_is_taken_whole() -> None:
     chosen = _chosen(learnt(5_000), START + 4_990, AGAIN.posts, 1)
     assert {place: chosen.count(place) for place in range(4_990, 5_000)} == dict.fromkeys(range(4_990, 5_000), TIMES)
     assert len(set(chosen)) == len(chosen) - 10 * (TIMES - 1)
+
+
+@pytest.mark.filterwarnings("ignore:.*noload.*:DeprecationWarning")
+@pytest.mark.parametrize("noted", [None, str(2**32)], ids=["ours", "by an older version"])
+def test_what_was_learnt_from_all_labels_is_challenged_by_later_ones(tmp_path: Path, noted: str | None) -> None:
+    """`train` on the command line learns from whatever the lake holds, and is not the last training."""
+    lake, registry = Lake(tmp_path / "lake"), open_registry(tmp_path)
+    write_labels(lake, history(seed=SEED, start=START, days=5, posts_a_day=300), known_at=TODAY - HOUR)
+    first = train(lake, registry, BRANDS, as_of=2**32, seed=0, champion=None, recipe=None).version
+    assert registry.tags(first.version)["as_of"] == str(TODAY - HOUR + 1)
+    write_labels(lake, simulate(seed=99, start=TODAY, days=5, posts_a_day=300, grammar=LIVE), known_at=TODAY + 6 * DAY)
+    folder = registry.fetch(first.artifact, digest=first.digest, into=tmp_path / "models")
+    unseen = int(noted or registry.tags(first.version)["as_of"])
+    again = train(
+        lake, registry, BRANDS, as_of=TODAY + 7 * DAY, seed=0, champion=folder, recipe=None, since=TODAY, unseen=unseen
+    )
+    assert "champion_macro_recall" in again.version.figures
+    assert registry.tags(again.version.version)["as_of"] == str(TODAY + 6 * DAY + 1)
