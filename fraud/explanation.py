@@ -1,6 +1,5 @@
 """Why a decision came out as it did: what each feature added, by the version that decided, when somebody asks."""
 
-import json
 from math import log
 from pathlib import Path
 from threading import Lock
@@ -58,15 +57,6 @@ class Explainer:
             base=odds - sum(contributions.values()),
             contributions=dict(sorted(contributions.items(), key=lambda item: -abs(item[1]))),
         )
-
-    def limits(self, release: Release | None) -> dict[str, float]:
-        """By column, the distance that drift has to exceed; empty when the files are not here."""
-        try:
-            path = self._models / ("" if release is None else release.digest) / "limits.json"
-            limits: dict[str, float] = json.loads(path.read_text())
-        except (OSError, ValueError):
-            return {}
-        return limits
 
     def _artifact(self, release: Release) -> "Artifact":
         # LightGBM and what it stands on take seconds to import, and most edges are never asked.

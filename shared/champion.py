@@ -1,6 +1,7 @@
 """The model that decides now: swapped whole, after it has proved itself, or not at all."""
 
 import hashlib
+import json
 import logging
 import math
 import re
@@ -160,6 +161,17 @@ class ChampionFollower(Generic[Model]):
             return str(error)
         logger.info("version %s decides", line.version)
         return ""
+
+
+def drift_limits(models: Path, release: Release | None) -> dict[str, float]:
+    """By column, the distance that drift has to exceed; empty when the files of the release are not in `models`."""
+    if release is None or not is_digest(release.digest):
+        return {}
+    try:
+        limits: dict[str, float] = json.loads((models / release.digest / "limits.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return limits
 
 
 def is_digest(text: str) -> bool:

@@ -18,6 +18,7 @@ from fraud.savings import Money, taken_back
 from fraud.schema import STORY, Alarm, Decision, Report, WishRequest, challenger
 from fraud.timeline import Series
 from fraud.watch import Now, Row
+from shared.champion import drift_limits
 from shared.clock import Clock, SystemClock
 from shared.eventlog.port import Entry
 from shared.health import Health
@@ -109,7 +110,7 @@ class Page:
         health: Health,
         demo: bool,
     ) -> None:
-        self.edge, self.explainer = edge, Explainer(models)
+        self.edge, self.explainer, self._models = edge, Explainer(models), models
         self._clock, self._registry, self._deciders, self._demo = clock, registry, deciders, demo
         self._health, self._wall = health, SystemClock()
 
@@ -149,7 +150,7 @@ class Page:
             ledger=ledger.lines[: -SHOWN_LINES - 1 : -1],
             alarms=list(edge.alarms)[::-1],
             reports=list(edge.reports)[: -DAYS - 1 : -1],
-            limits=self.explainer.limits(champion),
+            limits=drift_limits(self._models, champion),
             scenes=list(edge.scenes),
             demo=self._demo,
             registry=self._registry,

@@ -20,6 +20,7 @@ from recsys.schema import Path as Way
 from recsys.shelf import Shelf
 from recsys.timeline import Money, Series, money, series
 from recsys.watch import Now, Row
+from shared.champion import drift_limits
 from shared.clock import Clock, SystemClock
 from shared.eventlog.port import Entry
 from shared.messages import Message, Request
@@ -138,7 +139,7 @@ class Page:
         nights, reports, books = list(edge.nights), list(edge.reports), list(edge.books)
         recipe = ledger.champion(RECIPE)
         fallbacks = ledger.fallbacks(TABLE, kept=self.shelf.kept)
-        limits = self._limits(recipe)
+        limits = drift_limits(self._recipes, recipe)
         return Told(
             table=ledger.champion(TABLE),
             recipe=recipe,
@@ -201,15 +202,6 @@ class Page:
         edge = self.edge
         lines = newest(edge.ledger.lines, edge.nights, edge.alarms, edge.reports, edge.scenes, edge.books)
         return *lines, self.shelf.version
-
-    def _limits(self, recipe: Release | None) -> dict[str, float]:
-        """By column, the distance that drift has to exceed; empty when the files are not here."""
-        try:
-            path = self._recipes / ("" if recipe is None else recipe.digest) / "limits.json"
-            limits: dict[str, float] = json.loads(path.read_text())
-        except (OSError, ValueError):
-            return {}
-        return limits
 
 
 def _doing(edge: Edge) -> str:

@@ -9,13 +9,13 @@ from fastapi import APIRouter, FastAPI
 from fastapi.responses import StreamingResponse
 
 from sentiment import config
-from sentiment.artifact import limits
 from sentiment.board import Board, Compared, Confusions, Series
 from sentiment.edge import Edge
 from sentiment.hours import HoursCorrupt, Manifest
 from sentiment.schema import Alarm, Report
 from sentiment.watch import Now, Row
 from shared.background_job import Heartbeat
+from shared.champion import drift_limits
 from shared.clock import Clock
 from shared.eventlog.port import LogUnavailable
 from shared.messages import Message
@@ -123,7 +123,7 @@ class Page:
             ledger=ledger.lines[::-1],
             alarms=list(edge.alarms)[::-1],
             reports=[report.model_copy(update={"confusion": None}) for report in reports],
-            limits=self._limits(champion),
+            limits=drift_limits(self._models, champion),
             scenes=list(edge.scenes),
             demo=self._demo,
             registry=self._registry,
@@ -184,13 +184,6 @@ class Page:
     def _heard(self) -> tuple[object, ...]:
         edge = self.edge
         return *newest(edge.ledger.lines, edge.alarms, edge.scenes), len(edge.reports)
-
-    def _limits(self, champion: Release | None) -> dict[str, float]:
-        """Empty when the champion's files are not here, or damaged."""
-        try:
-            return {} if champion is None else limits(self._models / champion.digest)
-        except (OSError, ValueError):
-            return {}
 
 
 def add_watching(

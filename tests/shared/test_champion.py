@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from shared.champion import Champion, NotSwapped, digest_of
+from shared.champion import Champion, NotSwapped, digest_of, drift_limits
+from shared.releases import Release
 
 
 class Registry:
@@ -141,3 +142,18 @@ def test_a_digest_is_what_sha256sum_says(tmp_path: Path) -> None:
 def test_an_empty_folder_has_no_digest(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no model"):
         digest_of(tmp_path)
+
+
+def test_limits_of_drift_are_read_from_the_files_of_the_release_and_from_no_other_folder(tmp_path: Path) -> None:
+    good = Release(action="promote", version="1", digest="1" * 64, at=1, who="anna", why="")
+    models = tmp_path / "models"
+    assert drift_limits(models, good) == {}
+    for folder in (models / good.digest, tmp_path / "elsewhere", models):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "limits.json").write_text('{"hour": 0.5}')
+    assert drift_limits(models, good) == {"hour": 0.5}
+    assert drift_limits(models, None) == {}
+    for digest in ("", "../elsewhere", "A" * 64):
+        assert drift_limits(models, good.model_copy(update={"digest": digest})) == {}
+    (models / good.digest / "limits.json").write_text("{")
+    assert drift_limits(models, good) == {}
