@@ -7,6 +7,7 @@ those that are dirty. It may be killed anywhere: an hour's file counts from the 
 import logging
 import math
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from datetime import date, timedelta
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,17 @@ import polars as pl
 from sentiment import config
 from sentiment.artifact import Artifact
 from sentiment.config import DAY, HOUR, LATENESS
-from sentiment.hours import COLUMNS, HoursCorrupt, Manifest, Published, digest, latest_versions, read_hour, write_hour
+from sentiment.hours import (
+    COLUMNS,
+    HoursCorrupt,
+    Manifest,
+    Published,
+    digest,
+    latest_versions,
+    publishing,
+    read_hour,
+    write_hour,
+)
 from sentiment.ingest import POST_COLUMNS, Ingest
 from sentiment.opinions import Reader
 from sentiment.schema import ALARMS, RELEASES, Alarm, Mention, Opinion, Post
@@ -81,12 +92,13 @@ class Batch:
         """The next hour, or the night's work; whether there was any."""
         hour = self._due()
         if hour is None and self._damage:
-            damage, self._damage = self._damage, ""
-            try:
-                self._switch(self.manifest)
-            except BaseException:
-                self._damage = damage
-                raise
+            with self._publishing():
+                damage, self._damage = self._damage, ""
+                try:
+                    self._switch(self.manifest)
+                except BaseException:
+                    self._damage = damage
+                    raise
         if hour is None:
             hour = self._unscored()
         if hour is None:
@@ -147,16 +159,20 @@ class Batch:
             until = tuple(map(max, until, before.until))
         rows = self._count(hour, until)
         content = digest(rows)
-        if before is not None and before.digest == content:
-            published = before._replace(until=until, model=self._champion.version)
-        else:
-            version = 1 + max(self._written.get(hour, 0), 0 if before is None else before.version)
-            write_hour(self._folder, hour, version, rows)
-            published = Published(version, self._champion.version, content, until)
-        hours = {**self.manifest.hours, hour: published}
-        self._switch(self.manifest._replace(hours=hours))
+        with self._publishing():
+            if before is not None and before.digest == content:
+                published = before._replace(until=until, model=self._champion.version)
+            else:
+                version = 1 + max(self._written.get(hour, 0), 0 if before is None else before.version)
+                write_hour(self._folder, hour, version, rows)
+                published = Published(version, self._champion.version, content, until)
+            hours = {**self.manifest.hours, hour: published}
+            self._switch(self.manifest._replace(hours=hours))
         self._told(hour, published)
         return True
+
+    def _publishing(self) -> AbstractContextManager[None]:
+        return publishing(self._folder, None if self._damage else self.manifest.revision)
 
     def _switch(self, manifest: Manifest) -> None:
         aliases = self._reader.brands.version
@@ -236,7 +252,8 @@ class Batch:
             tombstones = self.manifest.tombstones  # what was deleted is looked for again the next night
         rows = self._lake.read("posts", since=date_of(today - config.MAX_AGE // DAY - 1))
         expired = int(rows["expired"].sum()) if rows.height else 0
-        self._switch(self.manifest._replace(night=today, tombstones=tombstones, expired=expired))
+        with self._publishing():
+            self._switch(self.manifest._replace(night=today, tombstones=tombstones, expired=expired))
         return True
 
     def _late(self) -> set[int]:

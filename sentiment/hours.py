@@ -1,12 +1,17 @@
 """The batch view on disk: immutable files, one a published hour and version, and the one manifest that names them."""
 
+import fcntl
 import hashlib
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple, Self
 
 import polars as pl
+
+from shared.eventlog.port import Fenced
 
 COLUMNS: dict[str, type[pl.DataType]] = {
     **dict.fromkeys(("brand", "aspect", "post", "author", "label", "model", "removed"), pl.String),
@@ -62,9 +67,30 @@ class Manifest(NamedTuple):
             ) from error
 
     def write(self, folder: Path) -> None:
-        """Switch the pointer: readers see the old one or this one, whole."""
-        folder.mkdir(parents=True, exist_ok=True)
+        """Switch the pointer: readers see the old one or this one, whole. For who is `publishing`."""
         _replace(folder / "manifest.json", json.dumps(self._asdict()).encode())
+
+
+@contextmanager
+def publishing(folder: Path, revision: int | None) -> Iterator[None]:
+    """Hold the view while an hour is written and the manifest switched: two runs of batch may be at work.
+
+    `revision`: of the manifest that the change starts from; None if that was damaged.
+
+    Raises:
+        Fenced: another run has published since, and its hours would be lost.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # released when it is closed
+        with suppress(HoursCorrupt):
+            now = Manifest.read(folder).revision
+            if now != revision:
+                raise Fenced(f"another run of batch has published: revision {now} instead of {revision}")
+        yield
+    finally:
+        os.close(lock)
 
 
 def write_hour(folder: Path, hour: int, version: int, rows: pl.DataFrame) -> None:

@@ -1,7 +1,6 @@
 """The page to watch: what it shows as JSON, and the same as a stream."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal

@@ -11,14 +11,15 @@ from sentiment import config
 from sentiment.account import seam
 from sentiment.batch import Batch
 from sentiment.config import DAY, HOUR, LATENESS, MINUTE
-from sentiment.hours import HoursCorrupt, Manifest, read_hour, write_hour
+from sentiment.hours import HoursCorrupt, Manifest, Published, digest, publishing, read_hour, write_hour
 from sentiment.monitor import entry
 from sentiment.opinions import definition
 from sentiment.schema import OPINIONS, POSTS, Counts, Opinion, Post, Tombstone
 from sentiment.timeline import counted
-from shared.eventlog.port import Entry
+from shared.eventlog.port import Entry, Fenced
 from tests.sentiment.crowd import BRANDS, TODAY, Crowd, Trained, post, quiet
 from tests.sentiment.test_stream import BAD
+from tests.threads import at_once
 
 FIRST = TODAY // HOUR
 
@@ -314,3 +315,58 @@ def test_a_night_waits_for_no_lull(crowd: Crowd) -> None:
         batch.step()
     assert batch.manifest.night == TODAY // DAY + 1
     assert crowd.published()[FIRST].height == 0
+
+
+# --- two runs at once ---------------------------------------------------------------------------------
+
+
+def test_a_run_beside_another_one_loses_none_of_its_hours(crowd: Crowd) -> None:
+    """`batch --once` while the daemon is at work; the daemon was slow, and its manifest is an old one."""
+    for hour in range(6):
+        crowd.tick(TODAY + hour * HOUR)
+        crowd.post(post(f"@northair is great {hour}", id=f"p-{hour}", at=TODAY + hour * HOUR))
+    crowd.tick(TODAY + 7 * HOUR)
+    crowd.stream()
+    daemon = crowd.batch()
+    daemon.step()  # the first hour
+    once = crowd.batch()
+    while once.step():
+        pass
+    whole = Manifest.read(crowd.var / "batch")
+    crowd.leave(once)
+    with pytest.raises(Fenced):
+        daemon._publish(TODAY // HOUR + 1)
+    assert Manifest.read(crowd.var / "batch") == whole
+    crowd.leave(daemon)
+    assert set(crowd.publish().hours) == {TODAY // HOUR + hour for hour in range(6)}
+    for hour, line in whole.hours.items():  # no file that the manifest names was written over
+        assert digest(read_hour(crowd.var / "batch", hour, line.version)) == line.digest
+
+
+def test_a_change_that_starts_from_an_old_manifest_is_fenced(tmp_path: Path) -> None:
+    with publishing(tmp_path, 0):
+        Manifest(revision=1).write(tmp_path)
+    for stale in (0, 2, None):
+        with pytest.raises(Fenced, match="another run"), publishing(tmp_path, stale):
+            pytest.fail("it was let in")
+    (tmp_path / "manifest.json").write_text("{")
+    with publishing(tmp_path, None):
+        Manifest(revision=2).write(tmp_path)
+    assert Manifest.read(tmp_path).revision == 2
+
+
+def test_of_many_at_once_one_changes_the_manifest_at_a_time(tmp_path: Path) -> None:
+    def change() -> int:
+        done = 0
+        while done < 20:
+            before = Manifest.read(tmp_path)
+            with suppress(Fenced), publishing(tmp_path, before.revision):
+                hours = {**before.hours, before.revision: Published(1, None, "d", ())}
+                before._replace(revision=before.revision + 1, hours=hours).write(tmp_path)
+                done += 1
+        return done
+
+    at_once(change, change, change)
+    manifest = Manifest.read(tmp_path)
+    assert manifest.revision == 60
+    assert set(manifest.hours) == set(range(60))
