@@ -27,7 +27,10 @@ class Operations(Protocol):
     def step(self, kind: str) -> None: ...
     def crash(self, after: str) -> None: ...
     def restart(self) -> None: ...
-    def run(self) -> None: ...
+    def run(self) -> bool:
+        """Let all do what there is to do; False if an outage or a crash ended it early."""
+        ...
+
     def outage(self, away: bool) -> None: ...
     def versions(self) -> list[str]: ...
     def ledger(self) -> Ledger[Any]: ...
@@ -166,15 +169,26 @@ class Player:
     def _send(self, command: Command) -> Command:
         kind, version, expected, key = command
         self._sent[key] = command
-        self._unless_away(lambda: self._operations.command(kind, version=version, expected=expected, key=key))
-        return command
+        until = monotonic() + SETTLES
+        while True:  # a client that got no answer sends it again
+            try:
+                self._operations.command(kind, version=version, expected=expected, key=key)
+            except LogUnavailable:
+                if not self._away and monotonic() < until:
+                    continue
+                if not self._away:
+                    raise
+            return command
 
     def _restart(self) -> None:
         self._may_have_died = False
         self._unless_away(self._operations.restart)
 
-    def _run(self) -> None:
-        self._unless_away(self._operations.run)
+    def _run(self) -> bool:
+        try:
+            return self._operations.run()
+        except LogUnavailable:
+            return False
 
     def _unless_away(self, act: Callable[[], None]) -> None:
         try:
@@ -189,11 +203,11 @@ class Player:
             self._restart()
         until = monotonic() + SETTLES
         while True:
-            self._operations.run()
+            at_rest = self._run()
             ledger = self._operations.ledger()
             serving = {subject: self._operations.in_force(subject) for subject in self._subjects}
             wanted = {subject: ledger.version(subject) for subject in self._subjects}
-            if serving == wanted and not ledger.intents():
+            if at_rest and serving == wanted and not ledger.intents():
                 break
             assert monotonic() < until, f"in force is {serving}, the ledger says {wanted}, open: {ledger.intents()}"
             sleep(0.05)

@@ -6,7 +6,6 @@ The shared nouns go through it first, with a service of a few lines, which also 
 import importlib
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -77,10 +76,10 @@ class Toy:
         self._champion._load = lambda folder: (folder / "model").read_text()
         self._follower = ChampionFollower(self._log, RELEASES, self._champion)
 
-    def run(self) -> None:
+    def run(self) -> bool:
         if self._dead:
-            return
-        with suppress(LogUnavailable):
+            return False
+        try:
             try:
                 if not self._recovered:
                     self.manager().recover()
@@ -96,6 +95,9 @@ class Toy:
                 self._dead = True
             if not self._away and self._follower is not None:
                 self._follower.poll()
+        except LogUnavailable:
+            return False
+        return not self._dead
 
     def was_refused(self, command: Command) -> bool:
         return command.key in self._refused

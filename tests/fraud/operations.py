@@ -112,6 +112,7 @@ class Operations:
         self._monitors: list[Monitor] = []
         self._workers: list[Worker] = []
         self._dies_in_switch = False
+        self._fit = False  # whether both may go on; what a step raises ends them
         self._retrainings = 0
         self.restart()
 
@@ -135,7 +136,7 @@ class Operations:
     def restart(self) -> None:
         """Both are dropped as by kill -9, and others come."""
         self._outage.dies_after, self._dies_in_switch = "", False
-        log = cast(EventLog, self._outage)
+        log, self._fit = cast(EventLog, self._outage), False
         with suppress(LogUnavailable, Fenced):
             self._monitors.append(
                 Monitor(
@@ -151,8 +152,8 @@ class Operations:
             manager = self._monitors[-1]._manager
             real = manager._switch
             self._patch.setattr(manager, "_switch", lambda line: self._switch(real, line))
-        with suppress(LogUnavailable, Fenced):
             self._workers.append(self.bank.worker_of(log, fetch=self._fetch, models=self._world.var / "models"))
+            self._fit = True
 
     def _fetch(self, _: str, digest: str) -> Path:
         return self._world.var / "models" / digest
@@ -163,9 +164,13 @@ class Operations:
             self._dies_in_switch = False
             raise Killed
 
-    def run(self) -> None:
-        """Let both catch up; an outage or a crash ends it early."""
-        with suppress(LogUnavailable, Fenced, Killed):
+    def run(self) -> bool:
+        """Let both catch up; after an outage others come, as in the loops of the commands."""
+        if not self._fit:
+            self.restart()
+        if not self._fit:
+            return False
+        try:
             for _ in range(STEPS):
                 if not self._monitors[-1].step():
                     break
@@ -175,6 +180,12 @@ class Operations:
             worker.step(0.0)
             while worker.rebuilding:
                 worker.step(0.0)
+        except (LogUnavailable, Fenced):
+            self._fit = False
+            return False
+        except Killed:
+            return False
+        return True
 
     def outage(self, away: bool) -> None:
         self._outage.away = away

@@ -184,8 +184,7 @@ class Operations:
         command = Command.model_validate(
             {"kind": kind, "version": version, "expected_champion": expected, "key": key, "who": "ann"}
         )
-        with suppress(LogUnavailable):
-            self._log.append([Entry(COMMANDS, kind, command.model_dump_json().encode())])
+        self._log.append([Entry(COMMANDS, kind, command.model_dump_json().encode())])
 
     def step(self, kind: str) -> None:
         if kind == "retrain":
@@ -208,19 +207,22 @@ class Operations:
         self._drop()
         self._dead, self._log.crash = False, ""
 
-    def run(self) -> None:
+    def run(self) -> bool:
         until = monotonic() + PATIENCE
         try:
             if self._dead:
-                return
+                return False
             self._monitor = self._monitor or self._new_monitor()
             while self._monitor.step():
                 assert monotonic() < until, [thread.name for thread in threading.enumerate()]
         except (LogUnavailable, Fenced):
             self._drop()
+            return False
         except Crash:
             self._drop()
             self._dead = True
+            return False
+        return True
 
     def outage(self, away: bool) -> None:
         self._log.away = away

@@ -17,7 +17,7 @@ from sentiment.schema import COMMANDS, RELEASES, Command
 from sentiment.stream import Worker
 from sentiment.train import Candidate
 from shared.champion import digest_of
-from shared.eventlog.port import Entry, LogUnavailable
+from shared.eventlog.port import Entry, Fenced, LogUnavailable
 from shared.registry import Version
 from shared.releases import NONE, Ledger, Release, read_ledger
 from tests.sentiment.crowd import BRANDS, Crowd, Trained
@@ -127,7 +127,7 @@ class Operations:
         self._worker = Worker(self._crowd.log, champion, self._crowd.reader, slot=0, clock=self._crowd.clock)
         self._wrap()
 
-    def run(self) -> None:
+    def run(self) -> bool:
         """Both catch up; a crash or an outage ends that early."""
         if self._monitor is None or self._worker is None:
             self.restart()
@@ -140,8 +140,10 @@ class Operations:
                 self._worker.step(0.0)
                 while self._worker.rebuilding:
                     self._worker.step(0.0)
-        except (Killed, LogUnavailable):
+        except (Killed, LogUnavailable, Fenced):
             self._drop()
+            return False
+        return True
 
     # --- what is so -----------------------------------------------------------------------------------
 
