@@ -120,6 +120,7 @@ class Monitor:
         self._aliasing: BackgroundJob[bool] = BackgroundJob()
         self._alias_again = 0.0  # when MLflow's alias is to be looked at
         self._stale = ""  # version whose age has been said
+        self._cut: dict[str, int] = {}  # of the version in force
         self._painters: list[BaseProcess] = []
         with suppress(Busy), nights.releases.changing():
             pass  # what was open is finished now, or by the process that holds the tables
@@ -340,11 +341,12 @@ class Monitor:
         now = table.current(self._nights.tables)
         if now is None or now == self._stale:
             return
-        try:
-            cut = Table.open(self._nights.tables / now, verify=False).manifest.cut
-        except TableCorrupt as error:
-            return self._raise(None, "table", str(error), action="roll back, or run the night again", once=True)
-        if self._clock.now() - cut > config.STALE:
+        if now not in self._cut:  # it is asked ten times a second, and never changes
+            try:
+                self._cut = {now: Table.open(self._nights.tables / now, verify=False).manifest.cut}
+            except TableCorrupt as error:
+                return self._raise(None, "table", str(error), action="roll back, or run the night again", once=True)
+        if self._clock.now() - (cut := self._cut[now]) > config.STALE:
             self._stale = now
             hours = (self._clock.now() - cut) // config.HOUR
             action = "run tonight's night by hand; see its log"

@@ -4,7 +4,7 @@ Pure. `compose` makes a list of a ranking, for the night and for every judgement
 at the request, what has changed since.
 """
 
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Container, Sequence
 from typing import NamedTuple, Self
 
 from recsys import config
@@ -50,7 +50,7 @@ class Rules(NamedTuple):
         )
 
 
-def allowed(items: Sequence[int], forbidden: Set[int]) -> list[int]:
+def allowed(items: Sequence[int], forbidden: Container[int]) -> list[int]:
     """The places in `items` that may be shown, in order."""
     # [1.2] What is out of stock, or has just been bought, costs a shopper's trust each time it is shown.
     return [place for place, item in enumerate(items) if item not in forbidden]

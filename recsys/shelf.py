@@ -1,7 +1,9 @@
 """What is shown by day: a row of the table, less what has happened since the table was made."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -54,21 +56,43 @@ def _reason(source: str, because: tuple[str, str]) -> str:
     return f"Because you bought {title or item}." if item and source != "repeat" else REASONS[source]
 
 
-class Since:
-    """What happened after a version's input ended; made anew with each version."""
+@dataclass(frozen=True, slots=True)
+class Forbidden:
+    """What a shopper is not shown: items bought since the cut, and items that are sold out. No request copies them."""
 
-    def __init__(self, made: Table, log: EventLog, on_bad: OnBad) -> None:
+    bought: Set[int]
+    out: Set[int]
+
+    def __contains__(self, item: object) -> bool:
+        return item in self.bought or item in self.out
+
+    def __len__(self) -> int:
+        """At most so many items."""
+        return len(self.bought) + len(self.out)
+
+
+class Since:
+    """What happened after a version's input ended; made anew with each version.
+
+    Who was erased and what is sold out is taken over from the version `before`, so that a switch does not read the
+    whole catalogue again.
+    """
+
+    def __init__(self, made: Table, log: EventLog, on_bad: OnBad, before: "Since | None" = None) -> None:
         self.table, self._log, self._on_bad = made, log, on_bad
         offsets = made.manifest.offsets
         start = {Place(EVENTS.name, n): offsets.get(EVENTS.name, {}).get(n, 0) for n in range(EVENTS.partitions)}
-        start |= {Place(topic.name, n): 0 for topic in (ERASURES, CATALOGUE) for n in range(topic.partitions)}
+        known = {} if before is None else before._reader.positions
+        for topic in (ERASURES, CATALOGUE):
+            start |= {place: known.get(place, 0) for place in (Place(topic.name, n) for n in range(topic.partitions))}
         extras = made.extras
         self.rules = Rules(extras.category, extras.family, extras.small, extras.new)
         self._reader: Reader = log.reader(start)
         self.bought: dict[str, set[int]] = {}
         self.today: dict[str, list[int]] = {}  # latest last
-        self.erased: dict[str, int] = {}
-        self.out: set[int] = set()
+        self.erased: dict[str, int] = {} if before is None else dict(before.erased)
+        self._sold_out: set[str] = set() if before is None else set(before._sold_out)  # also what the table lacks
+        self.out = {made.number[item] for item in self._sold_out if item in made.number}
         self.seen = made.manifest.cut  # the time up to which the log has been read
 
     def catch_up(self) -> None:
@@ -98,6 +122,7 @@ class Since:
             self.bought.pop(message.user, None)
             self.today.pop(message.user, None)
         elif isinstance(message, Product):
+            (self._sold_out.discard if message.in_stock else self._sold_out.add)(message.item)
             if (number := self.table.number.get(message.item)) is not None:
                 (self.out.discard if message.in_stock else self.out.add)(number)
         elif isinstance(event := message, Event):
@@ -161,7 +186,7 @@ class Shelf:
                 logger.error("the table that the pointer names is not shown: %s", error)
             self.trouble = str(error)
             return
-        since = Since(made, self._log, self.on_bad)
+        since = Since(made, self._log, self.on_bad, self._since)
         try:
             since.catch_up()
         except BaseException:
@@ -185,7 +210,7 @@ class Shelf:
         if since is None:
             raise NoTable("no table has been published yet: python -m recsys night")
         made = since.table
-        forbidden = since.bought.get(user, EMPTY) | since.out
+        forbidden = Forbidden(since.bought.get(user, EMPTY), since.out)
         erased = since.erased.get(user, -1) >= made.manifest.cut
         row = -1 if erased else made.row(user)
         expired = now - made.manifest.cut > config.EXPIRED
@@ -201,7 +226,7 @@ class Shelf:
         """What a stranger is shown."""
         if (since := self._since) is None:
             raise NoTable("no table has been published yet: python -m recsys night")
-        return self._popular(since, k, since.out, "", "popular")
+        return self._popular(since, k, Forbidden(EMPTY, since.out), "", "popular")
 
     def history(self, user: str) -> list[tuple[str, str]]:
         """Items that the shopper (pseudonym) bought last, newest first, with their titles."""
@@ -226,7 +251,7 @@ class Shelf:
         row = made.row(user)
         return [made.extras.items[item] for item in made.items(row)[: config.PERMUTED] if item >= 0] if row >= 0 else []
 
-    def _stored(self, since: Since, row: int, k: int, forbidden: "set[int] | frozenset[int]") -> Shown:
+    def _stored(self, since: Since, row: int, k: int, forbidden: Forbidden) -> Shown:
         made = since.table
         most = max(k, config.PERMUTED) + len(forbidden)  # no more can be needed
         stored, origins = made.items(row, most), made.sources(row, most)
@@ -236,7 +261,7 @@ class Shelf:
         items, sources = [stored[place] for place in places[:k]], [origins[place] for place in places[:k]]
         return _shown(since, items, sources, "table", history=made.history(row), permuted=m, k=k, forbidden=forbidden)
 
-    def _today(self, since: Since, today: list[int], k: int, forbidden: "set[int] | frozenset[int]") -> Shown:
+    def _today(self, since: Since, today: list[int], k: int, forbidden: Forbidden) -> Shown:
         """Item-to-item rows of what somebody without a row did today, merged: the nearest of the latest first."""
         worth: dict[int, float] = {}
         for age, item in enumerate(reversed(today)):
@@ -250,9 +275,10 @@ class Shelf:
             since, items, [LINEAR] * len(items), "today", history=today[::-1], permuted=0, k=k, forbidden=forbidden
         )
 
-    def _popular(self, since: Since, k: int, forbidden: "set[int] | frozenset[int]", context: str, path: Way) -> Shown:
+    def _popular(self, since: Since, k: int, forbidden: Forbidden, context: str, path: Way) -> Shown:
         popular = since.table.extras.popular
-        items = [item for item in popular.get(context, popular[""]) if item not in forbidden][:k]
+        shown = (item for item in popular.get(context, popular[""]) if item not in forbidden)
+        items = list(islice(shown, k))
         return _shown(since, items, [POPULAR] * len(items), path, history=[], permuted=0, k=k, forbidden=forbidden)
 
 
@@ -265,13 +291,14 @@ def _shown(
     history: list[int],
     permuted: int,
     k: int,
-    forbidden: "set[int] | frozenset[int]",
+    forbidden: Forbidden,
 ) -> Shown:
     """Filled up from popularity, never short of what the shop has; with names."""
     made = since.table
     if len(items) < k:
-        there = set(items) | forbidden
-        more = [item for item in made.extras.popular[""] if item not in there][: k - len(items)]
+        listed, popular = set(items), made.extras.popular[""]
+        rest = (item for item in popular if item not in listed and item not in forbidden)
+        more = list(islice(rest, k - len(items)))
         items, sources = items + more, sources + [POPULAR] * len(more)
     names: list[str] = made.extras.items
     near: Mapping[int, set[int]] = {item: set(made.neighbours[item].tolist()) for item in history}

@@ -1,5 +1,7 @@
 """A list by day: the row, less what has happened since; strangers, latecomers and the forgotten; stale tables."""
 
+from collections.abc import Iterator, Mapping
+
 import pytest
 
 from recsys import config
@@ -8,7 +10,7 @@ from recsys.schema import CATALOGUE, ERASURES, Erasure, Product
 from recsys.shelf import NoTable
 from recsys.table import Table
 from recsys.topk import drawn
-from shared.eventlog.port import Entry
+from shared.eventlog.port import Entry, Place, Reader
 from tests.recsys.shop import MIDNIGHT, TODAY, Shop, Trained, event
 
 NOW = TODAY + 3 * HOUR
@@ -131,3 +133,61 @@ def test_after_a_rollback_what_was_bought_since_the_older_table_is_left_out(shop
     for one in (shelf, fresh):
         one.follow()
         assert item not in one.recommend(user, 50, now=TODAY + DAY).items
+
+
+def test_a_switch_takes_over_what_is_sold_out_and_who_was_erased_and_reads_no_catalogue_again(
+    shop: Shop, shop_world: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user = plain_user(shop, shop.night().version)
+    shelf = shop.shelf()
+    gone = shelf.recommend(user, 20, now=NOW).items[0]
+    out(shop, gone)
+    out(shop, "not-in-this-table")
+    shop.log.append([Entry(ERASURES, "ann", Erasure(user="ann", at=NOW).model_dump_json().encode())])
+    shelf.follow()
+    shop.send(shop_world.live[0])
+    shop.clock.observe(TODAY + DAY + 2 * HOUR)
+    shop.night("2026-03-13")
+    starts: list[Mapping[Place, int]] = []
+    reader = shop.log.reader
+
+    def counted(start: Mapping[Place, int]) -> Reader:
+        starts.append(start)
+        return reader(start)
+
+    monkeypatch.setattr(shop.log, "reader", counted)
+    shelf.follow()
+    ends = shop.log.ends(CATALOGUE)
+    (start,) = starts
+    assert {place.partition: at for place, at in start.items() if place.topic == CATALOGUE.name} == ends
+    assert {place.partition: at for place, at in start.items() if place.topic == ERASURES.name} == shop.log.ends(
+        ERASURES
+    )
+    fresh = shop.shelf()
+    for one in (shelf, fresh):
+        assert one._since is not None
+        assert one._since.out == fresh._since.out  # type: ignore[union-attr]  # it has a table
+        assert one._since.erased == {"ann": NOW}
+        assert gone not in one.recommend(user, 50, now=TODAY + DAY).items
+    out(shop, gone, there=True)
+    shelf.follow()
+    assert shelf._since is not None
+    assert shelf._since.table.number[gone] not in shelf._since.out
+
+
+def test_a_request_copies_no_set_of_what_is_sold_out(shop: Shop) -> None:
+    user = plain_user(shop, shop.night().version)
+    shelf = shop.shelf()
+
+    class Counted(set[int]):
+        """A set that may be asked, and not walked."""
+
+        def __iter__(self) -> Iterator[int]:
+            raise AssertionError("it was copied")
+
+    assert shelf._since is not None
+    first = shelf.recommend(user, 20, now=NOW).items
+    shelf._since.out = Counted([shelf._since.table.number[first[0]]])
+    for wanted in (user, "stranger"):
+        assert first[0] not in shelf.recommend(wanted, 20, now=NOW).items
+    assert first[0] not in shelf.popular(20).items
