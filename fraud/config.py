@@ -19,6 +19,7 @@ MAX_AHEAD = ALLOWED_LATENESS
 MAX_AGE = 30 * DAY
 
 # A till repeats within seconds, a batch file within days.
+SILENT = 180 * DAY  # a card or terminal of which nothing came for so long is forgotten; no window reaches as far
 REMEMBER = 7 * DAY
 
 # --- features ---------------------------------------------------------------------------------

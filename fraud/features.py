@@ -103,6 +103,10 @@ class State:
     def _advance(self, at: int) -> Cell | None:
         if at <= self.watermark:
             return None
+        if at // DAY > self.watermark // DAY:  # once a day: it looks at every card
+            silent = [name for name, card in self.cards.items() if card.last < at - config.SILENT]
+            for name in silent:
+                del self.cards[name]
         self.watermark = at
         return self.open.advance(at, self.partition)
 

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from fraud.config import BOOK_LAG, HOUR, PARTITIONS, TERMINAL_WINDOWS
+from fraud.config import BOOK_LAG, HOUR, PARTITIONS, SILENT, TERMINAL_WINDOWS
 from fraud.schema import Cell
 
 DAY, WEEK, MONTH = TERMINAL_WINDOWS.values()  # hours
@@ -84,6 +84,8 @@ class Book:
                     self._waiting[cell.hour].append(cell)
         complete = min(self.closed)
         if complete > self.complete:
+            if complete // DAY > self.complete // DAY:  # once a day: it looks at every terminal
+                self._forget(complete - SILENT // HOUR)
             self.complete = complete
             for hour in sorted(hour for hour in self._waiting if hour <= complete):
                 self._close(hour, self._waiting.pop(hour))
@@ -107,6 +109,11 @@ class Book:
                 gone = bisect_right(history.hours, hour - KEEP)
                 for column in history:
                     del column[:gone]
+
+    def _forget(self, before: int) -> None:
+        """Let go of terminals without an event since the hour `before`."""
+        for terminal in [name for name, history in self._terminals.items() if history.hours[-1] < before]:
+            del self._terminals[terminal]
 
     def see(self, terminal: str, at: int) -> Visited:
         """What is settled about a terminal, as a payment at `at` may know it."""

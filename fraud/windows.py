@@ -43,6 +43,11 @@ class Card:
         self.country = array("H")
         self.frauds = array("I")  # times at which frauds became known
 
+    @property
+    def last(self) -> int:
+        """The time of the latest payment, or of the latest fraud that became known; 0 without any."""
+        return max(self.at[-1] if self.at else 0, self.frauds[-1] if self.frauds else 0)
+
     def see(self, at: int, device: int, country: int) -> Seen:
         """The card's past at `at`, as a payment with this device and country sees it."""
         times, total, large = self.at, self.total, self.large

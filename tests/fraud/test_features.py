@@ -1,6 +1,7 @@
 """One definition of the features: what it says, and that the fold is it, bit for bit."""
 
 import math
+import random
 from itertools import islice
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import polars as pl
 import pytest
 from numpy.typing import NDArray
 
-from fraud import dataset
+from fraud import config, dataset
 from fraud.config import ALLOWED_LATENESS, BOOK_LAG, DAY, HOUR, PARTITIONS
 from fraud.features import NAMES, State, fold
 from fraud.history import as_events, read_file
@@ -215,3 +216,44 @@ def test_a_fold_without_the_ticks_that_close_hours_says_so() -> None:
     streams[0] = [payment(START), payment(START + 9 * DAY)]
     with pytest.raises(ValueError, match="wait for hours that no tick has closed"):
         list(fold(streams))
+
+
+# --- what is forgotten -------------------------------------------------------------------------
+
+
+def stepped(events: list[Event]) -> tuple[list[Features | None], int]:
+    """Features of one partition's events, and the most cards that it has held."""
+    state, seen, most = State(0), Book(), 0
+    vectors = []
+    for event in events:
+        vector, cell = state.step(event, seen)
+        vectors.append(vector)
+        if cell is not None:
+            seen.add(cell.model_copy(update={"partition": partition}) for partition in range(PARTITIONS))
+        most = max(most, len(state.cards))
+    return vectors, most
+
+
+def test_a_card_that_is_silent_for_half_a_year_is_forgotten_and_no_feature_changes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    chance = random.Random(1)
+    paid = [
+        payment(
+            START + number * HOUR,
+            chance.randrange(1, 500_00),
+            id=str(number),
+            card=f"c{number // 40 + chance.randrange(60)}",
+        )
+        for number in range(20_000)  # 833 days: each card is used for three months; 200 come back at the end
+    ]
+    paid += [payment(START + 20_000 * HOUR + number, id=f"back-{number}", card=f"c{number}") for number in range(200)]
+    frauds = [label(each, each.at + 20 * DAY) for each in paid[:20_000:7]]
+    taken_back = [label(each, each.at + 300 * DAY, fraud=False) for each in paid[:12_000:35]]
+    events: list[Event] = sorted([*paid, *frauds, *taken_back], key=lambda event: event.at)
+    vectors, most = stepped(events)
+    monkeypatch.setattr(config, "SILENT", 10**9)
+    expected, all_cards = stepped(events)
+    assert vectors == expected
+    assert all_cards == len({each.card for each in paid}) == 559
+    assert most < 400  # the 200 that come back, and those of half a year

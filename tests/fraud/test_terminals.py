@@ -2,7 +2,7 @@
 
 import random
 
-from fraud.config import BOOK_LAG, HOUR, PARTITIONS
+from fraud.config import BOOK_LAG, DAY, HOUR, PARTITIONS, SILENT
 from fraud.schema import Cell
 from fraud.terminals import KEEP, MONTH, NEVER, Book, OpenHour, Visited, usable
 from tests.worlds import START
@@ -120,3 +120,18 @@ def test_what_the_book_lets_go_of_is_out_of_reach() -> None:
     assert whole.see("shop", at(H0 + 99)).payments == (24, 100, 100)
     assert pruned.see("shop", at(last)).payments == (3, 3, 3)
     assert pruned.see("shop", at(H0 + 99)).payments == (0, 0, 0)  # nobody may ask any more
+
+
+def test_a_terminal_that_is_silent_for_half_a_year_is_forgotten_and_looks_as_it_did() -> None:
+    made, days = Book(), 400
+    for day in range(days):
+        hour = H0 + 24 * day
+        made.add([Cell(partition=0, hour=hour, until=hour, counts={f"shop-{day}": (3, 1), "open": (1, 0)})])
+        made.add(closed(hour, range(1, PARTITIONS)))
+    last = H0 + 24 * (days - 1)
+    assert len(made._terminals) <= SILENT // DAY + 3
+    assert made.see("shop-0", at(last)) == NEVER
+    assert made.see("open", at(last)).payments == (1, 7, 28)
+    made.add([Cell(partition=0, hour=last + 24, until=last + 24, counts={"shop-0": (2, 0)})])
+    made.add(closed(last + 24, range(1, PARTITIONS)))
+    assert made.see("shop-0", at(last + 24)) == Visited((2, 2, 2), (0, 0, 0), -1)
