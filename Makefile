@@ -161,7 +161,9 @@ help:  ## this list
 	@$(INSTALL) --extra sentiment
 	@touch $@
 
+# Compiled at once: else the first tests compile the libraries in all their processes.
 .venv/.all: .venv/.dev .venv/.sentiment
+	@$(INSTALL) --extra fraud --extra recsys --extra sentiment --extra dev --compile-bytecode
 	@touch $@
 
 .venv/.dev: .venv/.fraud

@@ -225,8 +225,14 @@ def ingest(
         raise typer.BadParameter(str(error)) from error
     runtime.open_log().append(rejected_rows(DEAD, letters, personal=PERSONAL))
     all_known = (payments["at"][-1] + config.MATURITY) // config.DAY * config.DAY + config.DAY
-    write_past(runtime.settings, payments, until=all_known, seed=0)
-    print(f"{payments.height:,} payments taken in, {len(letters):,} rows refused: see the topic fraud.dead")
+    try:
+        _, new = write_past(runtime.settings, payments, until=all_known, seed=0)
+    except Refused as error:
+        raise typer.BadParameter(str(error)) from error
+    print(
+        f"{new:,} new of {payments.height:,} payments taken in, known by card and transaction id;"
+        f" {len(letters):,} rows refused: see the topic fraud.dead"
+    )
 
 
 @app.command()

@@ -159,21 +159,25 @@ def retrained(live: Live) -> bool:
 def past(settings: Settings, world: pl.DataFrame, live: Live, *, until: int) -> str:
     """The past goes straight to the lake; the worker and the monitor start on it."""
     payments = world.filter(pl.col("at") < until)
-    live.expect(write_past(settings, payments, until=until, seed=live.seed))
+    expected, _ = write_past(settings, payments, until=until, seed=live.seed)
+    live.expect(expected)
     live.children.start("serve", "--port", str(live.port), "--patience", "inf", "--demo")
     live.children.start("monitor", "--seed", str(live.seed))
     frauds = payments["fraud"].sum()
     return f"{payments.height:,} payments in the lake, {frauds:,} of them frauds ({frauds / payments.height:.2%})"
 
 
-def write_past(settings: Settings, payments: pl.DataFrame, *, until: int, seed: int) -> pl.DataFrame:
-    """Payments that were all let through, and the complaints that came; gives the complaints still to come."""
+def write_past(settings: Settings, payments: pl.DataFrame, *, until: int, seed: int) -> tuple[pl.DataFrame, int]:
+    """Payments that were all let through, and the complaints that came.
+
+    Gives the complaints still to come, and the number of payments that the lake did not have.
+    """
     complaints = labels(payments.with_columns(action=pl.lit("approve")), seed=seed)
     known = complaints.filter(pl.col("at") < until)
     begun = payments["at"][0] // config.HOUR * config.HOUR
     rows = as_events(payments, known, key=settings.key("pseudonym_key"), ticks=(begun, until))
-    write_history(Lake(settings.var / "lake"), rows)
-    return complaints.filter(pl.col("at") >= until)
+    new = write_history(Lake(settings.var / "lake"), rows)
+    return complaints.filter(pl.col("at") >= until), new
 
 
 def learn(settings: Settings, stage: Stage, *, as_of: int, seed: int) -> Candidate:

@@ -22,7 +22,7 @@ import polars as pl
 from fraud import config, dataset, policy
 from fraud.artifact import Artifact
 from fraud.features import DEFINITION, StepFailed, needs
-from fraud.history import EVENT_COLUMNS, HISTORY
+from fraud.history import EVENT_COLUMNS
 from fraud.ingest import DECIDERS, accept, dead_letter, read_letter, read_verdict, unexpected
 from fraud.order import Order
 from fraud.schema import (
@@ -47,7 +47,7 @@ from shared.clock import Clock, monotonic, perf_counter
 from shared.dead_letters import Refused
 from shared.dependencies import DEPENDENCY_ERRORS
 from shared.eventlog.port import Entry, EventLog, Fenced, Place, Position, Record, beginning
-from shared.lake import Lake, LakeCorrupt
+from shared.lake import HISTORY, Lake, LakeCorrupt
 
 LIMIT = 500  # records a partition and step: bounds what a crash repeats, and how long a request waits behind others
 BACKLOG = 10 * LIMIT  # records held while they wait for the book, or for the state of their partition

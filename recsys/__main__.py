@@ -229,10 +229,11 @@ def ingest(
         except Refused as error:
             raise typer.BadParameter(str(error)) from error
         log.append(rejected_rows(DEAD, past.letters, personal=PERSONAL))
-    write_history(runtime.lake(), past.events, past.products, key=runtime.key("pseudonym_key"))
+    new = write_history(runtime.lake(), past.events, past.products, key=runtime.key("pseudonym_key"))
     aside = "".join(f", {count:,} set aside ({reason})" for reason, count in past.set_aside.items())
     print(
-        f"{past.events.height:,} deeds taken in{aside}, {len(past.letters):,} rows refused: see the topic recsys.dead"
+        f"{new:,} new of {past.events.height:,} rows taken in, known by file and line{aside},"
+        f" {len(past.letters):,} rows refused: see the topic recsys.dead"
     )
 
 

@@ -1,5 +1,6 @@
 """Files and simulated pasts -> rows of `recsys.events` and of the catalogue, for what never came through the log."""
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -9,7 +10,7 @@ import polars as pl
 from recsys import config
 from shared.dead_letters import DeadLetter, Refused
 from shared.eventlog.port import partition_of
-from shared.lake import Lake
+from shared.lake import HISTORY, Lake
 from shared.privacy import pseudonym
 
 Columns = dict[str, type[pl.DataType]]
@@ -39,15 +40,29 @@ class Past(NamedTuple):
     set_aside: dict[str, int]  # rows that are no deed of a known shopper with a product, by reason
 
 
-def write_history(
-    lake: Lake, events: pl.DataFrame, products: pl.DataFrame, *, key: bytes, batch: str = "history"
-) -> None:
-    """What never came through the log: each partition's rows get the offsets -n … -1; users become pseudonyms."""
-    last = pl.len().over("partition").cast(pl.Int64)
-    offset = pl.int_range(pl.len(), dtype=pl.Int64).over("partition") - last
-    lake.write("events", hidden(events, key=key).with_columns(offset=offset), batch=batch)
+def write_history(lake: Lake, events: pl.DataFrame, products: pl.DataFrame, *, key: bytes) -> int:
+    """Add what never came through the log to that of earlier files; gives the number of new events.
+
+    Users become pseudonyms. An event is known by its user and id, a product by its item and time. Offsets lie below
+    those of the log, and of files before.
+    """
     placed = products.with_columns(partition=pl.lit(0, pl.Int64)).select("partition", *PRODUCT_COLUMNS)
-    lake.write("catalogue", placed.with_columns(offset=offset), batch=batch)
+    _add(lake, "catalogue", placed, known_by=["item", "at"])
+    return _add(lake, "events", hidden(events, key=key), known_by=["user", "id"])
+
+
+def _add(lake: Lake, table: str, rows: pl.DataFrame, *, known_by: list[str]) -> int:
+    known = lake.read(table, batch=HISTORY)
+    if not known.is_empty():
+        rows = rows.join(known.select(known_by), on=known_by, how="anti", maintain_order="left")
+    lowest = known.group_by("partition").agg(lowest=pl.col("offset").min())
+    count = pl.len().over("partition").cast(pl.Int64)
+    place = pl.int_range(pl.len(), dtype=pl.Int64).over("partition") - count
+    below = rows.join(lowest, on="partition", how="left", maintain_order="left")
+    new = below.select(*rows.columns, offset=place + pl.col("lowest").fill_null(0))
+    digest = hashlib.sha256(new.write_csv().encode()).hexdigest()
+    lake.write(table, new, batch=f"{HISTORY}-{digest[:16]}")
+    return new.height
 
 
 def hidden(events: pl.DataFrame, *, key: bytes) -> pl.DataFrame:
@@ -82,11 +97,13 @@ def read_file(path: Path) -> Past:
     if "aside" not in raw.columns:
         raw = raw.with_columns(aside=pl.lit(None, pl.String))
     aside = raw.filter(pl.col("aside").is_not_null()).group_by("aside").len().sort("aside")
-    events, letters = _checked(raw.filter(pl.col("aside").is_null()).drop("aside"), path)
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()[:12]
+    events, letters = _checked(raw.filter(pl.col("aside").is_null()).drop("aside"), path, digest=digest)
     return Past(events.select(*EVENT_COLUMNS), _products(events), letters, dict(aside.iter_rows()))
 
 
-def _checked(raw: pl.DataFrame, path: Path) -> tuple[pl.DataFrame, list[DeadLetter]]:
+def _checked(raw: pl.DataFrame, path: Path, *, digest: str) -> tuple[pl.DataFrame, list[DeadLetter]]:
     defaults = {"quantity": "1", "price": "0", "order_id": None, "title": "", "category": "", "family": ""}
     added = {name: pl.lit(value, pl.String) for name, value in defaults.items() if name not in raw.columns}
     rows = raw.with_columns(**added)
@@ -125,7 +142,7 @@ def _checked(raw: pl.DataFrame, path: Path) -> tuple[pl.DataFrame, list[DeadLett
         quantity=pl.col("units").cast(pl.Int64),
         cents=(pl.col("amount") * 100).round().cast(pl.Int64),
         order=pl.col("order_id").cast(pl.String),
-        id=pl.format("line-{}", "line"),
+        id=pl.format(f"{digest}-{{}}", "line"),  # the file and the line
         list_id=pl.lit(None, pl.String),
         position=pl.lit(None, pl.Int64),
     )

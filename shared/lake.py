@@ -67,7 +67,7 @@ class Lake:
     ) -> pl.DataFrame:
         """The rows of event dates since <= date < until, each place once, in order of partition and offset.
 
-        `batch`: of this batch only, which must be one that came from a file.
+        `batch`: only of batches whose name begins so; they must be some that came from a file.
 
         Raises:
             LakeCorrupt: naming the file that holds no table.
@@ -156,7 +156,7 @@ def _date(folder: Path) -> date:
 
 
 def _read_day(folder: Path, *, batch: str) -> list[pl.DataFrame]:
-    """The files of a date, or those of one batch."""
+    """The files of a date, or those of batches whose name begins so."""
     for _ in range(LISTINGS - 1):
         with suppress(FileNotFoundError):  # merged or replaced, since the folder was listed
             return _read_files(folder, batch)
@@ -164,7 +164,7 @@ def _read_day(folder: Path, *, batch: str) -> list[pl.DataFrame]:
 
 
 def _read_files(folder: Path, batch: str) -> list[pl.DataFrame]:
-    return [_read(path) for path in sorted(folder.glob("*.parquet"), key=_rank) if batch in ("", path.stem)]
+    return [_read(path) for path in sorted(folder.glob("*.parquet"), key=_rank) if path.stem.startswith(batch)]
 
 
 def _read(path: Path) -> pl.DataFrame:

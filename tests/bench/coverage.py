@@ -88,7 +88,7 @@ def live(shop: Shop, life: Life, lake: Lake, day: int, lists: Ints | None) -> No
     luck = simulate.chances(shop, day)
     deeds = simulate.live(shop, life, day, luck, None if lists is None else lists[luck.users])
     events = simulate.events(shop, day, luck, deeds)
-    write_history(lake, events, simulate.products(shop, day, since=day - 1 if day else None), key=KEY, batch=str(day))
+    write_history(lake, events, simulate.products(shop, day, since=day - 1 if day else None), key=KEY)
 
 
 def draw(lines: dict[str, list[float]], path: Path) -> None:

@@ -122,7 +122,7 @@ def ingested(path: Path, folder: Path) -> Lake:
 
 def learnt(lake: Lake) -> tuple[pl.DataFrame, pl.DataFrame, bytes]:
     """As of the cut: events, payments with labels, features."""
-    rows = dataset.events(lake, as_of=CUT).drop("offset")  # -n ... -1 counts from the end
+    rows = dataset.events(lake, as_of=CUT)
     block = train.folded(dataset.events(lake, as_of=CUT), EMPTY)
     return rows, block.payments, block.matrix.tobytes()
 

@@ -6,8 +6,9 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from fraud.config import HOUR, PARTITIONS
-from fraud.history import FILE_COLUMNS, as_events, read_file, write_history
+from fraud.config import DAY, HOUR, PARTITIONS
+from fraud.history import EVENT_COLUMNS, FILE_COLUMNS, as_events, read_file, write_history
+from shared import lake as lake_module
 from shared.dead_letters import DeadLetter, Refused
 from shared.eventlog.port import partition_of
 from shared.lake import Lake
@@ -263,13 +264,64 @@ def test_no_name_of_a_card_or_device_gets_in() -> None:
     assert as_events(*2 * (rows.clear(),), key=KEY, ticks=(START, START)).height == PARTITIONS  # and none is no error
 
 
-def test_history_has_offsets_before_the_log(tmp_path: Path) -> None:
+def test_history_stands_before_the_log_in_order_of_time(tmp_path: Path) -> None:
     rows = bank(seed=1, days=3, cards=60)
     lake = Lake(tmp_path)
-    write_history(lake, rows)
+    assert write_history(lake, rows) == rows.filter(kind="payment").height
     written = lake.read("events")
-    assert written.height == rows.height
+    assert written["offset"].max() < 0  # type: ignore[operator]  # an int
     for partition in range(PARTITIONS):
         mine = written.filter(partition=partition)
-        assert mine["offset"].to_list() == list(range(-mine.height, 0))
         assert_frame_equal(mine.select(rows.columns), rows.filter(partition=partition))
+
+
+def parts(rows: pl.DataFrame) -> list[pl.DataFrame]:
+    """Two files with a day in common; each has ticks of its own."""
+    middle = START + 2 * DAY
+    return [rows.filter(pl.col("at") < middle + DAY), rows.filter(pl.col("at") >= middle)]
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0), (0, 1, 0, 1)])
+def test_files_add_up_whatever_their_order_and_the_same_again_adds_nothing(
+    tmp_path: Path, order: tuple[int, ...]
+) -> None:
+    rows = bank(seed=1, days=5, cards=60)
+    whole, lake, new = Lake(tmp_path / "whole"), Lake(tmp_path / "parts"), 0
+    write_history(whole, rows)
+    for number in order:
+        new += write_history(lake, parts(rows)[number])
+    assert new == rows.filter(kind="payment").height
+    columns = ["partition", *EVENT_COLUMNS]
+    assert_frame_equal(lake.read("events").select(columns), whole.read("events").select(columns))
+    assert write_history(lake, rows) == 0
+    assert lake.read("events").height == rows.height
+
+
+def test_an_import_that_died_is_finished_by_the_next_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, lake, written = bank(seed=1, days=5, cards=60), Lake(tmp_path), 0
+    real = lake_module._write
+
+    def dies(path: Path, part: pl.DataFrame) -> None:
+        nonlocal written
+        written += 1
+        if written == 3:
+            raise KeyboardInterrupt
+        real(path, part)
+
+    with monkeypatch.context() as dying:
+        dying.setattr(lake_module, "_write", dies)
+        with pytest.raises(KeyboardInterrupt):
+            write_history(lake, rows)
+    assert 0 < write_history(lake, rows) < rows.filter(kind="payment").height
+    columns = ["partition", *EVENT_COLUMNS]
+    whole = Lake(tmp_path / "whole")
+    write_history(whole, rows)
+    assert_frame_equal(lake.read("events").select(columns), whole.read("events").select(columns))
+
+
+def test_a_lake_with_the_offsets_of_an_older_version_takes_no_further_file(tmp_path: Path) -> None:
+    rows, lake = bank(seed=1, days=3, cards=60), Lake(tmp_path)
+    count = pl.int_range(pl.len(), dtype=pl.Int64).over("partition") - pl.len().over("partition").cast(pl.Int64)
+    lake.write("events", rows.with_columns(offset=count), batch="history")
+    with pytest.raises(Refused, match="older version"):
+        write_history(lake, rows)

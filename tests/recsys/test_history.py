@@ -1,12 +1,16 @@
 """Files: known columns, bad rows by line and reason, and the troubles of real shops."""
 
+import hashlib
 from datetime import datetime
 from pathlib import Path
 
 import polars as pl
 import pytest
 
+from recsys import dataset
+from recsys.config import DAY
 from recsys.history import FILE_COLUMNS, PRODUCT_COLUMNS, Past, read_file, write_history
+from shared import lake as lake_module
 from shared.dead_letters import Refused
 from shared.lake import Lake
 from tests.recsys.shop import KEY, START
@@ -21,11 +25,15 @@ def read(folder: Path, *lines: str, header: str = HEADER) -> Past:
     return read_file(path)
 
 
+def digest(folder: Path) -> str:
+    return hashlib.sha256((folder / "events.csv").read_bytes()).hexdigest()[:12]
+
+
 def test_a_row_is_a_deed_and_its_item_is_in_the_catalogue_from_then_on(tmp_path: Path) -> None:
     past = read(tmp_path, GOOD, GOOD.replace("10:00:00", "09:00:00").replace("A pen", "An older name"))
     row = past.events.row(1, named=True)
     assert (row["kind"], row["user"], row["item"], row["order"]) == ("purchase", "ann", "pen", "o-1")
-    assert (row["at"], row["quantity"], row["cents"], row["id"]) == (START + 36_000, 2, 150, "line-2")
+    assert (row["at"], row["quantity"], row["cents"], row["id"]) == (START + 36_000, 2, 150, f"{digest(tmp_path)}-2")
     assert past.products.select("item", "at", "title", "category", "cents").rows() == [
         ("pen", START + 32_400, "An older name", "ink", 150)
     ]
@@ -137,3 +145,39 @@ def test_history_ends_before_the_first_offset_and_names_nobody(tmp_path: Path) -
     assert not set(rows["user"]) & {"ann", "bob"}
     assert rows["user"].n_unique() == 2
     assert set(PRODUCT_COLUMNS) <= set(lake.read("catalogue").columns)
+
+
+def test_a_second_file_adds_and_the_same_again_adds_nothing(tmp_path: Path) -> None:
+    """The lines of both files have the same numbers, and their shoppers stand in the same partitions."""
+    lake = Lake(tmp_path / "lake")
+    for line in (GOOD, GOOD.replace("01-01", "01-02")):
+        past = read(tmp_path, line, line.replace("ann", "bob"))
+        assert write_history(lake, past.events, past.products, key=KEY) == 2
+        assert write_history(lake, past.events, past.products, key=KEY) == 0
+    rows = dataset.events(lake, cut=START + 3 * DAY)
+    assert rows["at"].to_list() == [START + 36_000] * 2 + [START + DAY + 36_000] * 2
+    assert lake.read("events").height == 4
+    assert lake.read("events")["offset"].max() == -1
+    assert lake.read("catalogue").select("item", "at").sort("at").rows() == [
+        ("pen", START + 36_000),
+        ("pen", START + DAY + 36_000),
+    ]
+
+
+def test_an_import_that_died_is_finished_by_the_next_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    past = read(tmp_path, *(GOOD.replace("01-01", f"01-{day:02}") for day in range(1, 9)))
+    lake, written, real = Lake(tmp_path / "lake"), 0, lake_module._write
+
+    def dies(path: Path, part: pl.DataFrame) -> None:
+        nonlocal written
+        written += 1
+        if written == 4:
+            raise KeyboardInterrupt
+        real(path, part)
+
+    with monkeypatch.context() as dying:
+        dying.setattr(lake_module, "_write", dies)
+        with pytest.raises(KeyboardInterrupt):
+            write_history(lake, past.events, past.products, key=KEY)
+    assert 0 < write_history(lake, past.events, past.products, key=KEY) < 8
+    assert dataset.events(lake, cut=START + 9 * DAY).height == 8
