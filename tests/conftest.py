@@ -65,7 +65,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Co
 @pytest.fixture(scope="session")
 def sequences(pytestconfig: pytest.Config) -> int:
     """How many random sequences of operations a property test tries."""
-    return _number(pytestconfig, "sequences", few=3, many=100)
+    return _number(pytestconfig, "sequences", few=2, many=100)
 
 
 @pytest.fixture(scope="session")
@@ -78,7 +78,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=3, help=f"how often the kill tests kill; {PROOF} is the proof")
     parser.addoption("--away", type=float, default=5.0, help="seconds that a broker is away; 20 is the proof")
     parser.addoption("--examples", type=int, help="examples of each hypothesis test: 25, with --all 100; 1000 is full")
-    parser.addoption("--sequences", type=int, help="random sequences of each property test: 3, with --all 100")
+    parser.addoption("--sequences", type=int, help="random sequences of each property test: 2, with --all 100")
     parser.addoption("--all", action="store_true", help="run everything; a test that skips itself fails")
 
 

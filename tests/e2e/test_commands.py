@@ -179,6 +179,7 @@ def test_serve_waits_for_a_log_that_is_away(bank: Bank, tmp_path: Path) -> None:
         ends_in_good_order(service, signal.SIGINT)
 
 
+@pytest.mark.slow
 @pytest.mark.kill
 def test_a_killed_worker_is_started_again_and_both_end_when_they_are_told_to(bank: Bank) -> None:
     with serving(bank) as service:

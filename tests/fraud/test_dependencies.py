@@ -180,6 +180,7 @@ def test_a_weekday_that_the_reference_lacks_is_told_and_not_judged(room: Room, w
     assert "has no " in room.alarms[-1].message
 
 
+@pytest.mark.slow
 def test_a_closed_weekday_does_not_end_a_training(world: Trained) -> None:
     rows = dataset.events(Lake(world.var / "lake"), as_of=TODAY)
     until = TODAY - 7 * DAY

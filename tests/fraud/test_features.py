@@ -88,7 +88,7 @@ def test_the_troubled_world_moves_every_feature(by_definition: tuple[pl.DataFram
     assert (timely[:, NAMES.index("terminal_frauds_1d")] < 0).any()  # taken back after its day
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (2, 3))])
 def test_features_do_not_depend_on_how_partitions_interleave(rows: pl.DataFrame, seed: int) -> None:
     rows = rows.filter((pl.col("arrival") < START + 12 * DAY) | (pl.col("kind") == "tick"))
     payments = rows.filter(kind="payment")

@@ -156,6 +156,7 @@ def moved(rows: pl.DataFrame) -> pl.DataFrame:
     return rows.with_columns(at=pl.when(paid).then(pl.col("at") - pl.col("at") % (3 * HOUR)).otherwise(pl.col("at")))
 
 
+@pytest.mark.slow
 def test_drift_is_an_alarm_on_the_second_day_in_a_row_and_is_said_once(room: Room, world: Trained) -> None:
     room.day(moved(days(world, 0, 0)))
     room.day(days(world, 1, 1))
@@ -532,6 +533,7 @@ def test_a_promotion_whose_files_are_gone_is_refused_and_the_next_is_carried_out
     assert room.registry.alias("champion") == good.version
 
 
+@pytest.mark.slow
 def test_an_errand_that_fails_does_not_hold_the_others_up(
     room: Room, world: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:

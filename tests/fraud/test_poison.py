@@ -101,7 +101,9 @@ def test_the_worker_goes_on_and_raises_an_alarm(bank: Bank, topic: Topic) -> Non
     assert len(alarms(bank)) == len(POISON)  # the next worker does not repeat them
 
 
-@pytest.mark.parametrize("part", ["recall", "fingerprint", "rules"])
+@pytest.mark.parametrize(
+    "part", ["recall", *(pytest.param(part, marks=pytest.mark.slow) for part in ("fingerprint", "rules"))]
+)
 def test_a_payment_that_not_even_the_rules_can_decide_is_a_dead_letter_and_stays_one_in_a_rebuild(
     bank: Bank, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:

@@ -96,6 +96,7 @@ def test_an_empty_lake_is_not_enough(registry: Registry, tmp_path: Path) -> None
         train(Lake(tmp_path / "lake"), registry, as_of=TODAY, seed=SEED, champion=None)
 
 
+@pytest.mark.slow
 def test_a_history_without_labels_is_not_enough(world: Trained, registry: Registry, tmp_path: Path) -> None:
     lake, known = Lake(tmp_path / "lake"), Lake(world.var / "lake").read("events")
     lake.write("events", known.filter(pl.col("kind") != "label"), batch="history")

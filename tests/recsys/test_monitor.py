@@ -296,6 +296,7 @@ def test_a_training_that_dies_is_begun_again_and_a_command_that_is_done_is_not(
     assert [line.action for line in shop.ledger().lines] == ["promote", "withdraw"]
 
 
+@pytest.mark.slow
 def test_another_definition_of_the_features_stops_nothing(
     shop: Shop, registry: Registry, shop_world: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -103,6 +103,7 @@ def test_shapes_are_those_of_online_retail(data: Path) -> None:
     assert far == {}
 
 
+@pytest.mark.slow
 def test_content_finds_buyers_of_what_is_new(shop: Shop, tmp_path: Path) -> None:
     """Recall at 20 of purchases of items launched in the last two weeks; the other sources have hardly seen these."""
     lake = Lake(tmp_path)

@@ -64,6 +64,7 @@ def test_where_there_is_taste_trees_pass_the_gate(
     assert max(chosen.values()) > chosen["chosen_blend"]
 
 
+@pytest.mark.slow
 def test_without_personal_taste_the_gate_refuses_the_ranker(tmp_path: Path) -> None:
     fitting, choosing, judging = periods(tmp_path, personal=False)
     recipe, chosen = train.learn(fitting, choosing, Parameters(), seed=1)

@@ -99,9 +99,10 @@ def test_clients_that_leave_before_they_are_answered_leave_their_place(served: S
     for _ in range(CLIENTS):
         with socket.create_connection(("127.0.0.1", port)) as client:
             client.sendall(b"GET /stream HTTP/1.1\r\nHost: x\r\n\r\n")
-    free(served)
-    answers = asyncio.run(watched(served.url, STREAMS))
-    assert {answer.status_code for answer in answers} == {200}
+    until = monotonic() + 10
+    while {answer.status_code for answer in asyncio.run(watched(served.url, STREAMS))} != {200}:
+        assert monotonic() < until, served.streams.open  # some are still on their way in
+        sleep(0.1)
 
 
 def test_a_stream_that_fails_leaves_its_place(served: Served) -> None:
