@@ -125,7 +125,7 @@ def everything(crowd: Crowd) -> None:
     crowd.stream()
 
 
-@pytest.mark.parametrize("version", [newer, older])
+@pytest.mark.parametrize("version", [newer, pytest.param(older, marks=pytest.mark.slow)])
 def test_a_log_of_another_version_is_read_along_every_path(
     crowd: Crowd, world: Trained, tmp_path: Any, version: Callable[[Record, dict[str, Any]], dict[str, Any]]
 ) -> None:

@@ -194,6 +194,7 @@ def test_a_closed_weekday_does_not_end_a_training(world: Trained) -> None:
     assert limits
 
 
+@pytest.mark.slow
 def test_the_monitor_judges_the_version_that_decides_and_not_the_ledgers(room: Room, world: Trained) -> None:
     """A worker that cannot load a release goes on with the one before, and says so."""
     room.bank.release(world.release.model_copy(update={"version": "2", "digest": "0" * 64, "artifact": "nowhere"}))

@@ -105,7 +105,8 @@ def running(step: Callable[[], object], errors: list[BaseException]) -> Iterator
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(2))
 def test_readers_publishing_late_posts_and_deaths_at_once(any_crowd: Crowd, world: Trained, seed: int) -> None:
     """At any moment: no more than was sent, and no less than was counted before the reader asked."""
     chance, crowd = random.Random(seed), any_crowd
