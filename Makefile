@@ -67,7 +67,10 @@ down: .venv/.fraud  ## end what `make up` started
 # --- check ---
 
 # [5.1] One command for a person, for the workflow and for .ci/run: what passes here passes there.
-test: lint  ## lint, and every test that can run here; ALL=1: everything, and nothing may be skipped
+test: .venv/.all  ## lint, and every test that can run here; ALL=1: everything, and nothing may be skipped
+	@$(MAKE) --no-print-directory --jobs 2 lint pytest
+
+pytest: .venv/.all
 	@$(PYTEST)
 
 test-fraud: .venv/.dev  ## the tests of fraud and of what it stands on
@@ -131,7 +134,7 @@ help:  ## this list
 	@awk -F ':.*## ' '/^# ---/ { print "" } /^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' Makefile
 	@printf '\n  demos and replays take LOG=, DAYS= and SEED=, a soak MINUTES=; a demo with HEADLESS=1 ends by itself\n\n'
 
-.PHONY: demo-fraud demo-recsys replay-fraud replay-recsys soak-fraud up status down test test-fraud test-recsys bench-fraud bench-recsys lint checklist exercise record docs lock clean help paper-sentiment demo-sentiment replay-sentiment test-sentiment bench-sentiment
+.PHONY: pytest demo-fraud demo-recsys replay-fraud replay-recsys soak-fraud up status down test test-fraud test-recsys bench-fraud bench-recsys lint checklist exercise record docs lock clean help paper-sentiment demo-sentiment replay-sentiment test-sentiment bench-sentiment
 
 # --- the environment ---
 
