@@ -230,6 +230,7 @@ class Monitor:
             beginning([ALARMS, REPORTS]) | {Place(COMMANDS.name, 0): max(0, self._next - REMEMBERED)}
         )
         alarms: list[Alarm] = []
+        begun: set[str] = set()  # keys of commands that have to be finished, though they may have come again
         while records := reader.poll(10_000, 0.0):
             for record in records:
                 try:
@@ -237,11 +238,13 @@ class Monitor:
                         self._reports.append(Report.model_validate_json(record.value))
                     elif record.topic == ALARMS.name:
                         alarms.append(Alarm.model_validate_json(record.value))
-                    elif record.offset < self._handled_until and record.offset not in self._unfinished:
-                        self._handled.add(_key(Command.model_validate_json(record.value), record.offset))
+                    elif record.offset < self._handled_until:
+                        keys = begun if record.offset in self._unfinished else self._handled
+                        keys.add(_key(Command.model_validate_json(record.value), record.offset))
                 except ValidationError:
                     logger.error("skipped %s offset %d: it cannot be read", record.topic, record.offset)
         reader.close()
+        self._handled -= begun
         self._ledger = self._manager.ledger()
         self._alias = self._ledger.version()
         since = self._ledger.lines[-1].at if self._ledger.lines else 0

@@ -489,6 +489,9 @@ def test_a_training_that_died_with_the_monitor_is_begun_again(room: Room, monkey
     monkeypatch.setattr(train, "train", never)
     key = room.ask("retrain")
     room.settle(5)
+    room.ask("retrain", key=key)  # while it is under way
+    room.settle(5)
+    assert room.alarms == []
     room.die()
     over.set()  # the dead one's thread ends, as it would with its process; what it made is lost
     room.watch()

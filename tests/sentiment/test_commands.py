@@ -175,8 +175,9 @@ def test_while_it_trains_commands_are_obeyed_and_the_heart_beats(
 
     monitor, may_end = watching(), threading.Event()
     monkeypatch.setattr(monitor, "_train", lambda *_, **__: may_end.wait(60) and (_ for _ in ()).throw(ValueError("x")))
-    send(crowd, kind="retrain", key="long")
-    monitor.step()
+    for _ in range(2):
+        send(crowd, kind="retrain", key="long")
+        monitor.step()
     send(crowd, kind="retrain", key="another")
     send(crowd, kind="withdraw", key="w", expected_champion="1", why="it insults people")
     monitor.step()
