@@ -29,16 +29,18 @@ Count = Annotated[int, Field(ge=0, lt=2**63)]
 
 PERSONAL = ("card", "device")  # fields that could name a person, so a dead letter does not quote them
 
-EVENTS = Topic("fraud.events", config.PARTITIONS)  # key: card
-DECISIONS = Topic("fraud.decisions", config.PARTITIONS)  # key: identity
-BOOK = Topic("fraud.book", 1, compacted=True)  # key: partition:hour
-DEAD = Topic("fraud.dead", 1)  # key: topic/partition/offset of the record refused
-COMMANDS = Topic("fraud.commands", 1)  # key: kind
-ALARMS = Topic("fraud.alarms", 1)  # key: kind
+# How long the log keeps records. What is older comes from the lake, so events stay for as long as the ingest may be
+# away; decisions stay longer, because they say how far the events were decided; closed hours, for the longest window.
+EVENTS = Topic("fraud.events", config.PARTITIONS, days=14)  # key: card
+DECISIONS = Topic("fraud.decisions", config.PARTITIONS, days=30)  # key: identity
+BOOK = Topic("fraud.book", 1, compacted=True, days=60)  # key: partition:hour
+DEAD = Topic("fraud.dead", 1, days=90)  # key: topic/partition/offset of the record refused
+COMMANDS = Topic("fraud.commands", 1, days=90)  # key: kind
+ALARMS = Topic("fraud.alarms", 1, days=365)  # key: kind
 REPORTS = Topic("fraud.reports", 1)  # key: day
 RELEASES = Topic("fraud.releases", 1)  # key: version
 HEARTBEATS = Topic("fraud.heartbeats", 1, compacted=True)  # key: process
-STORY = Topic("fraud.story", 1)  # key: kind; a demo's only
+STORY = Topic("fraud.story", 1, days=30)  # key: kind; a demo's only
 TOPICS = (EVENTS, DECISIONS, BOOK, DEAD, COMMANDS, ALARMS, REPORTS, RELEASES, HEARTBEATS, STORY)
 
 

@@ -41,17 +41,19 @@ def _business_date(text: str) -> str:
 
 BusinessDate = Annotated[str, AfterValidator(_business_date)]  # YYYY-MM-DD
 
-EVENTS = Topic("recsys.events", config.PARTITIONS)  # key: user
-IMPRESSIONS = Topic("recsys.impressions", config.PARTITIONS)  # key: user
-ERASURES = Topic("recsys.erasures", config.PARTITIONS)  # key: user
+# How long the log keeps records: events and impressions for as long as the night may fail or an old table may serve;
+# an erasure for ever, because a lake or a backup may be brought back.
+EVENTS = Topic("recsys.events", config.PARTITIONS, days=30)  # key: user
+IMPRESSIONS = Topic("recsys.impressions", config.PARTITIONS, days=30)  # key: user
+ERASURES = Topic("recsys.erasures", config.PARTITIONS, compacted=True)  # key: user
 CATALOGUE = Topic("recsys.catalogue", 1, compacted=True)  # key: item
-DEAD = Topic("recsys.dead", 1)  # key: topic/partition/offset of the record refused
-COMMANDS = Topic("recsys.commands", 1)  # key: kind
-ALARMS = Topic("recsys.alarms", 1)  # key: kind
-NIGHTS = Topic("recsys.nights", 1)  # key: date
+DEAD = Topic("recsys.dead", 1, days=90)  # key: topic/partition/offset of the record refused
+COMMANDS = Topic("recsys.commands", 1, days=90)  # key: kind
+ALARMS = Topic("recsys.alarms", 1, days=365)  # key: kind
+NIGHTS = Topic("recsys.nights", 1, days=365)  # key: date
 REPORTS = Topic("recsys.reports", 1)  # key: day
 RELEASES = Topic("recsys.releases", 1)  # key: version
-STORY = Topic("recsys.story", 1)  # key: kind; what a demo tells whoever watches, and hears from them
+STORY = Topic("recsys.story", 1, days=30)  # key: kind; what a demo tells whoever watches, and hears from them
 HEARTBEATS = Topic("recsys.heartbeats", 1, compacted=True)  # key: process
 INPUTS = (EVENTS, IMPRESSIONS, ERASURES, CATALOGUE)  # what a night reads
 TOPICS = (*INPUTS, DEAD, COMMANDS, ALARMS, NIGHTS, REPORTS, RELEASES, STORY, HEARTBEATS)

@@ -28,18 +28,20 @@ PostPartition = Annotated[int, Field(ge=0, lt=config.POST_PARTITIONS)]
 BrandPartition = Annotated[int, Field(ge=0, lt=config.BRAND_PARTITIONS)]
 Seconds = Annotated[int, Field(ge=0, lt=2**32, strict=True, examples=[1_767_225_600])]
 
-POSTS = Topic("sentiment.posts", config.POST_PARTITIONS)  # key: post id
-OPINIONS = Topic("sentiment.opinions", config.POST_PARTITIONS)  # key: post id
-MENTIONS = Topic("sentiment.mentions", config.BRAND_PARTITIONS)  # key: brand
+# How long the log keeps records. What is older comes from the lake, so posts and mentions stay for as long as batch may
+# be away.
+POSTS = Topic("sentiment.posts", config.POST_PARTITIONS, days=14)  # key: post id
+OPINIONS = Topic("sentiment.opinions", config.POST_PARTITIONS, days=30)  # key: post id
+MENTIONS = Topic("sentiment.mentions", config.BRAND_PARTITIONS, days=14)  # key: brand
 MINUTES = Topic("sentiment.minutes", config.BRAND_PARTITIONS)  # key: brand:minute, beside its brand's mentions
-AUDITS = Topic("sentiment.audits", 1)  # key: post id
-CORRECTIONS = Topic("sentiment.corrections", 1)  # key: post id
-DEAD = Topic("sentiment.dead", 1)  # key: topic/partition/offset of the record refused
-COMMANDS = Topic("sentiment.commands", 1)  # key: kind
-ALARMS = Topic("sentiment.alarms", 1)  # key: kind
+AUDITS = Topic("sentiment.audits", 1, days=90)  # key: post id
+CORRECTIONS = Topic("sentiment.corrections", 1, days=90)  # key: post id
+DEAD = Topic("sentiment.dead", 1, days=90)  # key: topic/partition/offset of the record refused
+COMMANDS = Topic("sentiment.commands", 1, days=90)  # key: kind
+ALARMS = Topic("sentiment.alarms", 1, days=365)  # key: kind
 REPORTS = Topic("sentiment.reports", 1)  # key: day
 RELEASES = Topic("sentiment.releases", 1)  # key: version
-STORY = Topic("sentiment.story", 1)  # key: kind; a demo's only
+STORY = Topic("sentiment.story", 1, days=30)  # key: kind; a demo's only
 HEARTBEATS = Topic("sentiment.heartbeats", 1, compacted=True)  # key: process
 TOPICS = (
     *(POSTS, OPINIONS, MENTIONS, MINUTES, AUDITS, CORRECTIONS),

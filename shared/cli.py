@@ -89,7 +89,7 @@ class Runtime:
             try:
                 log = open_log(self.settings.log, clock=self.clock)
                 try:
-                    log.create(self.topics)
+                    log.create(self._kept())
                 except BaseException:
                     log.close()
                     raise
@@ -101,6 +101,22 @@ class Runtime:
                     raise
                 logger.warning("waiting for the log: %s", error)
                 sleep(PAUSE)
+
+    def _kept(self) -> list[Topic]:
+        """The topics, each with the days for which the settings want it kept.
+
+        With a virtual clock, which only demos and replays have, all records stay: the closing report reads them.
+
+        Raises:
+            ValueError: the settings name a topic that the service does not have.
+        """
+        wanted = {name: days for name, days in self.settings.retention.items() if name.startswith(f"{self.service}.")}
+        if unknown := wanted.keys() - {topic.name for topic in self.topics}:
+            known = ", ".join(topic.name for topic in self.topics)
+            raise ValueError(f"MLSD_RETENTION names {', '.join(sorted(unknown))}; the topics are {known}")
+        if isinstance(self.clock, VirtualClock):
+            return [topic._replace(days=None) for topic in self.topics]
+        return [topic._replace(days=wanted.get(topic.name, topic.days)) for topic in self.topics]
 
     def lake(self) -> Lake:
         return Lake(self.settings.var / "lake")

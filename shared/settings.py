@@ -10,7 +10,7 @@ import tempfile
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -45,7 +45,7 @@ def check_driver(registry: str) -> None:
 
 
 class Settings(BaseSettings):
-    model_config = SettingsConfigDict(env_prefix="MLSD_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix="MLSD_", env_ignore_empty=True, frozen=True, extra="forbid")
 
     var: Path = Field(Path("var"), description="folder of everything that a run writes")
     # These three are not shown: a URL may carry a password.
@@ -54,6 +54,9 @@ class Settings(BaseSettings):
     mlflow: str = Field("", repr=False, description="sqlite:///var/mlflow.db, postgresql://… or http://mlflow:5000")
     data: Path | None = Field(None, description="folder of the public data sets")
     kafka_home: Path | None = Field(None, validation_alias="KAFKA_HOME", description="folder of an unpacked Kafka")
+    retention: dict[str, Annotated[int, Field(ge=1)] | None] = Field(
+        {}, description='days that topics are kept where not the design\'s own, as {"fraud.events": 30}; null: for ever'
+    )
     api_key: SecretStr | None = Field(None, description="key of the API; made in var/ when not set")
     pseudonym_key: SecretStr | None = Field(None, description="key of the pseudonyms; made in var/ when not set")
 

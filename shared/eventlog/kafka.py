@@ -16,14 +16,16 @@ from kafka import (
     KafkaProducer,
     TopicPartition,
 )
-from kafka.admin import MemberToRemove
+from kafka.admin import ConfigResource, ConfigResourceType, MemberToRemove
 from kafka.errors import KafkaError
 from kafka.structs import ConsumerGroupMetadata
 
-from shared.clock import Clock, monotonic, sleep
+from shared.clock import Clock, SystemClock, monotonic, sleep
 from shared.eventlog.kafka_calls import ANSWER, GIVE_UP, LOOK, T, end, made, milliseconds, or_unavailable, within
 from shared.eventlog.kafka_members import KafkaMember, KafkaReader, Tail
 from shared.eventlog.port import (
+    COMPACTION_LAG,
+    DAY,
     MAX_POLL_INTERVAL,
     SCHEME,
     Entry,
@@ -32,6 +34,7 @@ from shared.eventlog.port import (
     Place,
     Position,
     Topic,
+    check_size,
     partition_of,
 )
 
@@ -40,8 +43,6 @@ TRANSACTION = 5.0  # seconds after which the broker ends a dead member's step
 LEAVE = 2.0  # seconds to say goodbye
 
 ETERNAL = str(2**63 - 1)
-# The clock may be virtual, and months away from the broker's.
-KEPT = {"retention.ms": "-1", "message.timestamp.before.max.ms": ETERNAL, "message.timestamp.after.max.ms": ETERNAL}
 
 
 class KafkaLog:
@@ -77,6 +78,7 @@ class KafkaLog:
                 raise OtherScheme(f"{self.prefix}{service}.* in Kafka")
         self._make([scheme for scheme in schemes if scheme.name not in there])
         self._make([topic for topic in topics if topic.name not in there])
+        self._configure([topic for topic in topics if topic.name in there])
         there = self._partitions(topics)
         for topic in topics:
             if there[topic.name] != topic.partitions:
@@ -88,7 +90,7 @@ class KafkaLog:
         new = {
             self.prefix + topic.name: {
                 "num_partitions": topic.partitions,
-                "configs": KEPT | {"cleanup.policy": "compact" if topic.compacted else "delete"},
+                "configs": self._configs(topic),
             }
             for topic in topics
         }
@@ -98,7 +100,29 @@ class KafkaLog:
                 "topics are not ready", lambda: self._admin.wait_for_topics(list(new), timeout_ms=milliseconds(ANSWER))
             )
 
+    def _configure(self, topics: Sequence[Topic]) -> None:
+        """Give topics that exist the configuration of this version."""
+        resources = [
+            ConfigResource(ConfigResourceType.TOPIC, self.prefix + topic.name, self._configs(topic)) for topic in topics
+        ]
+        if resources:
+            self._ask("topics cannot be configured", lambda: self._admin.alter_configs(resources))
+
+    def _configs(self, topic: Topic) -> dict[str, str]:
+        """With a virtual clock, records carry its time, and the broker, which has the world's, removes none of them."""
+        wall = isinstance(self._clock, SystemClock)
+        policies = ["compact"] * topic.compacted + ["delete"] * (not topic.compacted or topic.days is not None)
+        return {
+            "cleanup.policy": ",".join(policies),
+            "retention.ms": str(topic.days * DAY * 1000) if wall and topic.days is not None else "-1",
+            "min.compaction.lag.ms": str(COMPACTION_LAG * 1000),
+            "message.timestamp.type": "LogAppendTime" if wall else "CreateTime",
+            "message.timestamp.before.max.ms": ETERNAL,
+            "message.timestamp.after.max.ms": ETERNAL,
+        }
+
     def append(self, entries: Sequence[Entry]) -> list[tuple[int, int]]:
+        check_size(entries)
         self.need(entry.topic for entry in entries)
         with or_unavailable("the log refused a write"):
             producer = self._appender()
@@ -153,6 +177,13 @@ class KafkaLog:
         at = self._clock.now() * 1000
         return producer.send(self.prefix + topic.name, value, key.encode(), partition=partition, timestamp_ms=at)
 
+    def starts(self, topic: Topic) -> dict[int, int]:
+        self.need([topic])
+        starts = self._at_edge(
+            "the log does not say where it begins", self._places(topic), KafkaConsumer.beginning_offsets
+        )
+        return {place.partition: start for place, start in starts.items()}
+
     def ends(self, topic: Topic) -> dict[int, int]:
         """As far as a reader gets: up to the first step that is under way."""
         self.need([topic])
@@ -160,20 +191,26 @@ class KafkaLog:
         return {place.partition: end for place, end in ends.items()}
 
     def last(self, places: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
-        with or_unavailable("the log does not say where it ends"):
+        return self._at_edge("the log does not say where it ends", places, KafkaConsumer.end_offsets)
+
+    def _at_edge(
+        self, what: str, places: Sequence[TopicPartition], ask: Callable[..., dict[TopicPartition, int]]
+    ) -> dict[TopicPartition, int]:
+        with or_unavailable(what):
             if not self._asking.acquire(timeout=ANSWER):  # held by somebody whom the broker does not answer, either
                 raise TimeoutError("the broker does not answer")
             try:
-                return self._ends(places)
+                return self._offsets(places, ask)
             finally:
                 self._asking.release()
 
-    def _ends(self, places: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+    def _offsets(
+        self, places: Sequence[TopicPartition], ask: Callable[..., dict[TopicPartition, int]]
+    ) -> dict[TopicPartition, int]:
         until = monotonic() + ANSWER
         while True:
             try:
-                ends: dict[TopicPartition, int] = self._asker.end_offsets(places, timeout_ms=milliseconds(ANSWER))
-                return ends
+                return ask(self._asker, places, timeout_ms=milliseconds(ANSWER))
             except KeyError as error:  # a partition whose leader the client has yet to learn, which it now does
                 if monotonic() > until:
                     raise TimeoutError(f"no leader of {error}") from error
@@ -187,7 +224,7 @@ class KafkaLog:
 
     def reader(self, start: Mapping[Place, int]) -> KafkaReader:
         with or_unavailable("the log cannot be read"):
-            return KafkaReader(self, self._make_consumer(auto_offset_reset="none"), start)
+            return KafkaReader(self, self._make_consumer(auto_offset_reset="earliest"), start)
 
     def consumer(self, group: str, topics: Sequence[Topic], member: str) -> KafkaMember:
         self.need(topics)

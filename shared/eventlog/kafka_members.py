@@ -12,7 +12,7 @@ from kafka.errors import KafkaError
 
 from shared.clock import monotonic
 from shared.eventlog.kafka_calls import ANSWER, GIVE_UP, LOOK, end, milliseconds, or_unavailable, within
-from shared.eventlog.port import Entry, Fenced, LogUnavailable, Place, Position, Record, Topic
+from shared.eventlog.port import Entry, Fenced, LogUnavailable, Place, Position, Record, Topic, check_size
 
 if TYPE_CHECKING:
     from shared.eventlog.kafka import KafkaLog
@@ -194,6 +194,7 @@ class KafkaMember(Tail):
         return super()._at_end()
 
     def commit(self, entries: Sequence[Entry], positions: Mapping[Place, Position]) -> None:
+        check_size(entries)
         for place in positions:
             if place not in self.owned:
                 raise Fenced(f"{self._moves.membership.group_instance_id} does not own {place.topic}/{place.partition}")

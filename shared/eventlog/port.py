@@ -12,6 +12,8 @@ committed   readers see committed records only
 replay      a reader may start at any offset, as often as it likes
 complete    a `poll` with no records says that there are none: the end was reached
 compacted   of a compacted topic at least the newest record of each key stays
+start       records that are older than the topic is kept go, the oldest first, and leave no other offset behind; a
+            reader or member that stands before the first that is left goes on there, and `starts` says where that is
 pressure    `poll` returns at most what was asked for; nothing is pushed
 """
 
@@ -26,6 +28,10 @@ from shared.dependencies import DependencyUnavailable
 # a reader would look for a key in a partition that it never went to.
 SCHEME = "murmur2"
 
+DAY = 86_400  # seconds
+COMPACTION_LAG = DAY  # seconds that a record of a compacted topic stays at least, so that who follows it sees it
+MAX_RECORD = 1_000_000  # bytes of key and value, below the limit of a broker as it is delivered
+
 MAX_POLL_INTERVAL = 300.0  # seconds without a poll after which a member counts as hung, and its claims lapse
 
 
@@ -33,6 +39,7 @@ class Topic(NamedTuple):
     name: str
     partitions: int
     compacted: bool = False
+    days: int | None = None  # that a record is kept, by the time of its append; without: for ever
 
 
 class Entry(NamedTuple):
@@ -73,6 +80,10 @@ class Fenced(Exception):
     """Another member owns the partition by now; nothing was written."""
 
 
+class RecordTooLarge(ValueError):
+    """An entry is larger than a log takes; to try again does not help."""
+
+
 class OtherScheme(ValueError):
     """The log was written with another mapping of keys to partitions."""
 
@@ -95,6 +106,15 @@ def is_misplaced(record: Record, topic: Topic) -> bool:
     return record.partition != partition_of(record.key, topic.partitions)
 
 
+def check_size(entries: Sequence[Entry]) -> None:
+    """Raises RecordTooLarge, naming topic and key; then nothing must be written."""
+    for entry in entries:
+        if (size := len(entry.key.encode()) + len(entry.value)) > MAX_RECORD:
+            raise RecordTooLarge(
+                f"a record of {entry.topic.name} has {size:,} bytes, and at most {MAX_RECORD:,} are taken"
+            )
+
+
 def _murmur2(data: bytes) -> int:
     """MurmurHash2, 32 bits, as in Kafka's Java client.
 
@@ -113,7 +133,7 @@ def _murmur2(data: bytes) -> int:
 
 
 def beginning(topics: Sequence[Topic]) -> dict[Place, int]:
-    """The start of every partition of the topics."""
+    """Where a reader of all that is left of the topics begins."""
     return {Place(topic.name, partition): 0 for topic in topics for partition in range(topic.partitions)}
 
 
@@ -151,6 +171,7 @@ class Consumer(Protocol):
 
         Raises:
             Fenced: a partition is no longer owned. After any error, drop all state and start afresh.
+            RecordTooLarge: nothing was written.
             LogUnavailable: the log is away; nothing was written (Kafka: nobody knows; who joins next does).
         """
         ...
@@ -162,7 +183,7 @@ class Consumer(Protocol):
 
 class EventLog(Protocol):
     def create(self, topics: Sequence[Topic]) -> None:
-        """Make the topics that do not exist yet.
+        """Make the topics that do not exist yet, and keep the records of all as long as they say from now on.
 
         Raises:
             OtherScheme: the log was written with another mapping of keys to partitions.
@@ -176,7 +197,12 @@ class EventLog(Protocol):
         Raises:
             LogUnavailable: nothing was appended (Kafka: nobody knows what was). To append again does no
                 harm, as every consumer knows a repeat.
+            RecordTooLarge: nothing was appended.
         """
+        ...
+
+    def starts(self, topic: Topic) -> dict[int, int]:
+        """By partition, the offset of the first record that is left; where none is, the end."""
         ...
 
     def ends(self, topic: Topic) -> dict[int, int]:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from shared.clock import Clock, boot_id, monotonic, sleep
 from shared.eventlog.port import (
+    COMPACTION_LAG,
+    DAY,
     MAX_POLL_INTERVAL,
     Entry,
     Fenced,
@@ -20,11 +22,14 @@ from shared.eventlog.port import (
     Position,
     Record,
     Topic,
+    check_size,
     partition_of,
 )
 
 LEASE = 5.0  # seconds a silent member keeps its partitions
 BUSY = 5.0  # seconds to wait for a foreign lock
+TIDY = 1_024  # records of a partition appended between two looks at what may go
+TIDIED = 4 * TIDY  # records that go at most in one look, so that no append waits long
 FIRST_NAP, LAST_NAP = 0.0005, 0.01  # seconds between looks at an idle log
 
 SCHEME_VERSION = 1  # stands in the file as `user_version`: 1 is port.SCHEME; 0 with topics is an older one
@@ -36,6 +41,10 @@ CREATE TABLE IF NOT EXISTS records (
 CREATE TABLE IF NOT EXISTS claims (
     grp TEXT, stream INTEGER, owner TEXT, epoch INTEGER, expires REAL, boot TEXT, offset INTEGER, note TEXT,
     PRIMARY KEY (grp, stream));
+CREATE TABLE IF NOT EXISTS starts (stream INTEGER PRIMARY KEY, offset INTEGER);
+CREATE TABLE IF NOT EXISTS newest (stream INTEGER, key TEXT, offset INTEGER, PRIMARY KEY (stream, key)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS superseded (
+    stream INTEGER, offset INTEGER, at INTEGER, PRIMARY KEY (stream, offset)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS members (grp TEXT, member TEXT, expires REAL, boot TEXT, PRIMARY KEY (grp, member));
 """
 
@@ -43,8 +52,9 @@ CREATE TABLE IF NOT EXISTS members (grp TEXT, member TEXT, expires REAL, boot TE
 class _Connection:
     """A connection that waits its turn to write."""
 
-    def __init__(self, path: Path, clock: Clock) -> None:
+    def __init__(self, path: Path, clock: Clock, topics: Mapping[str, Topic]) -> None:
         self.clock = clock
+        self._topics = topics  # by name, those that this process has created: how long their records are kept
         self.lock = threading.Lock()  # threads of one process share a connection
         self._streams: dict[str, list[int]] = {}
         with _or_unavailable(f"cannot open the log {path}"), ExitStack() as opened:
@@ -94,8 +104,10 @@ class _Connection:
 
     def insert(self, entries: Sequence[Entry]) -> list[tuple[int, int]]:
         """Give each entry the next offset of its partition; within a transaction."""
+        check_size(entries)
         now = self.clock.now()
         nexts: dict[int, int] = {}
+        begun: dict[int, str] = {}  # topic of each stream that has another TIDY records now
         rows, given = [], []
         for topic, key, value, wanted in entries:
             partition = partition_of(key, topic.partitions) if wanted is None else wanted
@@ -105,12 +117,68 @@ class _Connection:
             rows.append((stream, nexts[stream], key, value, now))
             given.append((partition, nexts[stream]))
             nexts[stream] += 1
+            if topic.compacted:
+                self._supersede(stream, key, nexts[stream] - 1, now)
+            if nexts[stream] % TIDY == 0:
+                begun[stream] = topic.name
         self.db.executemany("INSERT INTO records VALUES (?, ?, ?, ?, ?)", rows)
+        for stream, name in begun.items():
+            self._tidy(stream, self._topics.get(name), now)
         return given
+
+    def start(self, stream: int) -> int:
+        (first,) = self.db.execute("SELECT min(offset) FROM records WHERE stream = ?", (stream,)).fetchone()
+        return self._gone_until(stream) if first is None else int(first)
 
     def end(self, stream: int) -> int:
         (last,) = self.db.execute("SELECT max(offset) FROM records WHERE stream = ?", (stream,)).fetchone()
-        return 0 if last is None else int(last) + 1
+        return self._gone_until(stream) if last is None else int(last) + 1
+
+    def _gone_until(self, stream: int) -> int:
+        row = self.db.execute("SELECT offset FROM starts WHERE stream = ?", (stream,)).fetchone()
+        return 0 if row is None else int(row[0])
+
+    def _supersede(self, stream: int, key: str, offset: int, now: int) -> None:
+        """Remember the newest record of a key of a compacted topic, and which one it takes the place of."""
+        before = self.db.execute("SELECT offset FROM newest WHERE stream = ? AND key = ?", (stream, key)).fetchone()
+        if before is not None:
+            self.db.execute("INSERT OR IGNORE INTO superseded VALUES (?, ?, ?)", (stream, *before, now))
+        self.db.execute("INSERT OR REPLACE INTO newest VALUES (?, ?, ?)", (stream, key, offset))
+
+    def _tidy(self, stream: int, topic: Topic | None, now: int) -> None:
+        """Remove what has been superseded long enough, and what is older than its topic is kept."""
+        if topic is None:
+            return
+        if topic.compacted:
+            old = self.db.execute(
+                "SELECT stream, offset FROM superseded WHERE stream = ? AND at < ? ORDER BY offset LIMIT ?",
+                (stream, now - COMPACTION_LAG, TIDIED),
+            ).fetchall()
+            self.db.executemany("DELETE FROM records WHERE stream = ? AND offset = ?", old)
+            self.db.executemany("DELETE FROM superseded WHERE stream = ? AND offset = ?", old)
+        if topic.days is not None:
+            self.remove_before(stream, self._first_since(stream, now - topic.days * DAY))
+
+    def _first_since(self, stream: int, at: int) -> int:
+        """The first record that was appended at that time or later, among the oldest TIDIED; else the one after."""
+        rows = self.db.execute(
+            "SELECT offset, at FROM records WHERE stream = ? ORDER BY offset LIMIT ?", (stream, TIDIED)
+        )
+        first = 0
+        for offset, appended in rows:
+            if appended >= at:
+                return int(offset)
+            first = offset + 1
+        return int(first)
+
+    def remove_before(self, stream: int, offset: int) -> None:
+        """Remove the records before an offset; within a transaction."""
+        if offset <= self.start(stream):
+            return
+        self.db.execute("INSERT OR REPLACE INTO starts VALUES (?, ?)", (stream, offset))
+        self.db.execute("DELETE FROM records WHERE stream = ? AND offset < ?", (stream, offset))
+        self.db.execute("DELETE FROM superseded WHERE stream = ? AND offset < ?", (stream, offset))
+        self.db.execute("DELETE FROM newest WHERE stream = ? AND offset < ?", (stream, offset))
 
 
 @contextmanager
@@ -307,6 +375,7 @@ def _keep_claims(member: "weakref.ref[SqliteConsumer]", closed: threading.Event)
 class SqliteLog:
     def __init__(self, path: str, *, clock: Clock) -> None:
         self._path, self._clock = Path(path), clock
+        self._topics: dict[str, Topic] = {}
         self._connection = self._connect()
         try:
             with self._connection.write() as db:
@@ -321,9 +390,10 @@ class SqliteLog:
             raise
 
     def _connect(self) -> _Connection:
-        return _Connection(self._path, self._clock)
+        return _Connection(self._path, self._clock, self._topics)
 
     def create(self, topics: Sequence[Topic]) -> None:
+        self._topics.update((topic.name, topic) for topic in topics)
         with self._connection.write() as db:
             db.executemany(
                 "INSERT OR IGNORE INTO streams (topic, partition) VALUES (?, ?)",
@@ -337,6 +407,11 @@ class SqliteLog:
         with self._connection.write():
             return self._connection.insert(entries)
 
+    def starts(self, topic: Topic) -> dict[int, int]:
+        with self._connection.read():
+            streams = self._connection.streams(topic.name)
+            return {partition: self._connection.start(stream) for partition, stream in enumerate(streams)}
+
     def ends(self, topic: Topic) -> dict[int, int]:
         with self._connection.read():
             streams = self._connection.streams(topic.name)
@@ -349,7 +424,11 @@ class SqliteLog:
         return {partition: Position(offset, note) for partition, offset, note in rows}
 
     def reader(self, start: Mapping[Place, int]) -> SqliteReader:
-        return SqliteReader(self._connect(), dict(start))
+        with self._connection.read():
+            first = {
+                place: self._connection.start(self._connection.streams(place.topic)[place.partition]) for place in start
+            }
+        return SqliteReader(self._connect(), {place: max(offset, first[place]) for place, offset in start.items()})
 
     def consumer(self, group: str, topics: Sequence[Topic], member: str) -> SqliteConsumer:
         with self._connection.read():

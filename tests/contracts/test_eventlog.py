@@ -22,15 +22,18 @@ from uuid import uuid4
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from kafka import OffsetAndMetadata
+from kafka import OffsetAndMetadata, TopicPartition
+from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.partitioner.default import murmur2
 
 from infra.local import Kafka
 from shared.checklist import ROOT
-from shared.clock import VirtualClock, monotonic, sleep
+from shared.clock import Clock, SystemClock, VirtualClock, monotonic, sleep
 from shared.eventlog import open_log
 from shared.eventlog.kafka import TRANSACTION, KafkaLog
 from shared.eventlog.port import (
+    DAY,
+    MAX_RECORD,
     Consumer,
     Entry,
     EventLog,
@@ -41,12 +44,13 @@ from shared.eventlog.port import (
     Position,
     Reader,
     Record,
+    RecordTooLarge,
     Topic,
     beginning,
     is_misplaced,
     partition_of,
 )
-from shared.eventlog.sqlite import SqliteLog
+from shared.eventlog.sqlite import TIDY, SqliteLog
 from tests.threads import at_once
 
 IN = Topic("in", 4)
@@ -1052,3 +1056,140 @@ def test_while_the_broker_is_away_every_call_says_so_and_then_goes_on(broker: Ka
         worker.commit([Entry(OUT, "k", b"1")], at(4))
     comes(lambda: values(everything(kafka, OUT)), [1])
     comes(lambda: kafka.committed("g", IN), {0: Position(4)})
+
+
+# --- what is kept ------------------------------------------------------------------------------
+
+
+def shorten(log: EventLog, topic: Topic, before: int, *, partition: int = 0) -> None:
+    """Remove the records of a partition before an offset, as retention does."""
+    if isinstance(log, KafkaLog):
+        log._admin.delete_records({TopicPartition(log.prefix + topic.name, partition): before})
+    else:
+        assert isinstance(log, SqliteLog)
+        with log._connection.write():
+            log._connection.remove_before(log._connection.streams(topic.name)[partition], before)
+
+
+def test_starts_are_the_first_offsets_that_are_left(log: EventLog) -> None:
+    assert log.starts(IN) == dict.fromkeys(range(4), 0)
+    fill(log, 5, partition=2)
+    assert log.starts(IN) == dict.fromkeys(range(4), 0)
+    shorten(log, IN, 3, partition=2)
+    assert log.starts(IN) == {0: 0, 1: 0, 2: 3, 3: 0}
+    assert log.ends(IN) == {0: 0, 1: 0, 2: 5, 3: 0}
+
+
+def test_where_all_has_gone_the_start_is_the_end_and_offsets_go_on(log: EventLog) -> None:
+    fill(log, 5)
+    shorten(log, IN, 5)
+    assert log.starts(IN)[0] == log.ends(IN)[0] == 5
+    with closing(log.reader({Place("in", 0): 0})) as reader:
+        assert reader.poll(10, 0.2) == []
+        assert reader.positions == {Place("in", 0): 5}
+        assert log.append([Entry(IN, "k", b"5", 0)]) == [(0, 5)]
+        assert values(drain(reader, 1)) == [5]
+
+
+def test_a_reader_before_the_start_goes_on_at_it(log: EventLog) -> None:
+    fill(log, 5)
+    shorten(log, IN, 3)
+    assert values(everything(log, IN)) == [3, 4]
+
+
+def test_a_member_that_stands_before_the_start_goes_on_at_it(log: EventLog, join: Callable[..., Consumer]) -> None:
+    fill(log, 6)
+    member = join("a")
+    assert len(drain(member, 6)) == 6
+    member.commit([], at(2))
+    shorten(log, IN, 4)
+    again = join("a")
+    assert values(drain(again, 2)) == [4, 5]
+    again.commit([], at(6))
+    assert log.committed(GROUP, IN)[0] == Position(6)
+
+
+def test_a_record_that_is_too_large_is_refused_and_nothing_of_its_batch_is_written(
+    log: EventLog, join: Callable[..., Consumer]
+) -> None:
+    large = [Entry(OUT, "k", b"1"), Entry(OUT, "k", b"x" * (MAX_RECORD + 1))]
+    with pytest.raises(RecordTooLarge, match=r"a record of out has 1,000,002 bytes, and at most 1,000,000 are taken"):
+        log.append(large)
+    fill(log, 1)
+    member = join("a")
+    drain(member, 1)
+    with pytest.raises(RecordTooLarge):
+        member.commit(large, at(1))
+    assert everything(log, OUT) == []
+    member.commit([Entry(OUT, "k", b"x" * (MAX_RECORD - 1))], at(1))  # it goes on, and this much is taken
+    comes(lambda: len(everything(log, OUT)), 1)
+
+
+def embedded_log(path: Path, clock: VirtualClock, topics: Sequence[Topic]) -> SqliteLog:
+    log = SqliteLog(str(path / "log.db"), clock=clock)
+    log.create(topics)
+    return log
+
+
+def test_embedded_records_go_once_they_are_older_than_their_topic_is_kept(tmp_path: Path) -> None:
+    clock, topic = VirtualClock(0), Topic("kept", 1, days=2)
+    with closing(embedded_log(tmp_path, clock, [topic])) as log:
+        for day in range(20):
+            clock.observe(day * DAY)
+            log.append([Entry(topic, f"{n}", b"") for n in range(TIDY)])
+        days = {record.at // DAY for record in everything(log, topic)}
+        assert days == {17, 18, 19}  # two days, and what had not passed them when the last look was taken
+        assert log.starts(topic) == {0: 17 * TIDY}
+        assert log.ends(topic) == {0: 20 * TIDY}
+
+
+def test_of_an_embedded_compacted_topic_only_the_newest_of_a_key_stays_after_a_day(tmp_path: Path) -> None:
+    clock, topic = VirtualClock(0), Topic("newest", 1, compacted=True)
+    with closing(embedded_log(tmp_path, clock, [topic])) as log:
+        for day in range(10):
+            clock.observe(day * DAY + day)
+            log.append([Entry(topic, f"{n % 10}", str(day * TIDY + n).encode()) for n in range(TIDY)])
+        records = everything(log, topic)
+        assert len(records) <= 2 * TIDY + 10
+        newest = {record.key: int(record.value) for record in records}
+        assert newest == {f"{n % 10}": 9 * TIDY + n for n in range(TIDY - 10, TIDY)}
+        assert log.ends(topic) == {0: 10 * TIDY}
+
+
+def test_embedded_records_of_a_topic_without_an_end_stay(tmp_path: Path) -> None:
+    clock = VirtualClock(0)
+    with closing(embedded_log(tmp_path, clock, [IN])) as log:
+        fill(log, TIDY)
+        clock.observe(10_000 * DAY)
+        fill(log, TIDY)
+        assert log.starts(IN)[0] == 0
+
+
+def test_topics_in_kafka_are_kept_as_long_as_they_say(broker: Kafka) -> None:
+    """By the broker's time with the world's clock; with a virtual one it would remove what is months old to it."""
+    kept, newest = Topic("kept", 1, days=3), Topic("newest", 1, compacted=True)
+    both = Topic("both", 1, compacted=True, days=1)
+
+    def configs(clock: Clock, topics: Sequence[Topic]) -> dict[str, dict[str, str]]:
+        with closing(KafkaLog(f"{broker.url.removeprefix('kafka://')}/{prefix}", clock=clock)) as log:
+            log.create(topics)
+            resources = [ConfigResource(ConfigResourceType.TOPIC, f"{prefix}.{topic.name}") for topic in topics]
+            (found,) = log._admin.describe_configs(resources).values()
+        return {
+            name.removeprefix(f"{prefix}."): {key: entry["value"] for key, entry in given.items()}
+            for name, given in found.items()
+        }
+
+    prefix = uuid4().hex[:8]
+    virtual = configs(VirtualClock(1_000), [kept, newest, both])
+    assert {given["message.timestamp.type"] for given in virtual.values()} == {"CreateTime"}
+    assert {given["retention.ms"] for given in virtual.values()} == {"-1"}
+    wall = configs(SystemClock(), [kept, newest, both])  # topics that exist are given the same
+    assert {given["message.timestamp.type"] for given in wall.values()} == {"LogAppendTime"}
+    assert wall["kept"]["retention.ms"] == str(3 * DAY * 1000)
+    assert wall["newest"]["retention.ms"] == "-1"
+    assert [wall[name]["cleanup.policy"] for name in ("kept", "newest", "both")] == [
+        "delete",
+        "compact",
+        "compact,delete",
+    ]

@@ -65,6 +65,17 @@ def test_the_parts_lie_below_var_and_children_are_given_the_same(tmp_path: Path)
         assert store.positions("view") == {}
 
 
+def test_topics_are_kept_as_long_as_the_settings_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = Topic("shop.orders", 1, days=9)
+    monkeypatch.setenv("MLSD_RETENTION", '{"shop.events": 3, "shop.orders": null, "bank.events": 1}')
+    parts = Runtime("shop", [EVENTS, other], var=tmp_path, log="", virtual=None)
+    with closing(parts.open_log()) as log:
+        assert log._topics == {"shop.events": EVENTS._replace(days=3), "shop.orders": other._replace(days=None)}  # type: ignore[attr-defined]  # it is SQLite's
+    monkeypatch.setenv("MLSD_RETENTION", '{"shop.event": 3}')
+    with pytest.raises(typer.BadParameter, match=r"names shop\.event; the topics are shop\.events"):
+        runtime(tmp_path).open_log()
+
+
 def test_the_clock_is_the_system_s_unless_a_virtual_one_is_asked_for(tmp_path: Path) -> None:
     parts = runtime(tmp_path)
     assert isinstance(parts.clock, SystemClock)
