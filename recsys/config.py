@@ -34,6 +34,7 @@ MAX_SHIFT = 0.25  # Jensen-Shannon distance of the ranker's scores to yesterday'
 # --- learning ---------------------------------------------------------------------------------
 # [1.1] Asked is what a shopper will want next, wherever in the shop they find it: a click on the list would reward
 # what is curious, and what stands at the top. In a week one buys, and it is still last night's doing.
+WINDOW = 730 * DAY  # what a night reads: two years hold each season twice, and taste from before counts a sixteenth
 HORIZON = 7  # days: what a list is judged on is bought within a week; replays of slower shops say otherwise
 NEW = 14 * DAY  # an item counts as new: no source but content has seen enough of it
 AGAIN = 0.15  # share of an item's buyers who came back for it, from which on it is shown to who has it

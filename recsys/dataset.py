@@ -18,33 +18,66 @@ def day_of(at: int) -> date:
     return datetime.fromtimestamp(at, UTC).date()
 
 
-def read(lake: Lake, table: str, offsets: Offsets | None, *, until: int | None = None) -> pl.DataFrame:
-    """Rows of a table that stand before the offsets; history has negative ones."""
-    rows = lake.read(table, until=None if until is None else day_of(until + config.DAY))
-    ends = (offsets or {}).get(f"recsys.{table}", {})
-    if offsets is None or rows.is_empty():
-        return rows
-    end = pl.col("partition").replace_strict(ends, default=0, return_dtype=pl.Int64)
-    return rows.filter(pl.col("offset") < end)
+def read(lake: Lake, table: str, *, cut: int, offsets: Offsets | None = None, since: int = 0) -> pl.DataFrame:
+    """Rows from `since` on that were known at the cut, as its night knew them.
 
-
-def events(lake: Lake, *, cut: int, offsets: Offsets | None = None) -> pl.DataFrame:
-    """Everything accepted that had happened before the cut, each once, without what was erased; in order of time.
-
-    A repeat has the shopper and id of an earlier record: one partition holds both, so the offset tells.
+    Known is what stands before the offsets of the night; without offsets, what the log had taken before the cut. Rows
+    that came from a file have no such time: they are known from the time at which they happened.
     """
-    rows = read(lake, "events", offsets, until=cut)
+    # A client's clock may be fast, so what is known at the cut may bear a later date.
+    rows = lake.read(table, since=day_of(max(0, since)), until=day_of(cut + config.MAX_AHEAD + config.DAY))
     if rows.is_empty():
-        return pl.DataFrame(schema={"partition": pl.Int64, "offset": pl.Int64, **EVENT_COLUMNS})
-    rows = rows.unique(["user", "id"], keep="first", maintain_order=True).filter(pl.col("at") < cut)
-    erased = read(lake, "erasures", offsets, until=cut)
-    if not erased.is_empty():
-        # [7.3] A shopper who asks to be forgotten is gone from every table of the next night on; what shows a list
-        # knows at once, by the tombstone, so that no rollback brings anybody back.
-        gone = erased.group_by("user").agg(until=pl.col("at").max())
-        rows = rows.join(gone, on="user", how="left", maintain_order="left")
-        rows = rows.filter(pl.col("until").is_null() | (pl.col("at") > pl.col("until"))).drop("until")
-    return rows.sort("at", "user", "item", "id")
+        return rows
+    if "known_at" not in rows.columns:  # an older version wrote all of them
+        rows = rows.with_columns(known_at=pl.lit(None, pl.Int64))
+    if offsets is None:
+        return rows.filter(_known_at() < cut)
+    end = pl.col("partition").replace_strict(offsets.get(f"recsys.{table}", {}), default=0, return_dtype=pl.Int64)
+    return rows.filter((pl.col("offset") < end) & ((pl.col("offset") >= 0) | (pl.col("at") < cut)))
+
+
+def _known_at() -> pl.Expr:
+    """When the log took a row."""
+    return pl.coalesce("known_at", "at")
+
+
+def events(lake: Lake, *, cut: int, offsets: Offsets | None = None, since: int | None = None) -> pl.DataFrame:
+    """Everything that was known at the cut, each once, without what was erased; in order of time.
+
+    A repeat has the shopper and id of an earlier record: one partition holds both, so the offset tells. What a fast
+    clock dated after the cut has happened just before it. `since`: the beginning; WINDOW before the cut without it.
+    """
+    begin = cut - config.WINDOW if since is None else since
+    rows = read(lake, "events", cut=cut, offsets=offsets, since=begin)
+    if rows.is_empty():
+        return pl.DataFrame(schema={"partition": pl.Int64, "offset": pl.Int64, "known_at": pl.Int64, **EVENT_COLUMNS})
+    rows = rows.unique(["user", "id"], keep="first", maintain_order=True)
+    # [7.3] A shopper who asks to be forgotten is gone from every table of the next night on, and from what is learnt
+    # at any cut; what shows a list knows at once, by the tombstone, so that no rollback brings anybody back.
+    rows = _without_erased(rows, lake.read("erasures", since=day_of(max(0, begin))), offsets)
+    return rows.with_columns(at=pl.min_horizontal("at", pl.lit(cut - 1))).sort("at", "user", "item", "id")
+
+
+def _without_erased(rows: pl.DataFrame, erased: pl.DataFrame, offsets: Offsets | None) -> pl.DataFrame:
+    """Without offsets all erasures count, whenever they came: nothing is learnt from who asked to be forgotten."""
+    if not erased.is_empty() and offsets is not None:
+        end = pl.col("partition").replace_strict(offsets.get("recsys.erasures", {}), default=0, return_dtype=pl.Int64)
+        erased = erased.filter(pl.col("offset") < end)
+    if erased.is_empty():
+        return rows
+    gone = erased.group_by("user").agg(until=pl.col("at").max())
+    rows = rows.join(gone, on="user", how="left", maintain_order="left")
+    # A fast clock does not carry what was done before the erasure over it.
+    happened = pl.min_horizontal("at", _known_at())
+    return rows.filter(pl.col("until").is_null() | (happened > pl.col("until"))).drop("until")
+
+
+def impressions(lake: Lake, *, since: date, until: date) -> pl.DataFrame:
+    """Lists of these dates that were shown as logged."""
+    rows = lake.read("impressions", since=since, until=until)
+    if "logged" not in rows.columns:
+        return rows
+    return rows.join(rows.filter(~pl.col("logged")).select("list_id"), on="list_id", how="anti", maintain_order="left")
 
 
 def standing(rows: pl.DataFrame) -> pl.DataFrame:
@@ -74,7 +107,7 @@ def standing(rows: pl.DataFrame) -> pl.DataFrame:
 def interactions(lake: Lake, *, cut: int, offsets: Offsets | None = None) -> Interactions:
     """What is known at the cut. Nothing here looks behind it: not the ids, the cleaning, or the catalogue."""
     rows = events(lake, cut=cut, offsets=offsets)
-    catalogue = read(lake, "catalogue", offsets, until=cut)
+    catalogue = read(lake, "catalogue", cut=cut, offsets=offsets)
     if catalogue.is_empty():
         catalogue = pl.DataFrame(schema={"partition": pl.Int64, "offset": pl.Int64, **PRODUCT_COLUMNS})
     catalogue = catalogue.filter(pl.col("at") < cut).sort("at", "offset")
@@ -120,7 +153,7 @@ def bought_after(lake: Lake, known: Interactions, *, until: int) -> pl.DataFrame
 
     Each pair once; what was taken back in that time does not count.
     """
-    rows = events(lake, cut=until).filter(pl.col("at") >= known.cut)
+    rows = events(lake, cut=until).filter((pl.col("at") >= known.cut) & (_known_at() >= known.cut))
     users, items = pl.Series("user", known.users, pl.String), pl.Series("item", known.items, pl.String)
     frame = _numbered(standing(rows), users, items, "cents", "quantity")
     return frame.group_by("user", "item", maintain_order=True).agg(pl.col("cents").first(), pl.col("quantity").sum())

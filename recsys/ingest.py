@@ -133,8 +133,11 @@ def _rows(place: Place, taken: Sequence[tuple[Record, Input]]) -> tuple[pl.DataF
     schema = IMPRESSION_COLUMNS if place.topic == IMPRESSIONS.name else COLUMNS[place.topic]
     try:
         rows = pl.read_ndjson("\n".join(message.model_dump_json() for _, message in taken).encode(), schema=schema)
-        offsets = pl.Series([record.offset for record, _ in taken], dtype=pl.Int64)
-        return rows.with_columns(partition=pl.lit(place.partition, pl.Int64), offset=offsets), []
+        return rows.with_columns(
+            partition=pl.lit(place.partition, pl.Int64),
+            offset=pl.Series([record.offset for record, _ in taken], dtype=pl.Int64),
+            known_at=pl.Series([record.at for record, _ in taken], dtype=pl.Int64),  # when the log took it
+        ), []
     except DEPENDENCY_ERRORS:
         raise
     except Exception as error:

@@ -1,7 +1,7 @@
 """What is shown by day: a row of the table, less what has happened since the table was made."""
 
 import logging
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -60,8 +60,8 @@ def _reason(source: str, because: tuple[str, str]) -> str:
 class Forbidden:
     """What a shopper is not shown: items bought since the cut, and items that are sold out. No request copies them."""
 
-    bought: Set[int]
-    out: Set[int]
+    bought: Collection[int]
+    out: Collection[int]
 
     def __contains__(self, item: object) -> bool:
         return item in self.bought or item in self.out
@@ -88,9 +88,15 @@ class Since:
         extras = made.extras
         self.rules = Rules(extras.category, extras.family, extras.small, extras.new)
         self._reader: Reader = log.reader(start)
-        self.bought: dict[str, set[int]] = {}
-        self.today: dict[str, list[int]] = {}  # latest last
-        self.erased: dict[str, int] = {} if before is None else dict(before.erased)
+        self.bought: dict[str, dict[int, int]] = {}  # item -> when, by shopper
+        self.today: dict[str, list[tuple[int, int]]] = {}  # (item, when) by shopper, latest last
+        self.erased: dict[str, int] = {} if before is None else dict(before.erased)  # when
+        self._erasures: dict[str, dict[int, int]] = {}  # partition -> offset of the latest, by shopper
+        if before is not None:
+            self._erasures |= {user: dict(offsets) for user, offsets in before._erasures.items()}
+        self._known = offsets.get(ERASURES.name, {})  # by partition, where the erasures end that the night knew
+        # Whose row is not shown.
+        self.forgotten = {user for user, offsets in self._erasures.items() if self._is_new(offsets)}
         self._sold_out: set[str] = set() if before is None else set(before._sold_out)  # also what the table lacks
         self.out = {made.number[item] for item in self._sold_out if item in made.number}
         self.seen = made.manifest.cut  # the time up to which the log has been read
@@ -118,22 +124,34 @@ class Since:
     def _take(self, record: Record) -> None:
         message = accept(record)
         if isinstance(message, Erasure):
-            self.erased[message.user] = max(message.at, self.erased.get(message.user, 0))
-            self.bought.pop(message.user, None)
-            self.today.pop(message.user, None)
+            self._erase(message.user, message.at, record)
         elif isinstance(message, Product):
             (self._sold_out.discard if message.in_stock else self._sold_out.add)(message.item)
             if (number := self.table.number.get(message.item)) is not None:
                 (self.out.discard if message.in_stock else self.out.add)(number)
         elif isinstance(event := message, Event):
             number = self.table.number.get(event.item)
-            if number is None or event.kind == "cancel" or event.at <= self.erased.get(event.user, -1):
+            at = min(event.at, record.at)  # a client's clock may be fast
+            if number is None or event.kind == "cancel" or at <= self.erased.get(event.user, -1):
                 return
             if event.kind == "purchase":
-                self.bought.setdefault(event.user, set()).add(number)
+                self.bought.setdefault(event.user, {})[number] = at
             items = self.today.setdefault(event.user, [])
-            items.append(number)
+            items.append((number, at))
             del items[:-TODAY]
+
+    def _erase(self, user: str, at: int, record: Record) -> None:
+        """Forget what was done until then: topics come in any order, so later deeds may have been read already."""
+        until = self.erased[user] = max(at, self.erased.get(user, 0))
+        self.bought[user] = {item: when for item, when in self.bought.get(user, {}).items() if when > until}
+        self.today[user] = [(item, when) for item, when in self.today.get(user, []) if when > until]
+        self._erasures.setdefault(user, {})[record.partition] = record.offset
+        if self._is_new(self._erasures[user]):
+            self.forgotten.add(user)
+
+    def _is_new(self, erasures: Mapping[int, int]) -> bool:
+        """Whether the night did not know one of a shopper's erasures: by offset, as a late one may bear any time."""
+        return any(offset >= self._known.get(partition, 0) for partition, offset in erasures.items())
 
     def close(self) -> None:
         self._reader.close()
@@ -211,15 +229,14 @@ class Shelf:
             raise NoTable("no table has been published yet: python -m recsys night")
         made = since.table
         forbidden = Forbidden(since.bought.get(user, EMPTY), since.out)
-        erased = since.erased.get(user, -1) >= made.manifest.cut
-        row = -1 if erased else made.row(user)
+        row = -1 if user in since.forgotten else made.row(user)
         expired = now - made.manifest.cut > config.EXPIRED
         if expired:
             return self._popular(since, k, forbidden, context, "expired")
         if row >= 0:
             return self._stored(since, row, k, forbidden)
         if today := since.today.get(user):
-            return self._today(since, today, k, forbidden)
+            return self._today(since, [item for item, _ in today], k, forbidden)
         return self._popular(since, k, forbidden, context, "popular")
 
     def popular(self, k: int) -> Shown:
@@ -233,8 +250,8 @@ class Shelf:
         if (since := self._since) is None:
             raise NoTable("no table has been published yet: python -m recsys night")
         made, bought = since.table, since.bought.get(user, EMPTY)
-        row = -1 if since.erased.get(user, -1) >= made.manifest.cut else made.row(user)
-        lately = [item for item in dict.fromkeys(reversed(since.today.get(user, []))) if item in bought]
+        row = -1 if user in since.forgotten else made.row(user)
+        lately = [item for item, _ in reversed(since.today.get(user, [])) if item in bought]
         items = dict.fromkeys([*lately, *(made.history(row) if row >= 0 else [])])
         return [(made.extras.items[item], made.extras.titles[item]) for item in items]
 

@@ -282,10 +282,11 @@ def watched(rows: pl.DataFrame, products: pl.DataFrame) -> pl.DataFrame:
 
 def normal(lake: Lake, *, as_of: int) -> tuple[pl.DataFrame, dict[str, float]]:
     """Purchases of eight weeks before the last four, and limits that those four suggest; each beside its weekday."""
-    rows = dataset.events(lake, cut=as_of)
-    catalogue = dataset.read(lake, "catalogue", None).filter(pl.col("at") < as_of).sort("at", "offset")
     quiet_from = as_of - QUIET_DAYS * config.DAY
-    earlier = rows.filter(pl.col("at").is_between(quiet_from - REFERENCE_DAYS * config.DAY, quiet_from, closed="left"))
+    reference_from = quiet_from - REFERENCE_DAYS * config.DAY
+    rows = dataset.events(lake, cut=as_of, since=reference_from)
+    catalogue = dataset.read(lake, "catalogue", cut=as_of).filter(pl.col("at") < as_of).sort("at", "offset")
+    earlier = rows.filter(pl.col("at").is_between(reference_from, quiet_from, closed="left"))
     days = [watched(part, catalogue) for _, part in earlier.group_by(pl.col("at") // config.DAY, maintain_order=True)]
     usual = pl.concat(days) if days else watched(rows.head(0), catalogue)
     by_weekday = {day: drift.Reference.of(part.drop("weekday")) for (day,), part in usual.group_by("weekday")}

@@ -4,12 +4,14 @@ from pathlib import Path
 
 import polars as pl
 
-from recsys import dataset
-from recsys.config import DAY
+from recsys import dataset, ingest
+from recsys.config import DAY, HOUR
 from recsys.history import write_history
-from recsys.schema import Event
+from recsys.schema import ERASURES, Erasure, Event
+from shared.eventlog.port import Entry
 from shared.lake import Lake
-from tests.recsys.shop import TODAY, event
+from shared.privacy import pseudonym
+from tests.recsys.shop import TODAY, Shop, event
 
 NO_PRODUCTS = pl.DataFrame(
     schema=dict.fromkeys(("item", "title", "category", "family", "seller"), pl.String)
@@ -63,3 +65,52 @@ def test_what_was_bought_after_the_cut_is_numbered_as_before_it(tmp_path: Path) 
     after = dataset.bought_after(lake, known, until=TODAY + DAY)
     assert known.items == ["b"]
     assert sorted(after["item"].to_list()) == [-1, 0], "a was not there yet: it can only be missed"
+
+
+def test_a_period_at_a_cut_knows_what_its_night_knew_however_late_the_rest_came(shop: Shop) -> None:
+    """Phones that were offline deliver purchases of three days ago when the night has begun."""
+    cut, frozen = TODAY + 2 * HOUR, ingest.frozen(shop.log)
+    before = dataset.interactions(shop.lake, cut=cut, offsets=frozen)
+    shop.clock.observe(cut + HOUR)
+    shop.happens(*(event(user=f"offline{n}", item="i00001", at=TODAY - 3 * DAY + n) for n in range(40)))
+    shop.happens(event(user=before.users[0], item=before.items[0], at=cut + 60))
+    ingest.ingest(shop.log, shop.lake, ingest.frozen(shop.log))
+    night = dataset.interactions(shop.lake, cut=cut, offsets=frozen)
+    period = dataset.interactions(shop.lake, cut=cut)
+    assert dataset.version(night) == dataset.version(period) == dataset.version(before)
+    after = dataset.bought_after(shop.lake, period, until=cut + DAY)
+    assert after.select("user", "item").rows() == [(0, 0)], "what happened before the cut is nothing to be foretold"
+    assert dataset.interactions(shop.lake, cut=cut + DAY).bought.height == before.bought.height + 41
+
+
+def test_what_a_fast_clock_dated_after_the_cut_is_known_and_nothing_to_be_foretold(shop: Shop) -> None:
+    shop.happens(event(user="ahead", item="i00001", at=TODAY + 5 * HOUR))
+    ingest.ingest(shop.log, shop.lake, frozen := ingest.frozen(shop.log))
+    cut = shop.clock.now() + 1
+    for offsets in (None, frozen):
+        known = dataset.interactions(shop.lake, cut=cut, offsets=offsets)
+        assert known.bought.filter(user=known.users.index("ahead"))["at"].to_list() == [cut - 1]
+    assert dataset.bought_after(shop.lake, known, until=TODAY + DAY).is_empty()
+
+
+def test_nothing_is_learnt_at_any_cut_from_who_was_erased(tmp_path: Path) -> None:
+    lake = Lake(tmp_path / "lake")
+    bought = [event(item=f"i{n}", at=TODAY - 30 * DAY + n) for n in range(3)]
+    write_history(lake, rows(*bought, event(user="bob", at=TODAY - 30 * DAY)), NO_PRODUCTS, key=b"k")
+    ann = pseudonym("ann", b"k")
+    place = {"partition": [0], "offset": [0], "known_at": [TODAY - DAY]}
+    lake.write("erasures", pl.DataFrame({"user": [ann], "at": [TODAY - DAY], **place}), batch="0-0")
+    for back in (21, 14, 7, 0):
+        assert ann not in dataset.interactions(lake, cut=TODAY - back * DAY).users
+    night = dataset.interactions(lake, cut=TODAY - 7 * DAY, offsets={"recsys.erasures": {0: 0}})
+    assert ann in night.users, "a night that is run again makes the same table; what shows it hides the row"
+
+
+def test_an_erasure_holds_for_what_a_fast_clock_dated_after_it(shop: Shop) -> None:
+    shop.happens(event(user="ann", item="i00001", at=shop.clock.now() + 3 * HOUR))
+    shop.clock.observe(shop.clock.now() + HOUR)
+    text = Erasure(user="ann", at=shop.clock.now()).model_dump_json().encode()
+    shop.log.append([Entry(ERASURES, "ann", text)])
+    shop.clock.observe(shop.clock.now() + HOUR)
+    ingest.ingest(shop.log, shop.lake, ingest.frozen(shop.log))
+    assert "ann" not in dataset.interactions(shop.lake, cut=TODAY + DAY).users

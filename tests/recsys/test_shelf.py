@@ -88,14 +88,77 @@ def test_who_came_today_gets_what_goes_with_it(shop: Shop) -> None:
     assert made.because[0][0] == item
 
 
+def erase(shop: Shop, user: str, *, at: int) -> None:
+    shop.log.append([Entry(ERASURES, user, Erasure(user=user, at=at).model_dump_json().encode())])
+
+
 def test_the_forgotten_have_no_row_whatever_version_is_shown(shop: Shop) -> None:
     user = plain_user(shop, shop.night().version)
-    shop.log.append([Entry(ERASURES, user, Erasure(user=user, at=NOW).model_dump_json().encode())])
+    erase(shop, user, at=NOW)
     shelf = shop.shelf()
     assert shelf.recommend(user, 5, now=NOW).path == "popular"
+    shop.clock.observe(NOW + HOUR)
     shop.happens(event("click", user=user, item=shelf.recommend(user, 1, now=NOW).items[0], at=NOW + HOUR))
     shelf.follow()
     assert shelf.recommend(user, 5, now=NOW + HOUR).path == "today", "what comes after counts"
+
+
+def test_an_erasure_that_came_after_the_freeze_hides_the_row_whenever_it_was_asked_for(shop: Shop) -> None:
+    user = plain_user(shop, shop.night().version)
+    erase(shop, user, at=TODAY + 2 * HOUR - 1)
+    assert shop.shelf().recommend(user, 5, now=NOW).path == "popular"
+    assert shop.shelf().history(user) == []
+
+
+def test_an_erasure_that_the_night_knew_leaves_the_row_of_what_was_done_since(shop: Shop, shop_world: Trained) -> None:
+    """It is asked for and carried out before the freeze, in the second of the cut."""
+    user = plain_user(shop, shop.night().version)
+    shop.send(shop_world.live[0])
+    cut = TODAY + DAY + 2 * HOUR
+    shop.clock.observe(cut)
+    erase(shop, user, at=cut - 60)
+    shop.happens(event(user=user, item="i00001", at=cut))
+    assert shop.night("2026-03-13").version
+    shelf = shop.shelf()
+    assert shelf.recommend(user, 5, now=cut).path == "table"
+    assert [item for item, _ in shelf.history(user)] == ["i00001"]
+
+
+def test_who_was_erased_and_buys_again_is_shown_the_same_after_a_restart(shop: Shop) -> None:
+    user = plain_user(shop, shop.night().version)
+    shelf = shop.shelf()
+    old, new = shelf.recommend(user, 2, now=NOW).items
+    for at, item in ((NOW, old), (NOW + 120, new)):
+        shop.clock.observe(at)
+        shop.happens(event(user=user, item=item, at=at))
+        if at == NOW:
+            shop.clock.observe(NOW + 60)
+            erase(shop, user, at=NOW + 60)
+    shelf.follow()
+    running, restarted = (each.recommend(user, 50, now=NOW + 180) for each in (shelf, shop.shelf()))
+    assert running == restarted
+    assert running.path == "today"
+    assert new not in running.items
+    assert shelf.history(user) == shop.shelf().history(user) == [(new, shelf.title(new))]
+
+
+def test_a_purchase_is_in_the_night_or_in_what_is_read_at_a_request(shop: Shop, shop_world: Trained) -> None:
+    """Clocks are fast and slow, and the night's input ends at an offset: each purchase is on one side of it."""
+    users, _ = Table.open(shop.tables / shop.night().version).first_ten()
+    shop.send(shop_world.live[0])
+    cut = TODAY + DAY + 2 * HOUR
+    shop.clock.observe(cut)
+    ahead = (-1, 0, 30, 5 * HOUR)
+    early = {user: cut + seconds for user, seconds in zip(users[:4], ahead, strict=True)}
+    late = {user: cut + seconds for user, seconds in zip(users[4:8], ahead, strict=True)}
+    shop.happens(*(event(user=user, item="i00001", at=at) for user, at in early.items()))
+    assert shop.night("2026-03-13").version
+    shop.happens(*(event(user=user, item="i00001", at=at) for user, at in late.items()))
+    shelf = shop.shelf()
+    made = Table.open(shop.tables / shelf.version)
+    in_table = [made.extras.items.index("i00001") in made.history(made.row(user)) for user in [*early, *late]]
+    assert in_table == [True] * 4 + [False] * 4
+    assert all("i00001" in dict(shelf.history(user)) for user in [*early, *late])
 
 
 def test_an_expired_table_is_popularity(shop: Shop) -> None:
