@@ -1,6 +1,6 @@
 """Topics -> validated lake by event date, up to the offsets that a night has frozen. The rest becomes dead letters."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import polars as pl
 from pydantic import ValidationError
@@ -20,12 +20,25 @@ from recsys.schema import (
     Impression,
     Product,
 )
+from shared.clock import monotonic
 from shared.dead_letters import Refused, dead_letter, from_validation
 from shared.dependencies import DEPENDENCY_ERRORS
-from shared.eventlog.port import Entry, EventLog, Place, Position, Record, Topic, is_misplaced
+from shared.eventlog.port import (
+    Consumer,
+    Entry,
+    EventLog,
+    LogUnavailable,
+    Place,
+    Position,
+    Record,
+    Topic,
+    is_misplaced,
+)
 from shared.lake import Lake
 
 GROUP = "recsys-ingest"
+PATIENCE = 60.0  # seconds without anything new before the frozen offsets count as out of reach
+POLL = 0.1  # seconds that a poll waits
 Offsets = dict[str, dict[int, int]]  # by topic and partition, of the next record
 
 Input = Event | Impression | Erasure | Product
@@ -93,20 +106,35 @@ def ingest(log: EventLog, lake: Lake, offsets: Offsets, *, member: str = "night"
     Written first and committed then, under names that hang on the offsets alone: who is killed in between
     writes the same files again.
     """
-    consumer = log.consumer(GROUP, INPUTS, member)
-    wanted, total = {Place(topic.name, n) for topic in INPUTS for n in range(topic.partitions)}, 0
+    ends = {Place(topic, n): end for topic, by_partition in offsets.items() for n, end in by_partition.items()}
+    consumer, total = log.consumer(GROUP, INPUTS, member), 0
+    wait, until = 0.0, monotonic() + PATIENCE
     try:
         while True:
-            records = consumer.poll(limit, 0.0)
-            due = [r for r in records if r.offset < offsets.get(r.topic, {}).get(r.partition, 0)]
+            records = consumer.poll(limit, wait)
+            due = [r for r in records if r.offset < ends.get(Place(r.topic, r.partition), 0)]
             if due:
                 letters = _write(lake, due)
                 consumer.commit(letters, {Place(r.topic, r.partition): Position(r.offset + 1) for r in due})
-                total += len(due)
-            elif wanted <= consumer.owned.keys():
+                total, until = total + len(due), monotonic() + PATIENCE
+            wait = 0.0 if due else POLL
+            # Partitions may come one by one, so a poll without any record that is due does not say that all are there.
+            if not (missing := _missing(log, consumer, ends)):
                 return total
+            if monotonic() > until:
+                raise LogUnavailable(f"{missing[0].topic}/{missing[0].partition} does not come up to the frozen offset")
     finally:
         consumer.close()
+
+
+def _missing(log: EventLog, consumer: Consumer, ends: Mapping[Place, int]) -> list[Place]:
+    """Partitions that have not been read up to their ends; what the log no longer keeps cannot be."""
+    positions = consumer.positions
+    behind = [place for place, end in ends.items() if positions.get(place, -1) < end]
+    if behind:
+        starts = {Place(topic.name, n): at for topic in INPUTS for n, at in log.starts(topic).items()}
+        behind = [place for place in behind if starts[place] < ends[place]]
+    return behind
 
 
 def _write(lake: Lake, records: Sequence[Record]) -> list[Entry]:

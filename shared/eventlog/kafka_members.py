@@ -45,6 +45,11 @@ class Tail:
         self._held: dict[Place, deque[Record]] = {}
         self._next: dict[Place, int] = {}  # offset after the last record fetched
 
+    @property
+    def positions(self) -> dict[Place, int]:
+        """Past control markers too, so that who has read everything stands at the end."""
+        return {place: self._position(place) for place in self._held}
+
     def poll(self, limit: int, timeout: float) -> list[Record]:
         """At most `limit` a partition; none only if the end was reached, which the broker is asked for."""
         until = monotonic() + timeout
@@ -107,11 +112,6 @@ class KafkaReader(Tail):
         client.assign(list(map(self._partition, start)))
         for place, offset in start.items():
             self._begin(place, offset)
-
-    @property
-    def positions(self) -> dict[Place, int]:
-        """Past control markers too, so that who has read everything stands at the end."""
-        return {place: self._position(place) for place in self._held}
 
 
 class _Moves(ConsumerRebalanceListener):

@@ -162,6 +162,11 @@ class Consumer(Protocol):
         """
         ...
 
+    @property
+    def positions(self) -> Mapping[Place, int]:
+        """How far each partition owned has been polled."""
+        ...
+
     def poll(self, limit: int, timeout: float) -> list[Record]:
         """At most `limit` new records a partition owned; waits up to `timeout` seconds for the first."""
         ...

@@ -255,7 +255,7 @@ class SqliteConsumer:
         self._topics = {place.topic for place in self._streams}
         self._tail = _Tail(connection)
         self._epochs: dict[Place, int] = {}
-        self._next: dict[Place, int] = {}
+        self.positions: dict[Place, int] = {}
         self._renew_at = -math.inf
         self._polled = monotonic()
         self._closed = threading.Event()
@@ -267,7 +267,7 @@ class SqliteConsumer:
         self._polled = monotonic()
         if monotonic() >= self._renew_at:
             self._claim()
-        return self._tail.poll(self._next, limit, min(timeout, LEASE / 3))
+        return self._tail.poll(self.positions, limit, min(timeout, LEASE / 3))
 
     def commit(self, entries: Sequence[Entry], positions: Mapping[Place, Position]) -> None:
         with self._connection.write() as db:
@@ -353,11 +353,11 @@ class SqliteConsumer:
 
     def _adopt(self, claims: dict[Place, tuple[int, int, str]]) -> None:
         for place in set(self.owned) - set(claims):
-            del self.owned[place], self._next[place]
+            del self.owned[place], self.positions[place]
         for place, (epoch, offset, note) in claims.items():
             if self._epochs.get(place) != epoch or place not in self.owned:
                 self.owned[place] = Position(offset, note)
-                self._next[place] = offset
+                self.positions[place] = offset
                 self._tail.look_again()
         self._epochs = {place: epoch for place, (epoch, _, _) in claims.items()}
 

@@ -419,6 +419,22 @@ def test_who_has_read_everything_stands_at_the_end(log: EventLog, join: Callable
             assert monotonic() < until
 
 
+def test_a_member_says_how_far_it_has_polled_and_stands_at_the_end_when_it_has_read_everything(
+    log: EventLog, join: Callable[[str], Consumer]
+) -> None:
+    fill(log, 3)
+    fill(log, 2, partition=3)
+    member = join("a")
+    drain(member, 5, limit=1)
+    assert {place.partition: offset for place, offset in member.positions.items()} == log.ends(IN)
+    member.commit([Entry(IN, "k", b"9", 2)], at(1))
+    drain(member, 1)
+    until = monotonic() + 5
+    while {place.partition: offset for place, offset in member.positions.items()} != log.ends(IN):
+        assert member.poll(1, 0.01) == []
+        assert monotonic() < until
+
+
 def test_an_empty_answer_means_that_there_was_nothing(log: EventLog) -> None:
     with closing(log.reader(beginning([IN]))) as reader:
         for n in range(30):

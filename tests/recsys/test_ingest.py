@@ -1,12 +1,14 @@
 """Topics into the lake: up to where the night froze them, each record once, what cannot be read as a dead letter."""
 
 import json
+from contextlib import closing
+from typing import Any
 
 import pytest
 
 from recsys import config, ingest
-from recsys.schema import DEAD, EVENTS
-from shared.eventlog.port import Entry
+from recsys.schema import DEAD, EVENTS, INPUTS
+from shared.eventlog.port import Consumer, Entry, LogUnavailable, Place, Position, Record
 from tests.recsys.shop import TODAY, Shop, event
 
 
@@ -19,6 +21,53 @@ def test_what_comes_after_the_freeze_waits(shop: Shop) -> None:
     assert shop.lake.read("events").height == before + 2
     ingest.ingest(shop.log, shop.lake, ingest.frozen(shop.log))
     assert shop.lake.read("events").height == before + 3
+
+
+class OneByOne:
+    """A member that gives the records of one partition a poll, and now and then none although there are some."""
+
+    def __init__(self, member: Consumer) -> None:
+        self._member = member
+        self._held: dict[Place, list[Record]] = {}
+        self._polls = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._member, name)
+
+    @property
+    def positions(self) -> dict[Place, int]:
+        held = {place: records[0].offset for place, records in self._held.items() if records}
+        return {**self._member.positions, **held}
+
+    def poll(self, limit: int, timeout: float) -> list[Record]:
+        for record in self._member.poll(limit, timeout):
+            self._held.setdefault(Place(record.topic, record.partition), []).append(record)
+        self._polls += 1
+        return next((self._held.pop(place) for place in sorted(self._held)), []) if self._polls % 3 else []
+
+
+def test_every_partition_is_read_up_to_its_frozen_offset_in_whatever_order_they_come(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop.happens(*(event(user=f"user{n}", at=TODAY + n) for n in range(60)))
+    offsets, before = ingest.frozen(shop.log), shop.lake.read("events").height
+    shop.happens(*(event(user=f"user{n}", at=TODAY + n, id=f"later{n}") for n in range(60)))
+    with closing(shop.log.consumer(ingest.GROUP, INPUTS, "night")) as dead:  # it had read the first partition
+        dead.poll(1, 0.0)
+        dead.commit([], {Place(EVENTS.name, 0): Position(offsets[EVENTS.name][0])})
+    due = sum(offsets[EVENTS.name][partition] for partition in (1, 2, 3))
+    join = shop.log.consumer
+    monkeypatch.setattr(shop.log, "consumer", lambda *given: OneByOne(join(*given)))
+    assert ingest.ingest(shop.log, shop.lake, offsets) == due > 0
+    assert shop.lake.read("events").height == before + due
+
+
+def test_records_that_do_not_come_leave_the_night_to_be_run_again(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ingest, "PATIENCE", 0.2)
+    offsets = ingest.frozen(shop.log)
+    offsets[EVENTS.name][2] += 1
+    with pytest.raises(LogUnavailable, match=f"{EVENTS.name}/2"):
+        ingest.ingest(shop.log, shop.lake, offsets)
 
 
 BAD = {
