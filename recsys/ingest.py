@@ -57,7 +57,7 @@ COLUMNS: dict[str, Columns] = {
 IMPRESSION_COLUMNS: dict[str, pl.DataType | type[pl.DataType]] = {
     **dict.fromkeys(("list_id", "user", "version", "path"), pl.String),
     **dict.fromkeys(("at", "permuted"), pl.Int64),
-    "explored": pl.Boolean,
+    **dict.fromkeys(("explored", "logged"), pl.Boolean),
     "items": pl.List(pl.String),
     "sources": pl.List(pl.String),
 }

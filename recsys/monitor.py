@@ -391,7 +391,7 @@ class Monitor:
         It is judged, and not the one in force: a rollback or the night itself may have changed that since.
         """
         since, until = dataset.day_of(day * config.DAY), dataset.day_of((day + 1) * config.DAY)
-        lists = self._lake.read("impressions", since=since, until=until)
+        lists = dataset.impressions(self._lake, since=since, until=until)
         if lists.is_empty():
             return ""
         counts = lists.group_by("version").len().sort("len", "version", descending=True)
@@ -433,9 +433,10 @@ class Monitor:
             return
         day = report.day
         usual, _ = reference(self._fetch(recipe.artifact, recipe.digest))
-        rows = self._lake.read("events", since=dataset.day_of(day * config.DAY))
+        date, following = (dataset.day_of(each * config.DAY) for each in (day, day + 1))
+        rows = self._lake.read("events", since=date, until=following)
         today = train.watched(rows, self._lake.read("catalogue")).filter(pl.col("weekday") == (day + 3) % 7)
-        path = self._pages / f"drift-{dataset.day_of(day * config.DAY)}.html"
+        path = self._pages / f"drift-{date}.html"
         same = usual.filter(pl.col("weekday") == (day + 3) % 7)
         painter = multiprocessing.get_context("spawn").Process(
             target=drift.report, args=(same.drop("weekday"), today.drop("weekday"), path)

@@ -129,7 +129,7 @@ def _estimate(totals: Array, weights: Array, slates: Slates, wanted: Ints, *, sp
 
 
 def slates_of(impressions: pl.DataFrame, clicks: pl.DataFrame, *, k: int, shuffled: bool) -> tuple[Slates, list[str]]:
-    """Slates from rows of the lake, and the ids by which their items are numbered.
+    """Slates from rows of the lake (`dataset.impressions`), and the ids by which their items are numbered.
 
     Only the night's first list of a shopper counts: what the second one shows hangs on what the first one sold.
     """

@@ -20,7 +20,7 @@ def judge(lake: Lake, day: int, before: Sequence[Report], *, version: str, recip
     since, until = day * config.DAY, (day + 1) * config.DAY
     first, end = dataset.day_of(since), dataset.day_of(until)
     rows = lake.read("events", since=first, until=end)
-    shown = lake.read("impressions", since=first, until=end)
+    shown = dataset.impressions(lake, since=first, until=end)
     clicks, purchases, distances = 0, 0, dict[str, float]()
     drifted: tuple[str, ...] = ()
     if not rows.is_empty():

@@ -286,12 +286,23 @@ def _check_current(edge: Edge, wanted: Command, key: str) -> None:
 
 
 async def _logged(edge: Edge, impression: Impression) -> bool:
-    entry = Entry(IMPRESSIONS, impression.user, impression.model_dump_json().encode())
+    """Whether the log had the list in time. Of one that it takes later, a second record says that it does not count."""
+    outcome: dict[str, bool] = {}  # decided once, by the thread or by the time-out: `setdefault` is atomic
+
+    def append() -> None:
+        edge.append([_shown(impression)])
+        if not outcome.setdefault("logged", True):
+            edge.append([_shown(impression.model_copy(update={"logged": False}))])
+
     try:
-        await asyncio.wait_for(asyncio.to_thread(edge.append, [entry]), PATIENCE)
+        await asyncio.wait_for(asyncio.to_thread(append), PATIENCE)
     except (LogUnavailable, TimeoutError):
-        return False
+        return outcome.setdefault("logged", False)
     return True
+
+
+def _shown(impression: Impression) -> Entry:
+    return Entry(IMPRESSIONS, impression.user, impression.model_dump_json().encode())
 
 
 async def _append(edge: Edge, entry: Entry) -> Accepted:

@@ -103,7 +103,7 @@ class Watch:
         """These lists have been shown."""
         with self._lock:
             for impression in impressions:
-                if impression.list_id in self._open:
+                if impression.list_id in self._open or not impression.logged:
                     continue
                 self._number += 1
                 self._change += 1

@@ -10,6 +10,8 @@ import httpx
 import pytest
 import uvicorn
 
+from recsys import dataset, ingest, report
+from recsys.config import DAY
 from recsys.edge import Edge
 from recsys.schema import COMMANDS, ERASURES, EVENTS, HEARTBEATS, IMPRESSIONS, entry
 from recsys.serve import make_app
@@ -151,6 +153,30 @@ def test_without_the_log_lists_are_shown_unlogged_and_events_are_refused(
         deed = {"kind": "click", "id": "c1", "user": "u000002", "item": "i00001"}
         answer = asking.post("/v1/events", json=deed)
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+
+
+def test_a_list_that_the_log_takes_after_it_was_answered_as_unlogged_counts_nowhere(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop.night()
+    append, held = shop.log.append, threading.Event()
+
+    def slow(entries: Sequence[Entry]) -> list[tuple[int, int]]:
+        assert held.wait(20)
+        return append(entries)
+
+    with client(shop) as asking:
+        counted = asking.get("/v1/recommendations/u000001").json()
+        monkeypatch.setattr(shop.log, "append", slow)
+        late = asking.get("/v1/recommendations/u000001").json()
+        assert (counted["logged"], late["logged"]) == (True, False)
+        held.set()
+        until(lambda: len(shop.said(IMPRESSIONS)) == 3)
+    ingest.ingest(shop.log, shop.lake, ingest.frozen(shop.log))
+    day = TODAY // DAY
+    lists = dataset.impressions(shop.lake, since=dataset.day_of(TODAY), until=dataset.day_of(TODAY + DAY))
+    assert lists["list_id"].to_list() == [counted["list_id"]]
+    assert report.judge(shop.lake, day, [], version="", recipe=None).lists == 1
 
 
 def test_a_command_is_a_record_for_the_monitor(shop: Shop) -> None:
