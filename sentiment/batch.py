@@ -232,11 +232,13 @@ class Batch:
         return {row["id"]: Opinion(**row) for row in rows.iter_rows(named=True)}
 
     def _rows(self, since: int, until: int) -> pl.DataFrame:
-        """The lake's posts of these event days, each id once: the first that came."""
+        """The lake's posts of these event days that count."""
         rows = self._lake.read("posts", since=date_of(since), until=date_of(until))
         if rows.is_empty():  # it knows no columns then
             return pl.DataFrame(schema=POST_COLUMNS)
-        return rows.unique("id", keep="first", maintain_order=True)
+        # An older version kept repeats and what had expired in this table.
+        rows = rows.remove("expired") if "expired" in rows.columns else rows
+        return rows.select(POST_COLUMNS.keys()).unique("id", keep="first", maintain_order=True)
 
     # --- dirty hours -------------------------------------------------------------------------------
 
@@ -250,8 +252,8 @@ class Batch:
         done = [self._guarded(hour, partial(self._publish, hour)) for hour in dirty]
         if not all(done):
             tombstones = self.manifest.tombstones  # what was deleted is looked for again the next night
-        rows = self._lake.read("posts", since=date_of(today - config.MAX_AGE // DAY - 1))
-        expired = int(rows["expired"].sum()) if rows.height else 0
+        others = self._lake.read("uncounted", since=date_of(today - config.MAX_AGE // DAY - 1))
+        expired = others.filter(why="expired").height if others.height else 0
         with self._publishing():
             self._switch(self.manifest._replace(night=today, tombstones=tombstones, expired=expired))
         return True
@@ -260,11 +262,8 @@ class Batch:
         """Hours to which posts have come since they were published, or that lie before the first one."""
         start = self.manifest.start or 0
         last = max(self.manifest.night, start * HOUR // DAY)  # what has come since may be as old as the oldest then
-        rows = self._lake.read("posts", since=date_of(last - config.REOPEN // DAY - 1))
-        if rows.is_empty():
-            return set()
-        # Also what has come again, and is counted: its hour says the same, and nobody waits for it any more.
-        found = rows.filter(~pl.col("expired")).select("partition", "offset", hour=pl.col("at") // HOUR).iter_rows()
+        rows = self._rows(last - config.REOPEN // DAY - 1, days(date.max))
+        found = rows.select("partition", "offset", hour=pl.col("at") // HOUR).iter_rows()
         hours = self.manifest.hours
         return {
             hour

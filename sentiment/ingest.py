@@ -1,15 +1,19 @@
 """Topic or file -> validated lake by event date. What does not validate becomes a dead letter."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
+from datetime import timedelta
 from typing import NamedTuple
 
 import polars as pl
 from pydantic import ValidationError
 
 from sentiment import config
+from sentiment.config import DAY
+from sentiment.dataset import day_of
 from sentiment.history import AUDIT_COLUMNS, Columns
+from sentiment.known_ids import KnownIds
 from sentiment.schema import (
     AUDITS,
     CORRECTIONS,
@@ -42,7 +46,10 @@ TAKEN = (POSTS, OPINIONS, AUDITS, CORRECTIONS)
 POST_COLUMNS: Columns = {
     **dict.fromkeys(("id", "author", "text"), pl.String),
     **dict.fromkeys(("at", "partition", "offset"), pl.Int64),
-    "expired": pl.Boolean,  # came when its hour could no longer be published again
+}
+UNCOUNTED_COLUMNS: Columns = {
+    **dict.fromkeys(("id", "why"), pl.String),  # why: a repeat, or expired: its hour could not be published again
+    **dict.fromkeys(("at", "partition", "offset"), pl.Int64),
 }
 TOMBSTONE_COLUMNS: Columns = {
     "id": pl.String,
@@ -58,7 +65,7 @@ CORRECTION_COLUMNS: Columns = {
     **dict.fromkeys(("post", "shown", "label", "model", "reader"), pl.String),
     **dict.fromkeys(("at", "partition", "offset"), pl.Int64),
 }
-
+POST_TABLES = {"posts": POST_COLUMNS, "uncounted": UNCOUNTED_COLUMNS, "tombstones": TOMBSTONE_COLUMNS}
 
 logger = logging.getLogger(__name__)
 
@@ -145,6 +152,7 @@ class Ingest:
         self._lake = lake
         self.consumer = log.consumer(GROUP, TAKEN, member)
         self._pending: list[Record] = []  # read, and not in the lake yet
+        self._known: dict[int, KnownIds] = {}  # by partition of posts; where there is none it is built from the lake
 
     @property
     def until(self) -> tuple[int, ...]:
@@ -204,7 +212,11 @@ class Ingest:
         """Write records to the lake, and commit behind them."""
         batch = f"{records[0].topic}-{records[0].partition}-{records[0].offset:012d}"  # no other batch starts there
         by_topic = {topic: [r for r in records if r.topic == topic.name] for topic in TAKEN}
-        marks = self._write_posts(by_topic[POSTS], batch=batch)
+        try:
+            marks = self._write_posts(by_topic[POSTS], batch=batch)
+        except BaseException:
+            self._known.clear()  # the records come again
+            raise
         refusals = [letter for said in SAID for letter in self._write_said(by_topic[said.topic], said, batch=batch)]
         positions = {Place(r.topic, r.partition): r.offset + 1 for r in records}
         self.consumer.commit(
@@ -219,22 +231,40 @@ class Ingest:
         return total
 
     def _write_posts(self, records: Sequence[Record], *, batch: str) -> dict[Place, int]:
-        """Posts and deletions; gives how far time has come, by partition."""
-        marks = {place: int(position.note or 0) for place, position in self.consumer.owned.items()}
-        posts, tombstones = [], []
+        """Posts that count, others, and deletions; gives how far time has come, by partition."""
+        partitions = {record.partition for record in records}
+        self._recall(partitions - self._known.keys())
+        rows: dict[str, list[dict[str, object]]] = {table: [] for table in POST_TABLES}
         for record in records:
-            place = Place(record.topic, record.partition)
+            ids = self._known[record.partition]
             with suppress(Refused):  # the worker has written the dead letter
                 event = accept(record)
-                marks[place] = max(marks[place], event.at)
-                row = event.model_dump(exclude={"kind"}) | _place(record)
-                if isinstance(event, Post):
-                    posts.append(row | {"expired": event.at < marks[place] - config.REOPEN})
-                elif isinstance(event, Tombstone):
-                    tombstones.append(row)
-        self._lake.write("posts", _frame(posts, POST_COLUMNS), batch=batch)
-        self._lake.write("tombstones", _frame(tombstones, TOMBSTONE_COLUMNS), batch=batch)
-        return marks
+                if not isinstance(event, Tick):
+                    first = ids.new(event.id, event.at, record.offset)
+                    why = None if first else "repeat"
+                    if first and event.at < ids.watermark - config.REOPEN:
+                        why = "expired"
+                    table = "tombstones" if isinstance(event, Tombstone) else "uncounted" if why else "posts"
+                    rows[table].append(event.model_dump() | _place(record) | {"why": why})
+                ids.observe(event.at)
+        for table, columns in POST_TABLES.items():
+            self._lake.write(table, _frame(rows[table], columns), batch=batch)
+        return {Place(POSTS.name, number): self._known[number].watermark for number in partitions}
+
+    def _recall(self, partitions: Collection[int]) -> None:
+        """Build what is known of partitions from the lake, which has every record that was taken in."""
+        positions = {number: self.consumer.owned[Place(POSTS.name, number)] for number in partitions}
+        known = {number: KnownIds(int(position.note or 0)) for number, position in positions.items()}
+        begun = [ids.watermark for ids in known.values() if ids.watermark]
+        since = day_of(max(0, min(begun, default=0) - config.REOPEN - DAY))
+        # A day at a time: eight days of texts may be more than the memory holds.
+        days = [(table, day) for table in POST_TABLES for day in self._lake.dates(table) if begun and day >= since]
+        for table, day in days:
+            rows = self._lake.read(table, since=day, until=day + timedelta(days=1))
+            for id, at, number, offset in rows.select("id", "at", "partition", "offset").iter_rows():
+                if number in known and offset < positions[number].offset:
+                    known[number].new(id, at, offset)
+        self._known |= known
 
     def _write_said(self, records: Sequence[Record], said: Said, *, batch: str) -> list[Entry]:
         """What was said of posts; gives the dead letters of what cannot be read."""

@@ -16,6 +16,7 @@ from sentiment.aggregates import Hour
 from sentiment.artifact import Artifact
 from sentiment.config import HOUR, LATENESS, MINUTE
 from sentiment.ingest import accept, accept_mention, accept_opinion, dead_letter
+from sentiment.known_ids import KnownIds
 from sentiment.opinions import Reader
 from sentiment.policy import Load
 from sentiment.schema import (
@@ -59,35 +60,19 @@ def sealed(hour: int, watermark: int) -> bool:
     return (hour + 1) * HOUR + LATENESS <= watermark
 
 
-class Source:
-    """One partition of posts: how far its time has come, and which ids the open hours have seen."""
+class Source(KnownIds):
+    """One partition of posts: how far its time has come, and which ids have come of late."""
 
     def __init__(self, offset: int, watermark: int = 0, *, judged: int = 0) -> None:
         """`judged`: posts before this offset have their opinion already, though the group does not know it."""
-        self.offset, self.watermark, self.judged = offset, watermark, judged
+        super().__init__(watermark)
+        self.offset, self.judged = offset, judged
         self.told = -1  # the last minute that step two was told of
-        self._ids: dict[int, set[str]] = {}  # by open hour
-        self._starts: dict[int, int] = {}  # by open hour, the offset of its first post
-
-    def new(self, post: Post, offset: int) -> bool:
-        """Remember a post; False for one whose id an open hour has."""
-        if any(post.id in ids for ids in self._ids.values()):
-            return False
-        hour = post.at // HOUR
-        if not sealed(hour, self.watermark):
-            self._ids.setdefault(hour, set()).add(post.id)
-            self._starts.setdefault(hour, offset)
-        return True
-
-    def observe(self, at: int) -> None:
-        self.watermark = max(self.watermark, at)
-        for hour in [hour for hour in self._ids if sealed(hour, self.watermark)]:
-            del self._ids[hour], self._starts[hour]
 
     @property
     def note(self) -> str:
         """All that is needed, beside the log, to build this state again."""
-        return json.dumps([self.watermark, min(self._starts.values(), default=self.offset)])
+        return json.dumps([self.watermark, self.since(self.offset)])
 
 
 class Desk:
@@ -255,8 +240,8 @@ class Worker:
         source = Source(position.offset, watermark, judged=judged)
 
         def recall(record: Record) -> None:
-            if isinstance(event := accept(record), Post):
-                source.new(event, record.offset)
+            if not isinstance(event := accept(record), Tick):
+                source.new(event.id, event.at, record.offset)
 
         self._recall(recall, self._between(place, since, position.offset, claim=place))
         return source
@@ -316,14 +301,18 @@ class Worker:
         self._clock.observe(event.at)
         if isinstance(event, Post):
             self._score(source, event, record)
-        elif not isinstance(event, Tick) and record.offset >= source.judged:
-            gone = Opinion(kind="deleted", id=event.id, at=event.at, partition=record.partition, offset=record.offset)
-            self._out.append(Entry(OPINIONS, event.id, gone.model_dump_json().encode()))
+        elif not isinstance(event, Tick):
+            source.new(event.id, event.at, record.offset)  # a post that comes after its deletion counts nowhere
+            if record.offset >= source.judged:
+                gone = Opinion(
+                    kind="deleted", id=event.id, at=event.at, partition=record.partition, offset=record.offset
+                )
+                self._out.append(Entry(OPINIONS, event.id, gone.model_dump_json().encode()))
         source.observe(event.at)
 
     def _score(self, source: Source, post: Post, record: Record) -> None:
         late, expired = sealed(post.at // HOUR, source.watermark), post.at < source.watermark - config.REOPEN
-        if not source.new(post, record.offset) or record.offset < source.judged:
+        if not source.new(post.id, post.at, record.offset) or record.offset < source.judged:
             return
         opinion, mentions = self._reader.judged(
             post,

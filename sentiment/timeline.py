@@ -216,8 +216,6 @@ class Timeline:
                     frame, minutes = self._hour(hour, published.version)
                     mine = frame.filter(pl.col("brand") == brand)
                     rows.append(mine.filter(pl.col("at").is_between(at, end, closed="left")))
-                    if late:  # a post that comes again is in the numbers already
-                        late -= set(mine["post"])
                     window = _within(minutes, brand, max(at, hour * HOUR), min(end, (hour + 1) * HOUR))
                 told = Told(told.counts + window.counts, told.shed + window.shed, told.models | window.models)
                 pending += len(late)

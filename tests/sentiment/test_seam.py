@@ -4,14 +4,16 @@ import random
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import polars as pl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from sentiment.account import mentioned, seam
 from sentiment.config import DAY, HOUR, LATENESS
-from sentiment.schema import ALL, MINUTES
+from sentiment.schema import ALL, MINUTES, Tombstone
 from shared.clock import monotonic, sleep
 from shared.eventlog.port import Fenced, LogUnavailable, beginning
 from tests.sentiment.crowd import TODAY, Crowd, Trained, as_post, post
@@ -192,3 +194,86 @@ def test_one_text_of_many_is_one_opinion_at_every_step(crowd: Crowd) -> None:
     assert whole.counts.opinions == 51
     assert whole.counted == first.counted
     assert timeline.voting(manifest, "northair", since=TODAY, until=TODAY + HOUR).height == 51
+
+
+# --- one identity of a post ---------------------------------------------------------------------------
+
+
+def agreed(crowd: Crowd) -> dict[tuple[str, int], int]:
+    """The posts by brand and hour, as both views have them: what is late for the one is still to come in the other."""
+    timeline = crowd.timeline()
+    assert seam(timeline, crowd.log)[1] == 0
+    return {key: len(posts) for key, posts in mentioned(crowd.log).items() if key[0] == "northair"}
+
+
+def test_a_repeat_between_sealing_and_publication_is_none(crowd: Crowd) -> None:
+    crowd.post(post())
+    crowd.tick(TODAY + 3 * HOUR)
+    crowd.stream()
+    crowd.post(post())  # the collector begins again, before batch has the hour
+    crowd.stream()
+    assert agreed(crowd) == {("northair", TODAY // HOUR): 1}
+    assert crowd.speed().late("northair", TODAY // HOUR, None) == set()
+    crowd.publish()
+    crowd.post(post())  # and once more after that
+    crowd.stream()
+    assert agreed(crowd) == {("northair", TODAY // HOUR): 1}
+    crowd.tick(TODAY + DAY + HOUR)
+    assert crowd.publish().hours[TODAY // HOUR].version == 1
+    assert len(crowd.opinions()) == 1
+
+
+@pytest.mark.parametrize("first", [TODAY + 60, TODAY + 23 * HOUR + 3_000])
+def test_an_id_with_another_time_is_the_first_post_still(crowd: Crowd, first: int) -> None:
+    """The same day or the next one; its hour sealed, and the other one open."""
+    second = first + 3 * HOUR
+    crowd.tick(first)
+    crowd.post(post(id="x", at=first))
+    crowd.tick(second)
+    crowd.post(post("@northair in other words", id="x", at=second))
+    crowd.tick(second + 3 * HOUR)
+    crowd.stream()
+    crowd.publish()
+    assert agreed(crowd) == {("northair", first // HOUR): 1}
+    assert {row["post"]: row["at"] for rows in crowd.published().values() for row in rows.to_dicts()} == {"x": first}
+
+
+def test_a_post_that_comes_after_its_deletion_counts_nowhere(crowd: Crowd) -> None:
+    crowd.post(Tombstone(id="x", at=TODAY), post(id="x"), post(id="stays"))
+    crowd.tick(TODAY + 3 * HOUR)
+    crowd.stream()
+    crowd.publish()
+    assert agreed(crowd) == {("northair", TODAY // HOUR): 1}
+    assert [opinion.kind for opinion in crowd.opinions() if opinion.id == "x"] == ["deleted"]
+
+
+STEPS = st.one_of(
+    st.tuples(st.just("post"), st.sampled_from("abc"), st.integers(0, 20)),  # id, and hours before now
+    st.tuples(st.just("pass"), st.sampled_from([1, 2, 5, 30, 200]), st.just(0)),  # hours
+    st.tuples(st.just("batch"), st.just(0), st.just(0)),
+)
+
+
+@pytest.mark.slow
+@given(steps=st.lists(STEPS, min_size=4, max_size=10))
+@settings(deadline=None, max_examples=10)
+def test_repeats_at_any_time_are_the_same_in_both_views(
+    world: Trained, tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, str | int, int]]
+) -> None:
+    """Across hours, days, sealing and publication; worker and batch begin afresh at every step."""
+    with closing(Crowd(world, tmp_path_factory.mktemp("repeats") / "var")) as crowd:
+        now, sent = TODAY + 2 * DAY, 0
+        crowd.tick(now)
+        for kind, what, hours in [*steps, ("pass", 30, 0), ("batch", 0, 0)]:
+            if kind == "post":
+                sent += 1
+                crowd.post(post(f"@northair {sent}", id=str(what), at=now - hours * HOUR))
+            elif kind == "pass":
+                now += int(what) * HOUR
+                crowd.tick(now)
+            crowd.stream()  # ahead of batch: what only that has is in no mention
+            if kind == "batch":
+                crowd.publish()
+            agreed(crowd)
+        counted = sum(rows.filter(brand="northair").height for rows in crowd.published().values())
+        assert counted == sum(agreed(crowd).values())
