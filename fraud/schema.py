@@ -121,6 +121,9 @@ class Cell(Message):
     hour: Annotated[int, Field(ge=-1, lt=2**31)]  # since the epoch
     until: Annotated[int, Field(lt=2**31)]
     counts: dict[str, tuple[int, int]]  # terminal -> payments, frauds that became known
+    # An hour of very many terminals is several records, which together are one cell.
+    part: Annotated[int, Field(ge=0)] = 0
+    parts: Annotated[int, Field(ge=1)] = 1
 
 
 class Decision(Message):

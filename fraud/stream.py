@@ -9,10 +9,10 @@ import hmac
 import json
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from copy import copy
-from datetime import timedelta
+from datetime import date, timedelta
 from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +24,7 @@ from fraud.artifact import Artifact
 from fraud.features import DEFINITION, StepFailed, needs
 from fraud.history import EVENT_COLUMNS
 from fraud.ingest import DECIDERS, accept, dead_letter, read_letter, read_verdict, unexpected
+from fraud.ingest import GROUP as INGESTS
 from fraud.order import Order
 from fraud.schema import (
     ALARMS,
@@ -47,13 +48,15 @@ from shared.clock import Clock, monotonic, perf_counter
 from shared.dead_letters import Refused
 from shared.dependencies import DEPENDENCY_ERRORS
 from shared.eventlog.port import Entry, EventLog, Fenced, Place, Position, Record, beginning
-from shared.lake import HISTORY, Lake, LakeCorrupt
+from shared.lake import HISTORY, PLACE, Lake, LakeCorrupt
 
 LIMIT = 500  # records a partition and step: bounds what a crash repeats, and how long a request waits behind others
 BACKLOG = 10 * LIMIT  # records held while they wait for the book, or for the state of their partition
 CHUNK = 10_000  # events of a rebuild between two looks at the claims
+TERMINALS = 10_000  # of one record of the book: a name has 64 letters at most, so it stays below a megabyte
 SNAPSHOT_EVERY = 20_000  # records of a partition
 REACH = timedelta(days=40)  # the longest window, the lag of the book, and room: what a rebuild reads of the lake
+KNOWN = timedelta(days=130)  # as far back as a state knows labels, and room
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +101,7 @@ class Worker:
         self._desks: dict[int, policy.Desk] = {}
         self._saved: dict[int, int] = {}  # by partition: offset of the last snapshot
         self._early: dict[int, list[Record]] = defaultdict(list)  # of partitions whose state is not built yet
-        self._history: pl.DataFrame | None = None  # what was before the log; kept while partitions are rebuilt
+        self._lake_rows: tuple[pl.DataFrame, pl.DataFrame] | None = None  # kept while partitions are rebuilt
         self._decided: dict[int, Decided] | None = None  # read only when the group's positions are gone
         self._out: list[Entry] = []
         self._waiting_since: float | None = None
@@ -201,7 +204,7 @@ class Worker:
             if place.partition not in self._memories
         }
         if not gained:
-            self._history = self._decided = None
+            self._lake_rows = self._decided = None
             return
         partition, began = min(gained), perf_counter()
         if not self._rebuild(partition, gained[partition]):
@@ -215,20 +218,19 @@ class Worker:
         """From the snapshot or the lake, then from the log; whether the partition is still owned at the end."""
         if position.offset > self._log.ends(EVENTS)[partition]:
             self._give_up_position(partition, position)
+        if 0 < position.offset < (start := self._log.starts(EVENTS)[partition]):
+            said = f"records {position.offset} to {start - 1} of partition {partition} went before they were decided"
+            self._alarm("positions", said, "the worker goes on with what is left: keep the topic for longer")
         until, desk = position.offset, _desk(position.note)
         if desk is None:  # never committed, or the group's positions were lost: the decisions themselves know
             decided = self._decided_before().get(partition, Decided(0, policy.Desk()))
             until, desk = max(until, decided.offset), decided.desk
         cells: list[Cell] = []
-        try:
-            memory, saved = Memory.load(self._snapshots, partition, until=until), until
-        except SnapshotUnusable as error:
-            logger.info("%s: rebuilding", error)
-            memory, saved = Memory(partition), -1
-            for number, event in enumerate(self._past(partition)):
-                if number % CHUNK == 0 and not self._still_owns(partition):
-                    return False
-                cells += self._recall(memory, event)
+        memory, saved = self._remembered(partition, until)
+        for number, event in enumerate(self._past(memory, until, whole=saved < 0)):
+            if number % CHUNK == 0 and not self._still_owns(partition):
+                return False
+            cells += self._recall(memory, event)
         while self._still_owns(partition):
             for event in self._inputs(memory, until):
                 cells += self._recall(memory, event)
@@ -263,22 +265,65 @@ class Worker:
     def _commit_rebuilt(self, partition: int, position: Position, cells: Sequence[Cell]) -> None:
         """Make the hours that a rebuild has closed known, and only then part of the book here."""
         place = Place(EVENTS.name, partition)
-        entries = [_entry(cell) for cell in cells if cell.until > self._book.closed[partition]]
+        entries = [entry for cell in cells if cell.until > self._book.closed[partition] for entry in entries_of(cell)]
         if entries or self._consumer.owned[place] != position:
             self._consumer.commit(entries, {place: position})
         self._book.add(cells)
 
-    def _past(self, partition: int) -> Iterable[Event]:
-        """What happened in a partition before there was a log, as far as the windows reach."""
-        if self._history is None:
-            dates = self._lake.dates("events")
+    def _remembered(self, partition: int, until: int) -> tuple[Memory, int]:
+        """From the snapshot, with the offset at which it counts as saved; -1 without a usable one."""
+        try:
+            return Memory.load(self._snapshots, partition, until=until), until
+        except SnapshotUnusable as error:
+            logger.info("%s: rebuilding", error)
+            return Memory(partition), -1
+
+    def _past(self, memory: Memory, until: int, *, whole: bool) -> Iterator[Event]:
+        """What is in the lake only: from before the log, or gone from it. The memory's offset goes with it.
+
+        `whole`: there is no snapshot, so all that the windows reach is wanted, and the lake is read as far as it goes.
+        """
+        partition = memory.state.partition
+        start = min(self._log.starts(EVENTS)[partition], until)
+        if not whole and memory.offset >= start:
+            return
+        labels, events = self._from_lake()
+        # Below this all is in the lake; of a step of the ingest that was not committed there may be a part.
+        taken = self._log.committed(INGESTS, EVENTS).get(partition, Position(0)).offset
+        mine = (pl.col("partition") == partition) & (pl.col("offset") < min(taken, until))
+        if whole:
+            for label in dataset.streams(labels.filter(mine))[partition]:
+                self._recall(memory, label)  # the hours that it closes are in no window
+            rows = events.filter(mine)
+        else:
+            rows = events.filter(mine, pl.col("offset") >= memory.offset)
+        yield from dataset.streams(rows)[partition]
+        if rows.height:
+            memory.offset = max(memory.offset, rows["offset"].to_list()[-1] + 1)
+        if max(memory.offset, taken if events.height else 0) < start:
+            said = f"records {memory.offset} to {start - 1} of partition {partition} are in neither log nor lake"
+            self._alarm("positions", said, "the features lack them; the worker goes on")
+            memory.offset = start
+
+    def _from_lake(self) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """The events as far as the windows reach, and the labels before them that a state still knows."""
+        if self._lake_rows is None:
+            last = max(self._lake.dates("events"), default=date.max)
             try:
-                rows = self._lake.read("events", since=dates[-1] - REACH if dates else None, batch=HISTORY)
+                older, recent = self._read_lake(last)
             except LakeCorrupt as error:
-                self._alarm("lake", str(error), "the features lack what was before the log; the worker goes on")
-                rows = pl.DataFrame(schema={"partition": pl.Int64, "offset": pl.Int64})
-            self._history = dataset.complete(rows, EVENT_COLUMNS).filter(pl.col("offset") < 0)
-        return dataset.streams(self._history)[partition]
+                self._alarm("lake", str(error), "the features lack what is not in the log; the worker goes on")
+                try:
+                    older, recent = self._read_lake(last, batch=HISTORY)
+                except LakeCorrupt:
+                    older = recent = pl.DataFrame(schema=dict.fromkeys(PLACE, pl.Int64))
+            older, recent = dataset.complete(older, EVENT_COLUMNS), dataset.complete(recent, EVENT_COLUMNS)
+            self._lake_rows = older.filter(pl.col("kind") == "label"), recent
+        return self._lake_rows
+
+    def _read_lake(self, last: date, *, batch: str = "") -> tuple[pl.DataFrame, pl.DataFrame]:
+        older = self._lake.read("events", since=last - KNOWN, until=last - REACH, batch=batch)
+        return older, self._lake.read("events", since=last - REACH, batch=batch)
 
     def _decided_before(self) -> dict[int, Decided]:
         """By partition, how far it was decided, read from decisions and dead letters."""
@@ -407,7 +452,7 @@ class Worker:
         """Enter a closed hour into the book, unless the book has it: a replay closes hours again."""
         if cell is not None and cell.until > self._book.closed[cell.partition]:
             self._book.add((cell,))
-            self._out.append(_entry(cell))
+            self._out += entries_of(cell)
 
     def _decide(self, record: Record, payment: Transaction, features: Features | None, *, failed: bool) -> Decision:
         """By the model; by the rules where it cannot be, marked with the reason."""
@@ -509,8 +554,20 @@ class Worker:
                 break  # one a step: nobody should wait for eight
 
 
-def _entry(cell: Cell) -> Entry:
-    return Entry(BOOK, f"{cell.partition}:{cell.hour}", cell.model_dump_json().encode())
+def entries_of(cell: Cell) -> list[Entry]:
+    """A cell as records that any log takes: more than one for an hour of very many terminals."""
+    counts = list(cell.counts.items())
+    parts = max(1, -(-len(counts) // TERMINALS))
+    cells = [
+        cell.model_copy(update={"counts": dict(counts[n * TERMINALS : (n + 1) * TERMINALS]), "part": n, "parts": parts})
+        for n in range(parts)
+    ]
+    return [Entry(BOOK, _key(part), part.model_dump_json().encode()) for part in cells]
+
+
+def _key(cell: Cell) -> str:
+    key = f"{cell.partition}:{cell.hour}"
+    return key if cell.parts == 1 else f"{key}:{cell.part}"
 
 
 def _read(record: Record) -> Event | Refused:

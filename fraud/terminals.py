@@ -73,12 +73,13 @@ class Book:
         self.closed = [-1] * PARTITIONS  # by partition: the last hour closed
         self.complete = -1
         self._waiting: dict[int, list[Cell]] = defaultdict(list)
+        self._parts: dict[int, dict[int, Cell]] = {}  # by partition: of the cell that is not whole yet, by number
         self._terminals: dict[str, History] = {}
 
     def add(self, cells: Iterable[Cell]) -> None:
         """Take cells in; those seen before change nothing."""
-        for cell in cells:
-            if cell.until > self.closed[cell.partition]:
+        for record in cells:
+            if record.until > self.closed[record.partition] and (cell := self._whole(record)) is not None:
                 self.closed[cell.partition] = cell.until
                 if cell.counts:
                     self._waiting[cell.hour].append(cell)
@@ -89,6 +90,20 @@ class Book:
             self.complete = complete
             for hour in sorted(hour for hour in self._waiting if hour <= complete):
                 self._close(hour, self._waiting.pop(hour))
+
+    def _whole(self, cell: Cell) -> Cell | None:
+        """The cell, once all its parts are there."""
+        if cell.parts == 1:
+            return cell
+        parts = self._parts.setdefault(cell.partition, {})
+        if any(other.hour != cell.hour for other in parts.values()):
+            parts.clear()
+        parts[cell.part] = cell
+        if len(parts) < cell.parts:
+            return None
+        counts = {name: counted for part in parts.values() for name, counted in part.counts.items()}
+        del self._parts[cell.partition]
+        return cell.model_copy(update={"counts": counts, "part": 0, "parts": 1})
 
     def _close(self, hour: int, cells: list[Cell]) -> None:
         counts: dict[str, tuple[int, int]] = {}

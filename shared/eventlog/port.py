@@ -30,7 +30,7 @@ SCHEME = "murmur2"
 
 DAY = 86_400  # seconds
 COMPACTION_LAG = DAY  # seconds that a record of a compacted topic stays at least, so that who follows it sees it
-MAX_RECORD = 1_000_000  # bytes of key and value, below the limit of a broker as it is delivered
+MAX_RECORD = 1_040_000  # bytes of key and value, below the limit of a broker as it is delivered
 
 MAX_POLL_INTERVAL = 300.0  # seconds without a poll after which a member counts as hung, and its claims lapse
 

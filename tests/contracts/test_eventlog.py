@@ -1129,7 +1129,7 @@ def test_a_record_that_is_too_large_is_refused_and_nothing_of_its_batch_is_writt
     log: EventLog, join: Callable[..., Consumer]
 ) -> None:
     large = [Entry(OUT, "k", b"1"), Entry(OUT, "k", b"x" * (MAX_RECORD + 1))]
-    with pytest.raises(RecordTooLarge, match=r"a record of out has 1,000,002 bytes, and at most 1,000,000 are taken"):
+    with pytest.raises(RecordTooLarge, match=r"a record of out has 1,040,002 bytes, and at most 1,040,000 are taken"):
         log.append(large)
     fill(log, 1)
     member = join("a")
