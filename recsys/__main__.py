@@ -244,8 +244,9 @@ def train(
     horizon: Annotated[int, typer.Option(help="Days that a list is judged on.")] = config.HORIZON,
     tuned: Annotated[bool, typer.Option(help="Choose the sources' parameters first, on validation: minutes.")] = False,
 ) -> None:
-    """Learn a recipe from the lake as it is, and register it; `promote` by command puts it in force."""
+    """Learn a recipe from the lake as it is, beside the one in force; `promote` by command puts it in force."""
     from recsys.demo import told
+    from recsys.releases import RECIPE, champion_folder
     from recsys.train import NotEnough, tune
     from recsys.train import train as learn
 
@@ -255,12 +256,17 @@ def train(
     if not days:
         raise typer.BadParameter("the lake is empty: `python -m recsys ingest FILE` fills it")
     as_of = int(lake.read("events", since=days[-1])["at"].max() or 0) + 1  # type: ignore[arg-type]  # of integers
+    with closing(runtime.open_log(wait=True)) as log:
+        champion = nights_of(runtime, log).releases.ledger().champion(RECIPE)
+    folder, missing = champion_folder(champion, runtime.fetch)
     registry = runtime.registry()
     try:
         # The period that trees and policy are chosen on, too: what judges them is later than both.
         choosing = as_of - 2 * horizon * config.DAY
         parameters = tune(lake, cut=choosing, horizon=horizon, seed=seed) if tuned else None
-        made = learn(lake, registry, as_of=as_of, seed=seed, champion=None, horizon=horizon, parameters=parameters)
+        made = learn(lake, registry, as_of=as_of, seed=seed, champion=folder, horizon=horizon, parameters=parameters)
+        if missing or made.uncompared:
+            typer.echo(f"It is judged alone, without the recipe in force: {missing or made.uncompared}", err=True)
         print(told(made))
     except NotEnough as error:
         raise typer.BadParameter(str(error)) from error

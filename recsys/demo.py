@@ -188,8 +188,9 @@ def learn(settings: Settings, registry: Registry, *, as_of: int, seed: int, hori
 def told(candidate: Candidate) -> str:
     """What the gate said, in a line."""
     figures = candidate.version.figures
+    beside = f", the recipe in force {figures['champion_ndcg']:.3f}" if "champion_ndcg" in figures else ""
     return (
-        f"recipe {candidate.version.version}: nDCG@20 {figures['ndcg']:.3f}, the best single source "
+        f"recipe {candidate.version.version}: nDCG@20 {figures['ndcg']:.3f}{beside}, the best single source "
         f"{figures['best_single']:.3f}, a hand blend {figures['ndcg_blend']:.3f}; "
         f"without policy {figures['ndcg_free']:.3f}, and € {figures['euros_free']:.2f} of a shopper's purchases named "
         f"instead of {figures['euros']:.2f}; gate: {candidate.refused or 'passed'}"

@@ -86,8 +86,17 @@ def lower_bound(ours: Array, theirs: Array, *, seed: int, level: float = 0.95) -
 
 
 def gate(figures: Mapping[str, float], champion: Mapping[str, float] | None) -> str:
-    """Why a recipe may not be released, judged on a later period than it learnt from; empty if it may."""
-    if figures["lift_low"] <= 0:
+    """Why a recipe may not be released, judged on a later period than it learnt from; empty if it may.
+
+    Trees have to beat the best single source surely. A blend of the sources is what is left where trees are no better;
+    it may be one source alone, so it must only not be surely below the best one.
+    """
+    if figures.get("trees") == 0:
+        if figures["lift_high"] < 0:
+            return (
+                f"nDCG {figures['ndcg']:.4f} of a blend is surely below the best source's {figures['best_single']:.4f}"
+            )
+    elif figures["lift_low"] <= 0:
         return f"nDCG {figures['ndcg']:.4f} is not surely above the best single source's {figures['best_single']:.4f}"
     if champion is not None and figures["ndcg"] < WORSE * champion["ndcg"]:
         return f"nDCG {figures['ndcg']:.4f}, the champion's is {champion['ndcg']:.4f}"

@@ -20,7 +20,7 @@ from recsys import config, dataset, table, train
 from recsys.batch import Nights
 from recsys.model import ModelCorrupt
 from recsys.recipe import reference
-from recsys.releases import RECIPE, TABLE
+from recsys.releases import RECIPE, TABLE, champion_folder
 from recsys.report import judge
 from recsys.schema import (
     ALARMS,
@@ -508,13 +508,9 @@ class Monitor:
 
         def learn() -> Callable[[], bool]:
             registry = self._mlflow()  # first: without it all would be for nothing
-            folder, missing = None, ""
+            folder, missing = champion_folder(champion, self._fetch)
             try:
-                folder = None if champion is None else self._fetch(champion.artifact, champion.digest)
-            except Exception as error:  # whatever is wrong with it, another one is learnt all the more
-                missing = str(error)
-            try:
-                made = train.train(self._lake, registry, as_of=as_of, seed=self._seed, champion=folder)
+                made = train.train(self._lake, registry, as_of=as_of, seed=self._seed, champion=folder, key=key)
             except DEPENDENCY_ERRORS:
                 raise
             except Exception as error:

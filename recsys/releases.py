@@ -150,3 +150,11 @@ def published(made: Table, figures: dict[str, float], *, at: int, who: str, why:
         figures=figures,
         key=key,
     )
+
+
+def champion_folder(champion: Release | None, fetch: Callable[[str, str], Path]) -> tuple[Path | None, str]:
+    """The folder of the recipe that a new one is to beat, or why it cannot be had."""
+    try:
+        return (None if champion is None else fetch(champion.artifact, champion.digest)), ""
+    except Exception as error:  # whatever is wrong with it, another one is learnt all the more
+        return None, str(error)

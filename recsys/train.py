@@ -39,6 +39,7 @@ BLENDS = 20  # weights tried for the hand blend
 # is taken that the ranking can afford, not the one that ranks best, which would be none.
 CAPS = (2, 3, 4, 6)  # of a category in a page
 CAP_COST = 0.98  # of the nDCG must be left
+LATEST = 3  # versions that are asked whether they are of a training that died
 QUIET_DAYS, REFERENCE_DAYS = 28, 56
 BLOCK = 800  # purchases of a day that drift is measured on
 
@@ -183,6 +184,7 @@ def verdict(judging: Period, recipe: Recipe, *, seed: int) -> dict[str, float]:
         **{f"ndcg_{name}": float(value.mean()) for name, value in alone.items()},
         **{f"recall_{name}": float(evaluate.recall(hits, judging.truth.sizes).mean()) for name, hits in found.items()},
         **{f"share_{name}": share for name, share in _shares(judging, ranked, ours).items()},
+        "trees": float(recipe.model.booster.num_trees() if recipe.model.booster else 0),
         "ndcg_blend": float(blended.mean()),
         "ndcg_free": float(judging.ndcg(ranked).mean()),
         "euros": judging.euros(ours),
@@ -190,6 +192,7 @@ def verdict(judging: Period, recipe: Recipe, *, seed: int) -> dict[str, float]:
         "best_single": float(alone[best].mean()),
         "lift": float(served.mean() / max(1e-9, alone[best].mean()) - 1),
         "lift_low": evaluate.lower_bound(served, alone[best], seed=seed),
+        "lift_high": -evaluate.lower_bound(alone[best], served, seed=seed),
         "pool_recall": float((pool / judging.truth.sizes).mean()),
     }
 
@@ -215,17 +218,23 @@ def train(
     champion: Path | None,
     horizon: int = config.HORIZON,
     parameters: Parameters | None = None,
+    key: str = "",
     progress: Callable[[int], None] = lambda _: None,
 ) -> Candidate:
     """Learn from all that was known at `as_of`, register the result, and let the gate judge it.
 
     Three periods of `horizon` days, one after the other: learn, choose, judge. `champion`: the folder of what is
-    to be beaten, on the same period; one that cannot be read is not compared. `progress` is told of every period.
+    to be beaten, on the same period; one that cannot be read is not compared. `parameters` of the sources: those of
+    the champion without any, so that what was tuned once stays. `key`: what was registered under it is given again.
+    `progress` is told of every period.
 
     Raises:
         NotEnough: too short a history.
     """
-    plain, step = Recipe(parameters or Parameters()), horizon * config.DAY
+    if key and (made := _registered(registry, key)) is not None:
+        return made
+    old, uncompared = _read(champion)
+    plain, step = Recipe(parameters or (old or Recipe()).parameters), horizon * config.DAY
     periods = []
     for back in (3, 2, 1):
         periods.append(period(lake, plain, cut=as_of - back * step, horizon=horizon, seed=seed, most=LEARNT))
@@ -233,34 +242,45 @@ def train(
     fitting, choosing, judging = periods
     recipe, chosen = learn(fitting, choosing, plain.parameters, seed=seed)
     figures = verdict(judging, recipe, seed=seed) | chosen
-    before: dict[str, float] | None = None
-    uncompared = ""
-    if champion is not None:
-        try:
-            old = Recipe.load(champion)
-        except ModelCorrupt as error:  # of other features, or damaged: it cannot rank, so there is nothing to beat
-            uncompared = str(error)
-        else:
-            before = evaluate.judge(judging.truth, judging.lists(judging.rank(old.model), old.policy))
-            figures |= {f"champion_{name}": value for name, value in before.items()}
+    before = None if old is None else _as_served(lake, old, judging, plain.parameters, horizon=horizon, seed=seed)
+    figures |= {f"champion_{name}": value for name, value in (before or {}).items()}
     refused = evaluate.gate(figures, before)
+    tags = {"data": dataset.version(judging.known), "as_of": str(as_of), "gate": refused or "passed"}
+    tags |= {"definition": DEFINITION} | ({"key": key} if key else {})
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "recipe"
         usual, limits = normal(lake, as_of=as_of)
         recipe.save(folder, matrix=judging.matrix, reference=usual, limits=limits)
         (folder / "figures.json").write_text(json.dumps(figures, indent=1))
-        version = registry.register(
-            folder,
-            params=recipe.describe() | {"seed": seed, "horizon": horizon},
-            figures=figures,
-            tags={
-                "data": dataset.version(judging.known),
-                "definition": DEFINITION,
-                "as_of": str(as_of),
-                "gate": refused or "passed",
-            },
-        )
+        params = recipe.describe() | {"seed": seed, "horizon": horizon}
+        version = registry.register(folder, params=params, figures=figures, tags=tags)
     return Candidate(version, refused, uncompared)
+
+
+def _registered(registry: Registry, key: str) -> Candidate | None:
+    """What a training registered under the key before it died."""
+    for version in registry.versions()[:LATEST]:
+        tags = registry.tags(version.version)
+        if tags.get("key") == key:
+            return Candidate(version, "" if tags["gate"] == "passed" else tags["gate"])
+    return None
+
+
+def _read(champion: Path | None) -> tuple[Recipe | None, str]:
+    """The recipe to be beaten, or why it cannot rank, so that there is nothing to beat."""
+    try:
+        return (None if champion is None else Recipe.load(champion)), ""
+    except ModelCorrupt as error:  # of other features, or damaged
+        return None, str(error)
+
+
+def _as_served(
+    lake: Lake, old: Recipe, judging: Period, parameters: Parameters, *, horizon: int, seed: int
+) -> dict[str, float]:
+    """The champion on the same shoppers, with candidates and scores of its own sources."""
+    if old.parameters != parameters:
+        judging = period(lake, old, cut=judging.known.cut, horizon=horizon, seed=seed, most=LEARNT)
+    return evaluate.judge(judging.truth, judging.lists(judging.rank(old.model), old.policy))
 
 
 def watched(rows: pl.DataFrame, products: pl.DataFrame) -> pl.DataFrame:

@@ -56,6 +56,15 @@ def test_a_recipe_has_to_beat_every_single_source_and_to_hold_the_champion() -> 
     assert "champion" in evaluate.gate(GOOD, {"ndcg": 0.32})
 
 
+def test_a_blend_is_what_is_left_where_trees_are_no_better_and_must_not_be_surely_below_the_best_source() -> None:
+    """It may be one source alone, which cannot be better than itself."""
+    alone = {"ndcg": 0.25, "lift_low": 0.0, "lift_high": 0.0, "best_single": 0.25}
+    assert evaluate.gate(alone | {"trees": 0.0}, None) == ""
+    assert "single source" in evaluate.gate(alone | {"trees": 60.0}, None)
+    assert "surely below" in evaluate.gate(alone | {"trees": 0.0, "lift_high": -0.01}, None)
+    assert "champion" in evaluate.gate(alone | {"trees": 0.0}, {"ndcg": 0.30})
+
+
 TABLE = {
     "users": 100.0,
     "stored": 10_000.0,

@@ -1,5 +1,6 @@
 """What is learnt: trees where they earn their place, refused where nothing can be learnt, judged as it is served."""
 
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -8,13 +9,15 @@ import pytest
 
 from recsys import evaluate, simulate, topk, train
 from recsys.config import DAY
+from recsys.features import NAMES
 from recsys.history import write_history
+from recsys.model import Labelled, Model, fit
 from recsys.recipe import Recipe
-from recsys.schema import SOURCES
+from recsys.schema import SOURCES, entry
 from recsys.sources import Parameters
 from recsys.train import NotEnough, Period
 from shared.lake import Lake
-from tests.recsys.shop import KEY, START, TODAY, Trained, catalogue, lived, open_registry
+from tests.recsys.shop import KEY, START, TODAY, Shop, Trained, catalogue, lived, open_registry
 
 DAYS, WEEK = 70, 7
 
@@ -65,13 +68,17 @@ def test_where_there_is_taste_trees_pass_the_gate(
 
 
 @pytest.mark.slow
-def test_without_personal_taste_the_gate_refuses_the_ranker(tmp_path: Path) -> None:
+def test_without_personal_taste_the_gate_refuses_trees_and_takes_the_blend(tmp_path: Path) -> None:
     fitting, choosing, judging = periods(tmp_path, personal=False)
     recipe, chosen = train.learn(fitting, choosing, Parameters(), seed=1)
-    assert evaluate.gate(train.verdict(judging, recipe, seed=1), None) != ""
-    # And what validation prefers is what it is: there the blend, which has less to get wrong.
+    # What validation prefers is what it is: there the blend, which has less to get wrong.
     assert chosen["chosen_blend"] == max(chosen.values())
     assert recipe.model.booster is None
+    assert evaluate.gate(train.verdict(judging, recipe, seed=1), None) == ""
+    early, late = (Labelled(week.pairs, week.matrix, week.bought) for week in (fitting, choosing))
+    for booster in fit(early, late, seed=1):
+        trees = recipe._replace(model=Model(recipe.model.weights, booster))
+        assert evaluate.gate(train.verdict(judging, trees, seed=1), None) != ""
 
 
 def test_each_source_is_measured_alone_and_in_the_list(
@@ -101,6 +108,43 @@ def test_too_short_a_history_is_refused(tmp_path: Path) -> None:
     write_history(lake, lived(shop, 7), catalogue(shop, 7), key=KEY)
     with pytest.raises(NotEnough, match="purchases before"):
         train.train(lake, open_registry(tmp_path), as_of=START + 8 * DAY, seed=1, champion=None)
+
+
+@pytest.mark.slow
+def test_tuned_parameters_outlive_the_next_training_and_a_champion_is_judged_with_its_own_sources(
+    shop: Shop, tmp_path: Path
+) -> None:
+    registry = open_registry(tmp_path)
+    tuned = Recipe(Parameters(alpha=40.0, regularization=5.0, popular_memory=30.0))
+    tuned.save(tmp_path / "old", matrix=np.ones((60, len(NAMES)), np.float32), reference=pl.DataFrame(), limits={})
+    week = train.period(shop.lake, tuned, cut=TODAY - WEEK * DAY, horizon=WEEK, seed=1, most=train.LEARNT)
+    expected = evaluate.judge(week.truth, week.lists(week.rank(tuned.model), tuned.policy))["ndcg"]
+
+    def trained(parameters: Parameters | None) -> tuple[Parameters, float]:
+        made = train.train(
+            shop.lake, registry, as_of=TODAY, seed=1, champion=tmp_path / "old", parameters=parameters, key="k"
+        ).version
+        folder = registry.fetch(made.artifact, digest=made.digest, into=tmp_path / "recipes")
+        return Recipe.load(folder).parameters, made.figures["champion_ndcg"]
+
+    assert trained(None) == (tuned.parameters, expected)
+    assert trained(Parameters()) == (tuned.parameters, expected), "what was registered under the key is given again"
+    assert len(registry.versions()) == 1
+    others = train.train(
+        shop.lake, registry, as_of=TODAY, seed=1, champion=tmp_path / "old", parameters=Parameters(), key="another"
+    )
+    assert others.version.figures["champion_ndcg"] == expected
+
+
+@pytest.mark.slow
+def test_a_training_on_the_command_line_meets_the_recipe_in_force(shop: Shop, shop_world: Trained) -> None:
+    told = subprocess.run(shop.command("train"), capture_output=True, text=True, check=True).stdout
+    assert "the recipe in force 0." in told
+    gone = {"version": "9", "artifact": str(shop.var / "nowhere"), "digest": "0" * 64, "key": "another"}
+    shop.log.append([entry(shop_world.release.model_copy(update=gone))])
+    alone = subprocess.run(shop.command("train"), capture_output=True, text=True, check=True)
+    assert "the recipe in force" not in alone.stdout
+    assert "judged alone" in alone.stderr
 
 
 def test_what_is_registered_says_what_it_was_learnt_from(shop_world: Trained) -> None:
