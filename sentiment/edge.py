@@ -62,8 +62,10 @@ class Edge:
         self.opinions: OrderedDict[str, Opinion] = OrderedDict()
         self.typed: OrderedDict[str, Opinion] = OrderedDict()
         self.audits: OrderedDict[str, Opinion] = OrderedDict()  # drawn, and not given yet
-        self._audited: set[str] = set()
-        self._gone: set[str] = set()  # deleted, and shown no more, though the post comes after
+        self._waiting: OrderedDict[str, Opinion] = OrderedDict()  # not shown before their deletions would be known
+        self._ends: dict[Place, int] | None = None  # of the opinions when following began; none once they are reached
+        self._audited: OrderedDict[str, None] = OrderedDict()
+        self._gone: OrderedDict[str, None] = OrderedDict()  # deleted, and shown no more, though the post comes after
         self.alarms: deque[Alarm] = deque(maxlen=1_000)
         self.scenes: deque[Scene] = deque(maxlen=100)
         self.reports: dict[int, Report] = {}
@@ -78,7 +80,7 @@ class Edge:
             STORY.name: self._scene,
             HEARTBEATS.name: self._beat,
         }
-        self.needed = self._follower("counts", NEEDED, by_topic(needed, self._skip_needed), serves_stale=True)
+        self.needed = self._follower("counts", NEEDED, self._complete(by_topic(needed, self._skip_needed)), needed=True)
         self.shown = self._follower("page", SHOWN, by_topic(shown, self._skip_shown))
 
     def start(self) -> None:
@@ -119,18 +121,33 @@ class Edge:
 
     # --- following ----------------------------------------------------------------------------------
 
-    def _follower(self, name: str, topics: Sequence[Topic], take: OnBatch, *, serves_stale: bool = False) -> Follower:
+    def _follower(self, name: str, topics: Sequence[Topic], take: OnBatch, *, needed: bool = False) -> Follower:
         """It goes on where it was when it begins again, so that nothing is counted twice."""
         at: dict[Place, int] = beginning(topics)
+
+        def start() -> dict[Place, int]:
+            if needed:
+                self._ends = {Place(OPINIONS.name, number): end for number, end in self._log.ends(OPINIONS).items()}
+            return at
 
         def on_batch(records: Sequence[Record], after: Mapping[Place, int]) -> None:
             take(records, after)
             at.update(after)
 
-        each_round = self._round if serves_stale else lambda: None
-        return Follower(
-            name, self._log, topics, on_batch, start=lambda: at, each_round=each_round, serves_stale=serves_stale
-        )
+        each_round = self._round if needed else lambda: None
+        return Follower(name, self._log, topics, on_batch, start=start, each_round=each_round, serves_stale=needed)
+
+    def _complete(self, take: OnBatch) -> OnBatch:
+        """Show texts only once all is read that the log held when following began: a deletion may be the last of it."""
+
+        def on_batch(records: Sequence[Record], after: Mapping[Place, int]) -> None:
+            take(records, after)
+            if self._ends is not None and all(after[place] >= end for place, end in self._ends.items()):
+                self._ends = None
+                while self._waiting:
+                    self._show(self._waiting.popitem(last=False)[1])
+
+        return on_batch
 
     def _skip_needed(self, record: Record, error: Exception) -> None:
         self.needed.skip(record, error)
@@ -152,7 +169,7 @@ class Edge:
             self.alarms.append(alarm)
 
     def _audit(self, record: Record) -> None:
-        self._audited.add(record.key)
+        _remember(self._audited, record.key)
         self.audits.pop(record.key, None)
 
     def _report(self, record: Record) -> None:
@@ -170,21 +187,38 @@ class Edge:
     def _hear(self, record: Record) -> None:
         opinion = accept_opinion(record)
         if opinion.kind == "deleted":  # from now on the text is shown no more
-            self._gone.add(opinion.id)
-            self.opinions.pop(opinion.id, None)
-            self.audits.pop(opinion.id, None)
+            _remember(self._gone, opinion.id)
+            for kept in (self._waiting, self.opinions, self.audits):
+                kept.pop(opinion.id, None)
             self.watch.forget(opinion.id)
         if opinion.id in self._gone:
             return
-        if opinion.id not in self.opinions:
-            self.watch.saw(opinion)
+        if opinion.id not in self.opinions and opinion.id not in self._waiting:
+            self.watch.count(opinion)
             if opinion.label is None:
                 self._dropped.labels(opinion.why_not or opinion.mark or "no-model").inc()
             else:
                 self._counted.labels(opinion.label, opinion.path, opinion.mark or "").inc()
+        if self._ends is None:
+            self._show(opinion)
+        else:
+            self._waiting[opinion.id] = opinion
+            if len(self._waiting) > KEPT:
+                self._waiting.popitem(last=False)
+
+    def _show(self, opinion: Opinion) -> None:
+        if opinion.id not in self.opinions:
+            self.watch.show(opinion)
         self.opinions[opinion.id] = opinion
         if opinion.inclusion is not None and opinion.id not in self._audited:
             self.audits[opinion.id] = opinion
         for kept in (self.opinions, self.audits):
             if len(kept) > KEPT:
                 kept.popitem(last=False)
+
+
+def _remember(ids: OrderedDict[str, None], id: str) -> None:
+    """Among the latest."""
+    ids[id] = None
+    if len(ids) > KEPT:
+        ids.popitem(last=False)

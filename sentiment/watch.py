@@ -52,7 +52,7 @@ class Watch:
     def __init__(self) -> None:
         self._lock = Lock()
         self._began = monotonic()
-        self._number = self._change = 0
+        self._number = self._change = self._shown = 0
         self._recent: OrderedDict[str, Row] = OrderedDict()
         self._labels: Counter[str] = Counter()
         self._dropped: Counter[str] = Counter()
@@ -62,25 +62,30 @@ class Watch:
 
     # --- in ---------------------------------------------------------------------------------------
 
-    def saw(self, opinion: Opinion) -> None:
+    def count(self, opinion: Opinion) -> None:
         """A post has been read, and not before."""
         with self._lock:
             self._number += 1
-            self._change += 1
-            row = self._recent[opinion.id] = _row(opinion, self._number, self._change)
-            if len(self._recent) > RECENT:
-                self._recent.popitem(last=False)
-            if row.label is None:
-                self._dropped[row.why_not or ""] += 1
+            if opinion.label is None:
+                self._dropped[_why_not(opinion) or ""] += 1
             else:
-                self._labels[row.label] += 1
-                self._shed += row.mark == "shed"
-                self._lately.append(row.mark == "shed")
+                self._labels[opinion.label] += 1
+                self._shed += opinion.mark == "shed"
+                self._lately.append(opinion.mark == "shed")
             moment = monotonic()
             if self._counts and moment - self._counts[-1][0] < 0.05:
                 self._counts[-1] = (self._counts[-1][0], self._counts[-1][1] + 1)
             else:
                 self._counts.append((moment, 1))
+
+    def show(self, opinion: Opinion) -> None:
+        """It is among the latest, as a line."""
+        with self._lock:
+            self._change += 1
+            self._shown += 1
+            self._recent[opinion.id] = _row(opinion, self._shown, self._change)
+            if len(self._recent) > RECENT:
+                self._recent.popitem(last=False)
 
     def forget(self, id: str) -> None:
         """The author has deleted the post: a line says so, and shows none of it."""
@@ -129,8 +134,13 @@ def _row(opinion: Opinion, number: int, change: int) -> Row:
         gone=False,
         brands=opinion.brands,
         label=opinion.label,
-        why_not=None if opinion.label else opinion.why_not or opinion.mark or "no-model",
+        why_not=_why_not(opinion),
         sure=max(opinion.score) if opinion.score else None,
         mark=opinion.mark,
         model=opinion.model,
     )
+
+
+def _why_not(opinion: Opinion) -> str | None:
+    """Why a post is not counted as an opinion; nothing if it is."""
+    return None if opinion.label else opinion.why_not or opinion.mark or "no-model"

@@ -12,7 +12,8 @@ def opinion(number: int = 0, **change: object) -> Opinion:
 def watched(*opinions: Opinion) -> Watch:
     watch = Watch()
     for each in opinions:
-        watch.saw(each)
+        watch.count(each)
+        watch.show(each)
     return watch
 
 

@@ -1,0 +1,79 @@
+"""What the gateway shows of the log after a restart, and how much of it it holds."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from sentiment import edge as module
+from sentiment.edge import Edge
+from sentiment.schema import OPINIONS, Tombstone
+from shared.eventlog.port import Place, Record
+from tests.sentiment.crowd import TODAY, Crowd, post
+
+
+@contextmanager
+def following(crowd: Crowd) -> Iterator[Edge]:
+    """A gateway whose thread has not begun: a test hands the records on."""
+    edge = Edge(crowd.log, crowd.champion(), folder=crowd.var / "batch", clock=crowd.clock, metrics=CollectorRegistry())
+    yield edge
+    edge._releases.close()
+
+
+def hand_on(edge: Edge, records: list[Record], at: dict[Place, int]) -> None:
+    """As the thread would."""
+    for record in records:
+        at[Place(record.topic, record.partition)] = record.offset + 1
+    edge.needed._on_batch(records, at)
+
+
+def shown(edge: Edge) -> set[str]:
+    """All texts that any answer could hold."""
+    kept = [*edge.opinions.values(), *edge.audits.values(), *edge.watch.rows()]
+    return {opinion.text for opinion in kept} - {""}
+
+
+def test_after_a_restart_no_text_is_shown_before_its_deletion_is_known(crowd: Crowd) -> None:
+    crowd.post(post("@northair is a secret", id="gone"), post(id="stays"))
+    crowd.post(Tombstone(id="gone", at=TODAY + 120))
+    crowd.stream()
+    records = crowd.read(OPINIONS)
+    with following(crowd) as edge:
+        at = dict(edge.needed._start())
+        for record in records:  # a bite of one record: the worst there is
+            hand_on(edge, [record], at)
+            assert "@northair is a secret" not in shown(edge)
+        assert shown(edge) == {"@northair is great"}
+        assert edge.watch.now().posts == 2
+
+
+def test_when_the_log_comes_back_the_same_holds_and_what_was_shown_stays(crowd: Crowd) -> None:
+    crowd.post(post(id="stays"))
+    crowd.stream()
+    with following(crowd) as edge:
+        at = dict(edge.needed._start())
+        first = crowd.read(OPINIONS)
+        hand_on(edge, first, at)
+        crowd.post(post("@northair is a secret", id="gone"), Tombstone(id="gone", at=TODAY + 120))
+        crowd.stream()
+        edge.needed._start()  # the thread begins anew
+        assert shown(edge) == {"@northair is great"}
+        for record in crowd.read(OPINIONS)[len(first) :]:
+            hand_on(edge, [record], at)
+            assert shown(edge) == {"@northair is great"}
+
+
+def test_what_it_remembers_is_bounded(crowd: Crowd, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "KEPT", 10)
+    for number in range(30):
+        crowd.post(post(f"@northair {number}", id=f"p-{number}"), Tombstone(id=f"gone-{number}", at=TODAY))
+    crowd.stream()
+    with following(crowd) as edge:
+        at = dict(edge.needed._start())
+        for record in crowd.read(OPINIONS):
+            hand_on(edge, [record], at)
+            kept = (edge.opinions, edge.audits, edge._waiting, edge._gone, edge._audited)
+            assert max(map(len, kept)) <= 10
+        assert len(edge.opinions) == 10
+        assert edge.watch.now().posts == 30
