@@ -36,6 +36,7 @@ from shared.clock import monotonic
 from shared.dependencies import DEPENDENCY_ERRORS
 from shared.eventlog.port import Entry, EventLog, Fenced, LogUnavailable
 from shared.lake import Lake
+from shared.privacy import PSEUDONYM, pseudonymised
 
 RETRY = 30.0  # seconds before what failed is tried again
 WHOLE = ("ingest", "work")  # a dependency that is away holds all of it up
@@ -60,7 +61,7 @@ class Batch:
     ) -> None:
         self._log, self._lake, self._champion, self._reader = log, lake, champion, reader
         self._folder, self._told = folder, told
-        self._ingest = Ingest(log, lake, member="batch")
+        self._ingest = Ingest(log, lake, secret=reader.secret, member="batch")
         self._releases = ChampionFollower(log, RELEASES, champion)
         self._retry_at: dict[int | str, float] = {}  # by hour, or kind of work
         self._alarmed: set[str] = set()
@@ -238,7 +239,14 @@ class Batch:
             return pl.DataFrame(schema=POST_COLUMNS)
         # An older version kept repeats and what had expired in this table.
         rows = rows.remove("expired") if "expired" in rows.columns else rows
-        return rows.select(POST_COLUMNS.keys()).unique("id", keep="first", maintain_order=True)
+        return self._pseudonymised(rows.select(POST_COLUMNS.keys()).unique("id", keep="first", maintain_order=True))
+
+    def _pseudonymised(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """Authors by the one name that they have now: an older version took them in as producers sent them."""
+        raw = rows.filter(~pl.col("author").str.contains(f"^{PSEUDONYM.pattern}$"))["author"].unique()
+        return rows.with_columns(
+            pl.col("author").replace({name: pseudonymised(name, self._reader.secret) for name in raw})
+        )
 
     # --- dirty hours -------------------------------------------------------------------------------
 

@@ -39,6 +39,7 @@ from shared.dead_letters import dead_letter as letter_of
 from shared.dependencies import DEPENDENCY_ERRORS
 from shared.eventlog.port import Entry, EventLog, Fenced, Place, Position, Record, Topic, is_misplaced
 from shared.lake import Lake
+from shared.privacy import pseudonymised
 
 GROUP = "sentiment-ingest"
 TAKEN = (POSTS, OPINIONS, AUDITS, CORRECTIONS)
@@ -89,8 +90,10 @@ SAID = (
 )
 
 
-def accept(record: Record) -> Event:
+def accept(record: Record, secret: bytes) -> Event:
     """The event in a record of `sentiment.posts`; judged against the time of append, so that a replay judges alike.
+
+    Its author is a pseudonym from here on, whatever the producer sent; `secret` is its key.
 
     Raises:
         Refused: what is wrong with it.
@@ -106,8 +109,11 @@ def accept(record: Record) -> Event:
     if isinstance(event, Post) and event.at < record.at - config.MAX_AGE:
         raise Refused("at", event.at, f"more than {config.MAX_AGE // config.DAY} days in the past")
     _check_key(record, POSTS, "id", event.id)
-    if isinstance(event, Post) and not event.text.strip():
-        raise Refused("text", event.text, "holds nothing but blanks")
+    if isinstance(event, Post):
+        if not event.text.strip():
+            raise Refused("text", event.text, "holds nothing but blanks")
+        # [7.3] The one place at which posts come in: no topic, table or view behind it knows a handle.
+        event = event.model_copy(update={"author": pseudonymised(event.author, secret)})
     return event
 
 
@@ -148,8 +154,9 @@ def dead_letter(record: Record, refused: Refused) -> Entry:
 class Ingest:
     """Takes posts and audits into the lake. It owns all partitions; `watermark` says how complete the lake is."""
 
-    def __init__(self, log: EventLog, lake: Lake, *, member: str = "ingest") -> None:
-        self._lake = lake
+    def __init__(self, log: EventLog, lake: Lake, *, secret: bytes, member: str = "ingest") -> None:
+        """`secret`: key of the pseudonyms."""
+        self._lake, self._secret = lake, secret
         self.consumer = log.consumer(GROUP, TAKEN, member)
         self._pending: list[Record] = []  # read, and not in the lake yet
         self._known: dict[int, KnownIds] = {}  # by partition of posts; where there is none it is built from the lake
@@ -238,7 +245,7 @@ class Ingest:
         for record in records:
             ids = self._known[record.partition]
             with suppress(Refused):  # the worker has written the dead letter
-                event = accept(record)
+                event = accept(record, self._secret)
                 if not isinstance(event, Tick):
                     first = ids.new(event.id, event.at, record.offset)
                     why = None if first else "repeat"
@@ -282,8 +289,12 @@ class Ingest:
             except Refused as error:
                 refusals.append(dead_letter(record, error))
                 continue
-            known = {"of": message.at, "at": message.known_at} if isinstance(message, Audit) else {}
-            rows.append(message.model_dump() | _place(record) | known)
+            other: dict[str, object] = {}
+            if isinstance(message, Audit):
+                other = {"of": message.at, "at": message.known_at}
+            elif isinstance(message, Correction):
+                other = {"reader": pseudonymised(message.reader, self._secret)}
+            rows.append(message.model_dump() | _place(record) | other)
         self._lake.write(said.table, _frame(rows, said.columns), batch=batch)
         return refusals
 

@@ -63,10 +63,10 @@ def definition(brands: Brands) -> str:
 
 
 class Reader:
-    """Reads posts with one model version and one table of brands."""
+    """Reads posts with one model version and one table of brands. `secret` keys pseudonyms, and the draw of audits."""
 
     def __init__(self, brands: Brands, *, secret: bytes) -> None:
-        self.brands, self._secret = brands, secret
+        self.brands, self.secret = brands, secret
         self.definition = definition(brands)
 
     def judged(
@@ -131,7 +131,7 @@ class Reader:
                 "path": by,
                 "mark": "shed" if by != artifact.path else None,
                 "model": version,
-                "inclusion": policy.drawn(post.id, self._secret),
+                "inclusion": policy.drawn(post.id, self.secret),
             }
         )
 

@@ -1,7 +1,7 @@
 """The nouns that flow. One definition serves the API, the topics and the lake.
 
-Time is in whole seconds since the epoch (UTC). `author` is a keyed pseudonym on every topic. Of what a
-person wrote only the text is kept, and it goes when the person deletes the post.
+Time is in whole seconds since the epoch (UTC). `author` is a keyed pseudonym on every topic but that of posts, which
+producers write. Of what a person wrote only the text is kept, and it goes when the person deletes the post.
 
 A record outlives the version that wrote it: unknown fields are ignored, and a field that comes later has a default.
 """

@@ -128,7 +128,7 @@ State = TypeVar("State", Source, Desk)
 
 
 class Worker:
-    """One member of the group. `secret` keys the draw of the audit."""
+    """One member of the group."""
 
     def __init__(self, log: EventLog, champion: Champion[Artifact], reader: Reader, *, slot: int, clock: Clock) -> None:
         self._log, self._champion, self._reader, self._clock = log, champion, reader, clock
@@ -240,7 +240,7 @@ class Worker:
         source = Source(position.offset, watermark, judged=judged)
 
         def recall(record: Record) -> None:
-            if not isinstance(event := accept(record), Tick):
+            if not isinstance(event := accept(record, self._reader.secret), Tick):
                 source.new(event.id, event.at, record.offset)
 
         self._recall(recall, self._between(place, since, position.offset, claim=place))
@@ -297,7 +297,7 @@ class Worker:
     # --- step one: posts -> opinions and mentions ----------------------------------------------
 
     def _read(self, source: Source, record: Record) -> None:
-        event = accept(record)
+        event = accept(record, self._reader.secret)
         self._clock.observe(event.at)
         if isinstance(event, Post):
             self._score(source, event, record)

@@ -269,7 +269,7 @@ class Crowd:
         return {hour: read_hour(self.var / "batch", hour, line.version) for hour, line in manifest.hours.items()}
 
     def ingest(self) -> None:
-        ingest = Ingest(self.log, self.lake)
+        ingest = Ingest(self.log, self.lake, secret=KEY)
         ingest.catch_up()
         ingest.consumer.close()
 

@@ -16,7 +16,8 @@ from sentiment.opinions import definition
 from sentiment.schema import OPINIONS, POSTS, Counts, Opinion, Post, Tombstone
 from sentiment.timeline import counted
 from shared.eventlog.port import Entry, Fenced
-from tests.sentiment.crowd import BRANDS, TODAY, Crowd, Trained, post, quiet
+from shared.privacy import pseudonym
+from tests.sentiment.crowd import BRANDS, KEY, TODAY, Crowd, Trained, post, quiet
 from tests.sentiment.test_stream import BAD
 from tests.threads import at_once
 
@@ -79,9 +80,9 @@ def test_bots_are_removed_and_still_seen(crowd: Crowd) -> None:
     crowd.publish()
     rows = crowd.published()[FIRST].filter(brand="northair")
     assert dict(rows.group_by("author", "removed").len().select("author", "removed").iter_rows()) == {
-        "bot": "bot",
-        "busy": "bot",
-        "anna": None,
+        pseudonym("bot", KEY): "bot",
+        pseudonym("busy", KEY): "bot",
+        pseudonym("anna", KEY): None,
     }
     total = sum((told.counts for (brand, _), told in counted(rows).items() if brand == "northair"), Counts())
     assert total.raw == config.BOT_REPEATS + config.BOT_POSTS + 2
