@@ -66,7 +66,7 @@ def serve(
                     log,
                     runtime.store(),
                     clock=runtime.clock,
-                    api_key=runtime.key("api_key"),
+                    keys=runtime.keys(),
                     pseudonym_key=runtime.key("pseudonym_key"),
                     deciders=lambda: child is None or child.alive(),
                     models=runtime.models,

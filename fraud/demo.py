@@ -14,7 +14,7 @@ from fraud.account import latency, money, precision_recall, quality, service
 from fraud.artifact import Artifact, reference
 from fraud.history import as_events, write_history
 from fraud.live import Live
-from fraud.schema import Command
+from fraud.schema import Wanted
 from fraud.simulate import labels, simulate
 from fraud.train import Candidate, train
 from shared import story
@@ -72,7 +72,7 @@ def run(settings: Settings, *, port: int, days: int, seed: int, headless: bool, 
 
         with scene("Live: payments by topic, test payments by HTTP") as act:
             live.open(rate=RATE)
-            live.command(Command(kind="promote", version=candidate.version.version, who="operator", why="the first"))
+            live.command(Wanted(kind="promote", version=candidate.version.version, why="the first"))
             live.obeys["bad release"] = lambda: release_bad_model(settings, live)
             live.days(range(today, attack), until=lambda: "attack" in live.wishes)
             if live.next_day < attack:
@@ -89,7 +89,7 @@ def run(settings: Settings, *, port: int, days: int, seed: int, headless: bool, 
         with scene("Retrain: when the new pattern has labels; gate, promote") as act:
             live.days(range(live.next_day, bad), until=lambda: retrained(live))
             if not retrained(live):  # a shortened demo ends before the labels are in
-                live.command(Command(kind="retrain", who="operator", why="asked for"))
+                live.command(Wanted(kind="retrain", why="asked for"))
             act.outcome = live.last_words()
             live.days(range(live.next_day, bad))
 
@@ -214,7 +214,7 @@ def release_bad_model(settings: Settings, live: Live) -> None:
         bad.save(Path(temporary) / "model", matrix=samples, reference=normal, limits=limits)
         judged = {"declined": champion.figures["declined"]}  # nothing else is known of what no gate has seen
         version = registry.register(Path(temporary) / "model", params={}, figures=judged, tags={"gate": "skipped"})
-    live.command(Command(kind="promote", version=version.version, force=True, who="operator", why=HOT_FIX))
+    live.command(Wanted(kind="promote", version=version.version, force=True, why=HOT_FIX))
 
 
 def next_steps(settings: Settings, live: Live, *, headless: bool) -> list[tuple[str, str]]:
@@ -225,7 +225,7 @@ def next_steps(settings: Settings, live: Live, *, headless: bool) -> list[tuple[
     ]
     if headless:
         return [*steps, ("make demo-fraud", "the same, and the service stays up to be tried")]
-    curl = f'curl -s -H "X-API-Key: $(cat {settings.var}/api_key.secret)" {live.url}'
+    curl = f'curl -s -H "X-API-Key: $(cat {settings.var}/operator_key.secret)" {live.url}'
     return [
         (live.url, "the page, in the browser that has opened it once"),
         (f"{curl}/v1/model", "who decides now, and the ledger of releases"),

@@ -24,9 +24,9 @@ from fraud.schema import (
     STORY,
     TOPICS,
     Alarm,
-    Command,
     Report,
     Tick,
+    Wanted,
     Wish,
     message,
 )
@@ -57,7 +57,7 @@ class Live:
         self.log = open_log(settings.log, clock=self.clock)
         self.log.create(TOPICS)
         self.port = port
-        self.key = settings.key("api_key").decode()
+        self.key = settings.key("operator_key").decode()
         self.sent = 0
         self.next_day = today
         self._busy = 0.0  # seconds of sending
@@ -232,7 +232,7 @@ class Live:
 
     # --- an operator ----------------------------------------------------------------------------------
 
-    def command(self, command: Command) -> None:
+    def command(self, command: Wanted) -> None:
         """Post a command on what is in force now, and wait until a release or an alarm answers it."""
         self._follow()
         before = len(self.releases) + len(self.alarms)

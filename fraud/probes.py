@@ -26,12 +26,12 @@ class Answers(NamedTuple):
 class Probes:
     """Sends until `stop`; `now` is the event time that they are stamped with, `name` what their ids begin with."""
 
-    def __init__(self, port: int, api_key: str, *, rate: float, now: int, name: str = "probe") -> None:
+    def __init__(self, port: int, operator_key: str, *, rate: float, now: int, name: str = "probe") -> None:
         context = multiprocessing.get_context("spawn")
         self.now: Synchronized[int] = context.Value("q", now)
         self._stopping = context.Event()
         self._results: Any = context.SimpleQueue()
-        arguments = (port, api_key, rate, self.now, name, self._stopping, self._results)
+        arguments = (port, operator_key, rate, self.now, name, self._stopping, self._results)
         self._process = context.Process(target=_send_all, args=arguments, daemon=True)
         self._process.start()
 
@@ -43,10 +43,10 @@ class Probes:
 
 
 def _send_all(
-    port: int, api_key: str, rate: float, now: "Synchronized[int]", name: str, stopping: Any, results: Any
+    port: int, operator_key: str, rate: float, now: "Synchronized[int]", name: str, stopping: Any, results: Any
 ) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the demo, and this ends with it
-    headers = {"X-API-Key": api_key, "Content-Type": "application/json"}
+    headers = {"X-API-Key": operator_key, "Content-Type": "application/json"}
     latencies: list[float] = []
     paths: dict[str, int] = {}
     failures: list[str] = []

@@ -10,7 +10,7 @@ from fraud.account import money, service
 from fraud.demo import RATE, learn, past, told
 from fraud.history import read_file
 from fraud.live import Live
-from fraud.schema import DEAD, PERSONAL, Command
+from fraud.schema import DEAD, PERSONAL, Wanted
 from shared.clock import SystemClock, perf_counter
 from shared.console import Stage
 from shared.dead_letters import DeadLetter, rejected_rows
@@ -58,9 +58,7 @@ def run(settings: Settings, file: Path, *, port: int, days: int, seed: int) -> N
             act.outcome = told(candidate)
         with stage.act("Live: the rest through log and worker, labels as they come, judged day by day") as act:
             live.open(rate=RATE)
-            live.command(
-                Command(kind="promote", version=candidate.version.version, force=True, who="replay", why="the first")
-            )
+            live.command(Wanted(kind="promote", version=candidate.version.version, force=True, why="the first"))
             live.days(range(today, end))
             answers = live.close_http()
             act.outcome = f"{live.sent:,} events; {len(live.alarms)} alarms, {len(live.releases) - 1} further releases"

@@ -176,15 +176,19 @@ Verdict = Decision | Outcome
 VERDICT: TypeAdapter[Verdict] = TypeAdapter(Annotated[Verdict, Field(discriminator="kind")])
 
 
-class Command(releases.Command):
-    """What an operator wants done."""
+class Wanted(releases.Wanted):
+    """What a command is to do."""
 
     kind: Literal["retrain", "promote", "rollback", "withdraw"]
     version: Annotated[str, Field(pattern=r"^[0-9]{1,9}$", examples=["2"])] | None = None
 
 
-class CommandRequest(Command, Request):
-    """The same by HTTP."""
+class Command(Wanted, releases.Command):
+    """A command as it stands in the log."""
+
+
+class CommandRequest(Wanted, Request):
+    """A command by HTTP."""
 
 
 class Alarm(releases.Alarm):

@@ -5,10 +5,10 @@ import gc
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from uuid import uuid4
 
-from fastapi import Depends, FastAPI, Header, HTTPException, Response
+from fastapi import FastAPI, Header, HTTPException, Response
 from fastapi import Request as HttpRequest
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from pydantic import Field
@@ -22,17 +22,22 @@ from fraud.schema import (
     COMMANDS,
     EVENTS,
     PERSONAL,
+    Action,
     Alarm,
+    Command,
     CommandRequest,
+    Count,
     Decision,
+    Id,
     Label,
     Report,
+    Seconds,
     Transaction,
     TransactionRequest,
     challenger,
 )
 from shared.api import create_app, problem
-from shared.auth import require_key
+from shared.auth import SHARED, Access, Caller, Keys, Role
 from shared.clock import Clock, perf_counter
 from shared.dead_letters import Refused
 from shared.eventlog.port import Entry, EventLog, LogUnavailable
@@ -43,6 +48,21 @@ from shared.releases import Key, Rejected, Release, check_expected
 from shared.store.port import Store
 from shared.supervised_thread import SupervisedThread
 
+# [7.3] Least privilege: a till that is stolen can ask about payments, and learns nothing about how they are decided.
+ACCESS: Access = SHARED | {
+    "POST /v1/decisions": Role.CLIENT,
+    "GET /v1/decisions/{identity}": Role.CLIENT,
+    "GET /v1/decisions/{identity}/explanation": Role.ANALYST,
+    "GET /v1/features": Role.ANALYST,
+    "POST /v1/labels": Role.ANALYST,
+    "POST /v1/commands": Role.OPERATOR,
+    "GET /v1/model": Role.OPERATOR,
+    "GET /v1/alarms": Role.OPERATOR,
+    "GET /v1/reports": Role.OPERATOR,
+    "GET /v1/watch": Role.OPERATOR,
+    "GET /v1/stream": Role.OPERATOR,
+    "POST /v1/wishes": Role.OPERATOR,
+}
 BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 
 
@@ -52,6 +72,18 @@ class LabelIn(Request):
     payment: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}\.[A-Za-z0-9_-]{1,64}$", examples=["0f3a.tx-1001"])]
     fraud: bool
     source: Annotated[str, Field(pattern="^(chargeback|analyst)$", examples=["chargeback"])]
+
+
+class Answer(Message):
+    """What a client is told of a decision: what to do, and not why."""
+
+    kind: Literal["decision"] = "decision"
+    card: Id
+    id: Id
+    terminal: Id
+    at: Seconds
+    cents: Count
+    action: Action
 
 
 class Accepted(Message):
@@ -75,7 +107,7 @@ def make_app(
     store: Store,
     *,
     clock: Clock,
-    api_key: bytes,
+    keys: Keys,
     pseudonym_key: bytes,
     deciders: Callable[[], bool],
     models: Path,
@@ -120,9 +152,10 @@ def make_app(
         health=health,
         lifespan=lifespan,
         metrics=metrics,
+        keys=keys,
+        access=ACCESS,
         personal=PERSONAL,
     )
-    guarded = [Depends(require_key(api_key, service=config.SERVICE))]
     errors: dict[int | str, dict[str, Any]] = {code: {"description": text} for code, text in ERRORS.items()}
 
     @app.exception_handler(Unavailable)
@@ -140,10 +173,15 @@ def make_app(
         found = [{"field": error.field, "message": error.reason, "value": error.value}]
         return problem(422, "the request is not valid", errors=found)
 
-    @app.post("/v1/decisions", dependencies=guarded, response_model=Decision, responses=errors, tags=["payments"])
-    async def decide(payment: TransactionRequest) -> Response:
-        """Decide on a payment. The same payment again gets the first decision again."""
+    @app.post("/v1/decisions", response_model=Decision | Answer, responses=errors, tags=["payments"])
+    async def decide(payment: TransactionRequest, caller: Caller) -> Response:
+        """Decide on a payment. The same payment again gets the first decision again.
+
+        Test payments (`probe`) are the operator's: they are in no count and in no training, so a fraud must not be one.
+        """
         began = perf_counter()
+        if payment.probe and caller < Role.OPERATOR:
+            raise HTTPException(403, "only an operator may send a test payment: leave `probe` out")
         check_time(payment, clock.now())
         device = None if payment.device is None else pseudonym(payment.device, pseudonym_key)
         # [7.3] From here on nobody sees the card's own number: not the log, the lake, or the model.
@@ -155,16 +193,14 @@ def make_app(
         took = perf_counter() - began
         seconds.observe(took)
         edge.watch.answered(took)
-        return Response(answer, media_type="application/json", headers={"Location": f"/v1/decisions/{hidden.identity}"})
+        return _told(answer, caller, headers={"Location": f"/v1/decisions/{hidden.identity}"})
 
-    @app.get(
-        "/v1/decisions/{identity}", dependencies=guarded, response_model=Decision, responses=errors, tags=["payments"]
-    )
-    def decision(identity: Identity) -> Response:  # in a thread: the store may have to be waited for
-        """The decision on a payment, and all it was made on."""
-        return Response(_found(edge, identity), media_type="application/json")
+    @app.get("/v1/decisions/{identity}", response_model=Decision | Answer, responses=errors, tags=["payments"])
+    def decision(identity: Identity, caller: Caller) -> Response:  # in a thread: the store may have to be waited for
+        """The decision on a payment; analysts are told all it was made on."""
+        return _told(_found(edge, identity), caller)
 
-    @app.post("/v1/labels", status_code=202, dependencies=guarded, responses=errors, tags=["payments"])
+    @app.post("/v1/labels", status_code=202, responses=errors, tags=["payments"])
     async def label(given: LabelIn) -> Accepted:
         """Say what a payment turned out to be. A later verdict replaces an earlier one."""
         known = Decision.model_validate_json(await asyncio.to_thread(_found, edge, given.payment))
@@ -184,8 +220,10 @@ def make_app(
     async def rejected(_: HttpRequest, error: Rejected) -> Response:
         return problem(409, str(error))
 
-    @app.post("/v1/commands", status_code=202, dependencies=guarded, responses=errors, tags=["model"])
-    async def command(wanted: CommandRequest, idempotency_key: Annotated[Key | None, Header()] = None) -> Accepted:
+    @app.post("/v1/commands", status_code=202, responses=errors, tags=["model"])
+    async def command(
+        wanted: CommandRequest, caller: Caller, idempotency_key: Annotated[Key | None, Header()] = None
+    ) -> Accepted:
         """Retrain, promote, roll back or withdraw; carried out by the monitor, seen in alarms and releases.
 
         All but `retrain` name the version that they replace, `expected_champion`. A command that is sent again under
@@ -196,23 +234,23 @@ def make_app(
             raise HTTPException(503, "still reading the ledger of releases; try again", headers={"Retry-After": "1"})
         if wanted.kind != "retrain" and edge.ledger.by_key(key) is None:
             check_expected(wanted.expected_champion, edge.ledger.version())
-        keyed = wanted.model_copy(update={"key": key})
+        keyed = Command(**wanted.model_dump(exclude={"key"}), key=key, who=str(caller))
         accepted = await _append(edge, Entry(COMMANDS, wanted.kind, keyed.model_dump_json().encode()))
         return accepted.model_copy(update={"key": key})
 
-    @app.get("/v1/model", dependencies=guarded, responses=errors, tags=["model"])
+    @app.get("/v1/model", responses=errors, tags=["model"])
     async def model() -> ModelNow:
         """The champion, the challenger that the gate refused, and the ledger of releases."""
         ledger = edge.ledger
         refused = challenger(list(edge.alarms), ledger.lines)
         return ModelNow(champion=ledger.champion(), challenger=refused, ledger=ledger.lines[::-1])
 
-    @app.get("/v1/alarms", dependencies=guarded, responses=errors, tags=["model"])
+    @app.get("/v1/alarms", responses=errors, tags=["model"])
     async def alarms() -> list[Alarm]:
         """Newest first."""
         return list(edge.alarms)[::-1]
 
-    @app.get("/v1/reports", dependencies=guarded, responses=errors, tags=["model"])
+    @app.get("/v1/reports", responses=errors, tags=["model"])
     async def reports() -> list[Report]:
         """Day by day: actions, drift, and quality on the labels that have matured. Newest first."""
         return list(edge.reports)[::-1]
@@ -223,8 +261,7 @@ def make_app(
         clock=clock,
         models=models,
         registry=registry,
-        api_key=api_key,
-        guarded=guarded,
+        keys=keys,
         deciders=deciders,
         health=health,
         stopping=stopping,
@@ -245,7 +282,6 @@ DESCRIPTION = "\n".join(
 )
 ERRORS = {
     400: "The body is no text at all.",
-    401: "The API key is missing or wrong.",
     404: "No such payment.",
     409: "The card has another payment under this transaction id; or a command does not name the version in force.",
     413: "The body is too long.",
@@ -258,6 +294,13 @@ def _found(edge: Edge, identity: str) -> bytes:
     if (found := edge.decision(identity)) is None:
         raise HTTPException(404, f"no decision on payment {identity!r}")
     return found
+
+
+def _told(decision: bytes, caller: Role, *, headers: dict[str, str] | None = None) -> Response:
+    """The answer to a caller of that role: from reasons, costs and features a thief of a till's key would learn."""
+    if caller < Role.ANALYST:
+        decision = Answer.model_validate_json(decision).model_dump_json().encode()
+    return Response(decision, media_type="application/json", headers=headers)
 
 
 async def _append(edge: Edge, entry: Entry) -> Accepted:

@@ -63,7 +63,7 @@ def serve(
             log,
             Shelf(log, settings.var / "tables"),
             clock=runtime.clock,
-            api_key=runtime.key("api_key"),
+            keys=runtime.keys(),
             pseudonym_key=runtime.key("pseudonym_key"),
             recipes=runtime.models,
             registry=settings.registry_page,

@@ -17,7 +17,7 @@ from recsys.live import Live
 from recsys.model import Model
 from recsys.recipe import Recipe, reference
 from recsys.releases import RECIPE
-from recsys.schema import SOURCES, Command
+from recsys.schema import SOURCES, Wanted
 from recsys.simulate import Life, Shop
 from recsys.train import Candidate, train
 from shared import story
@@ -73,7 +73,7 @@ def run(settings: Settings, *, port: int, days: int, seed: int, headless: bool, 
         ) as act:
             candidate = learn(settings, registry, as_of=START + HISTORY * config.DAY, seed=seed)
             live.children.wait(lambda: answers(live), "serve does not answer; see serve.log")
-            live.command(Command(kind="promote", version=candidate.version.version, who="operator", why="the first"))
+            live.command(Wanted(kind="promote", version=candidate.version.version, why="the first"))
             act.outcome = told(candidate)
         stage.table("Each source alone", *by_source(candidate))
 
@@ -271,7 +271,7 @@ def spoilt(settings: Settings, registry: Registry, live: Live) -> str:
     """A recipe that turns everything round makes a table that its gate refuses."""
     force(settings, registry, live, [-1.0, -1.0, -1.0, 0.0, -1.0])
     night = live.night()
-    live.command(Command(kind="promote", version=first_recipe(live), force=True, who="operator", why="the good one"))
+    live.command(Wanted(kind="promote", version=first_recipe(live), force=True, why="the good one"))
     live.day()
     return f"A recipe turned round: {night.refused or 'published all the same'}."
 
@@ -285,7 +285,7 @@ def rolled_back(settings: Settings, registry: Registry, live: Live) -> str:
     if not night.version:
         return f"the table's gate refused it: {night.refused}"
     usual = np.mean([past.clicks / past.lists for past in live.days[-8:-1]])
-    live.command(Command(kind="rollback", who="operator", why="fewer clicks since the hot fix"))
+    live.command(Wanted(kind="rollback", why="fewer clicks since the hot fix"))
     live.shelf.follow()
     return (
         f"{day.clicks / day.lists:.2f} clicks a list, {usual:.2f} were usual; {night.version} rolled back to "
@@ -308,7 +308,7 @@ def force(settings: Settings, registry: Registry, live: Live, weights: list[floa
         version = registry.register(
             Path(temporary) / "recipe", params={}, figures=champion.figures, tags={"gate": "skipped"}
         )
-    live.command(Command(kind="promote", version=version.version, force=True, who="operator", why=WHY))
+    live.command(Wanted(kind="promote", version=version.version, force=True, why=WHY))
 
 
 def first_recipe(live: Live) -> str:
@@ -329,7 +329,7 @@ def next_steps(settings: Settings, live: Live, *, headless: bool) -> list[tuple[
     ]
     if headless:
         return [*steps, ("make demo-recsys", "the same, and the service stays up to be tried")]
-    curl = f'curl -s -H "X-API-Key: $(cat {settings.var}/api_key.secret)" {live.url}'
+    curl = f'curl -s -H "X-API-Key: $(cat {settings.var}/operator_key.secret)" {live.url}'
     return [
         (live.url, "the page, in the browser that has opened it once"),
         (f"{curl}/v1/recommendations/u000017?k=5", "a shopper's list, with reasons"),

@@ -30,12 +30,12 @@ from recsys.schema import (
     TOPICS,
     Alarm,
     Books,
-    Command,
     Impression,
     Ints,
     Night,
     Release,
     Report,
+    Wanted,
     Wish,
 )
 from recsys.shelf import Shelf
@@ -54,7 +54,7 @@ NIGHT = 2 * config.HOUR  # of the day that the night belongs to
 K = 10  # places that a visitor sees
 VISITS = 50  # a day by HTTP; the others look up in this process
 PATIENCE = 300.0  # seconds to wait for a process before giving up
-VISITOR = "page"  # whose commands come from a browser
+OWN = "demo-"  # begins the keys of the demo's own commands; others come from a browser
 ARMS = ("served", "none", "popularity", "repeats", "oracle")
 
 
@@ -132,7 +132,7 @@ class Live:
                 elif record.topic == NIGHTS.name:
                     self.told.append(Night.model_validate_json(record.value))
                 elif record.topic == COMMANDS.name:
-                    self.visited |= json.loads(record.value)["who"] == VISITOR
+                    self.visited |= not json.loads(record.value)["key"].startswith(OWN)
                 elif record.key == "wish":
                     self.wishes.append(Wish.model_validate_json(record.value).wish)
                     self.visited = True
@@ -160,12 +160,12 @@ class Live:
 
     # --- an operator ----------------------------------------------------------------------------------
 
-    def command(self, command: Command) -> None:
+    def command(self, command: Wanted) -> None:
         """Post a promote or a rollback, and wait until a release or an alarm answers it."""
         self.judged()
         self.follow()
         subject, before = TABLE if command.kind == "rollback" else RECIPE, len(self.alarms)
-        key = f"demo-{len(self.ledger.lines)}"
+        key = f"{OWN}{len(self.ledger.lines)}"
         body = command.model_dump() | {"expected_champion": self.ledger.version(subject), "key": key}
 
         def sent() -> bool:
@@ -333,7 +333,7 @@ class Live:
     def _visit(self, user: int) -> dict[str, Any] | None:
         began = perf_counter()
         try:
-            answer: dict[str, Any] = self.ask("GET", f"/v1/recommendations/u{user:06}?k={K}")
+            answer: dict[str, Any] = self.ask("GET", f"/v1/recommendations/u{user:06}?k={K}", role="client")
         except (URLError, OSError) as error:
             self.failures.append(str(error))
             return None
@@ -381,9 +381,9 @@ class Live:
         self.log.append([entry for _, entry in self._held])
         self._held = []
 
-    def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+    def ask(self, method: str, path: str, body: dict[str, Any] | None = None, *, role: str = "operator") -> Any:
         """The service's answer. Raises OSError: it is away, or refuses."""
-        headers = {"X-API-Key": self.settings.key("api_key").decode(), "Content-Type": "application/json"}
+        headers = {"X-API-Key": self.settings.key(f"{role}_key").decode(), "Content-Type": "application/json"}
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data, headers, method=method)
         with urllib.request.urlopen(request, timeout=10) as response:

@@ -164,11 +164,15 @@ class TopK(NamedTuple):
     filled: NDArray[np.int16]  # (users,) how many came from popularity to fill the list up
 
 
-class Command(releases.Command):
-    """What an operator wants done. A promote and a withdraw concern the recipe, a rollback the table."""
+class Wanted(releases.Wanted):
+    """What a command is to do. A promote and a withdraw concern the recipe, a rollback the table."""
 
     kind: Literal["night", "train", "promote", "rollback", "withdraw"]
     version: Annotated[str, Field(pattern=r"^[0-9A-Za-z-]{1,40}$", examples=["2"])] | None = None
+
+
+class Command(Wanted, releases.Command):
+    """A command as it stands in the log."""
 
 
 class Alarm(releases.Alarm):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 from uuid import uuid4
 
-from fastapi import Depends, FastAPI, Header, HTTPException, Query, Request, Response
+from fastapi import FastAPI, Header, HTTPException, Query, Request, Response
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from pydantic import Field
 from starlette.concurrency import run_in_threadpool
@@ -35,11 +35,12 @@ from recsys.schema import (
     Night,
     Release,
     Report,
+    Wanted,
 )
 from recsys.schema import Path as Way
 from recsys.shelf import NoTable, Shelf
 from shared.api import create_app, problem
-from shared.auth import require_key
+from shared.auth import SHARED, Access, Caller, Keys, Role
 from shared.clock import Clock, perf_counter
 from shared.eventlog.port import Entry, EventLog, LogUnavailable
 from shared.messages import Message
@@ -47,6 +48,22 @@ from shared.messages import Request as Strict
 from shared.privacy import pseudonym
 from shared.releases import Key, Rejected, check_expected
 
+# [7.3] Least privilege: a shop's front end shows lists and reports events; it can neither read a shopper's history
+# nor erase it.
+ACCESS: Access = SHARED | {
+    "GET /v1/recommendations/{user_id}": Role.CLIENT,
+    "POST /v1/events": Role.CLIENT,
+    "GET /v1/shoppers/{user_id}": Role.ANALYST,
+    "DELETE /v1/users/{user_id}": Role.OPERATOR,
+    "POST /v1/commands": Role.OPERATOR,
+    "GET /v1/table": Role.OPERATOR,
+    "GET /v1/nights": Role.OPERATOR,
+    "GET /v1/alarms": Role.OPERATOR,
+    "GET /v1/reports": Role.OPERATOR,
+    "GET /v1/watch": Role.OPERATOR,
+    "GET /v1/stream": Role.OPERATOR,
+    "POST /v1/wishes": Role.OPERATOR,
+}
 BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 PATIENCE = 0.3  # seconds that a list waits to be logged; then it is shown unlogged
 
@@ -84,7 +101,7 @@ class EventIn(Strict):
     position: Annotated[int, Field(ge=1, le=config.SERVED, strict=True)] | None = None
 
 
-class CommandRequest(Command, Strict):
+class CommandRequest(Wanted, Strict):
     """A command by HTTP; the header Idempotency-Key, if there is one, takes the place of `key`."""
 
 
@@ -115,7 +132,7 @@ def make_app(
     shelf: Shelf,
     *,
     clock: Clock,
-    api_key: bytes,
+    keys: Keys,
     pseudonym_key: bytes,
     recipes: Path,
     registry: str = "",
@@ -148,9 +165,10 @@ def make_app(
         health=edge.health,
         lifespan=lifespan,
         metrics=metrics,
+        keys=keys,
+        access=ACCESS,
         personal=PERSONAL,
     )
-    guarded = [Depends(require_key(api_key, service=config.SERVICE))]
     errors: dict[int | str, dict[str, Any]] = {code: {"description": text} for code, text in ERRORS.items()}
 
     @app.exception_handler(NoTable)
@@ -163,7 +181,7 @@ def make_app(
         return problem(503, f"the log does not answer: {error}", headers={"Retry-After": "1"})
 
     # [4.1] Nothing is computed here that could have been computed by night: a look-up, a filter, and the log.
-    @app.get("/v1/recommendations/{user_id}", dependencies=guarded, responses=errors, tags=["lists"])
+    @app.get("/v1/recommendations/{user_id}", responses=errors, tags=["lists"])
     async def recommend(user_id: User, asked: Annotated[Asked, Query()]) -> ListOut:
         """What to show this shopper now, with reasons. The server logs it as shown."""
         began, user = perf_counter(), pseudonym(user_id, pseudonym_key)
@@ -192,14 +210,14 @@ def make_app(
             list_id=impression.list_id, version=made.version, path=made.path, logged=logged, items=made.places()
         )
 
-    @app.post("/v1/events", status_code=202, dependencies=guarded, responses=errors, tags=["lists"])
+    @app.post("/v1/events", status_code=202, responses=errors, tags=["lists"])
     async def event(given: EventIn) -> Accepted:
         """Say what a shopper did. The same id of a shopper again is a repeat, and counts once."""
         user = pseudonym(given.user, pseudonym_key)
         deed = Event.model_validate(given.model_dump() | {"user": user, "at": clock.now()})
         return await _append(edge, Entry(EVENTS, user, deed.model_dump_json().encode()))
 
-    @app.delete("/v1/users/{user_id}", status_code=202, dependencies=guarded, responses=errors, tags=["shoppers"])
+    @app.delete("/v1/users/{user_id}", status_code=202, responses=errors, tags=["shoppers"])
     async def erase(user_id: User) -> Accepted:
         """Forget what this shopper did: at once in what is shown, from the next night on in what is learnt."""
         user = pseudonym(user_id, pseudonym_key)
@@ -207,9 +225,10 @@ def make_app(
 
     conflict: dict[int | str, dict[str, Any]] = {409: {"description": "`expected_champion` is not in force."}}
 
-    @app.post("/v1/commands", status_code=202, dependencies=guarded, responses=errors | conflict, tags=["operation"])
+    @app.post("/v1/commands", status_code=202, responses=errors | conflict, tags=["operation"])
     async def command(
         wanted: CommandRequest,
+        caller: Caller,
         idempotency_key: Annotated[Key | None, Header(description="The same for each attempt.")] = None,
     ) -> Commanded:
         """Run tonight's night, train, promote or withdraw a recipe, roll a table back; carried out by the monitor.
@@ -218,11 +237,11 @@ def make_app(
         """
         key = idempotency_key or wanted.key or uuid4().hex
         _check_current(edge, wanted, key)
-        keyed = Command.model_validate(wanted.model_dump() | {"key": key})
+        keyed = Command(**wanted.model_dump(exclude={"key"}), key=key, who=str(caller))
         found = await _append(edge, Entry(COMMANDS, keyed.kind, keyed.model_dump_json().encode()))
         return Commanded(**found.model_dump(), key=key)
 
-    @app.get("/v1/table", dependencies=guarded, responses=errors, tags=["operation"])
+    @app.get("/v1/table", responses=errors, tags=["operation"])
     async def table() -> TableNow:
         """The version shown and the ledger of releases."""
         if (manifest := shelf.manifest) is None:
@@ -234,7 +253,7 @@ def make_app(
             ledger=edge.ledger.lines[::-1],
         )
 
-    _add_reading(app, edge, guarded, errors)
+    _add_reading(app, edge, errors)
     add_watching(
         app,
         edge,
@@ -242,9 +261,8 @@ def make_app(
         clock=clock,
         recipes=recipes,
         registry=registry,
-        api_key=api_key,
+        keys=keys,
         pseudonym_key=pseudonym_key,
-        guarded=guarded,
         errors=errors,
         stopping=stopping,
         visitor=visitor,
@@ -252,24 +270,24 @@ def make_app(
     return app
 
 
-def _add_reading(app: FastAPI, edge: Edge, guarded: list[Any], errors: dict[int | str, dict[str, Any]]) -> None:
-    @app.get("/v1/nights", dependencies=guarded, responses=errors, tags=["operation"])
+def _add_reading(app: FastAPI, edge: Edge, errors: dict[int | str, dict[str, Any]]) -> None:
+    @app.get("/v1/nights", responses=errors, tags=["operation"])
     async def nights() -> list[Night]:
         """What came of the nights. Newest first."""
         return list(edge.nights)[::-1]
 
-    @app.get("/v1/alarms", dependencies=guarded, responses=errors, tags=["operation"])
+    @app.get("/v1/alarms", responses=errors, tags=["operation"])
     async def alarms() -> list[Alarm]:
         """Newest first."""
         return list(edge.alarms)[::-1]
 
-    @app.get("/v1/reports", dependencies=guarded, responses=errors, tags=["operation"])
+    @app.get("/v1/reports", responses=errors, tags=["operation"])
     async def reports() -> list[Report]:
         """Day by day: lists, clicks, drift. Newest first."""
         return list(edge.reports)[::-1]
 
 
-def _check_current(edge: Edge, wanted: Command, key: str) -> None:
+def _check_current(edge: Edge, wanted: Wanted, key: str) -> None:
     """Raises HTTPException: what the command would replace is not in force, so the caller has not seen what is."""
     if wanted.kind in ("night", "train"):
         return
@@ -321,7 +339,6 @@ DESCRIPTION = "\n".join(
 )
 ERRORS = {
     400: "The body is no text at all.",
-    401: "The API key is missing or wrong.",
     413: "The body is too long.",
     422: "A field is missing, unknown or out of range; says which and with what value.",
     503: "Nothing has been published yet, or the log is away; try again.",

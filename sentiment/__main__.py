@@ -104,7 +104,7 @@ def serve(
                 lambda metrics: Edge(log, runtime.champion(), folder=runtime.view, clock=clock, metrics=metrics),
                 runtime.reader(),
                 clock=clock,
-                api_key=runtime.key("api_key"),
+                keys=runtime.keys(),
                 pseudonym_key=runtime.key("pseudonym_key"),
                 workers=worker.alive if worker else lambda: True,
                 models=runtime.models,

@@ -22,7 +22,7 @@ from sentiment.live import Live
 from sentiment.mentions import Brands
 from sentiment.model import Linear
 from sentiment.recipe import DEMO, Recipe
-from sentiment.schema import Command, Confusion
+from sentiment.schema import Confusion, Wanted
 from sentiment.shares import correcting
 from sentiment.simulate import Crisis, Flood, history, simulate
 from sentiment.train import Candidate, train
@@ -106,7 +106,7 @@ def run(
 
         with scene("Live: quiet days, and a flood of bots") as act:
             live.open()
-            live.command(Command(kind="promote", version=candidate.version.version, who="operator", why="the first"))
+            live.command(Wanted(kind="promote", version=candidate.version.version, why="the first"))
             live.send(crowd, until=plan.turned)
             early = [alarm for alarm in live.alarms if alarm.kind == "crisis"]
             act.outcome = f"{live.sent:,} posts, {live.throughput:,.0f} a second, {len(early)} false alarms"
@@ -126,7 +126,7 @@ def run(
         with scene("New words and new emoji: noticed, audited, learnt", marks="slang") as act:
             live.send(crowd, until=plan.release + HOUR)
             if len(live.releases) < 2:
-                live.command(Command(kind="retrain", who="operator", why="asked for"))
+                live.command(Wanted(kind="retrain", why="asked for"))
             said = (a.at for a in live.alarms if a.kind in ("drift", "quality") and a.at > plan.slang)
             noticed = next(((at - plan.slang) // DAY for at in said), None)
             act.outcome = last_words(live)
@@ -274,7 +274,7 @@ def release_bad_model(settings: Settings, live: Live) -> None:
         texts = [sample["text"] for sample in json.loads((folder / "golden.json").read_text())]
         Artifact(swapped, None, good.policy).save(bad, texts=texts, reference=normal, limits=limits)
         version = registry.register(bad, params={}, figures=champion.figures, tags={"gate": "skipped"})
-    live.command(Command(kind="promote", version=version.version, force=True, who="operator", why=HOT_FIX))
+    live.command(Wanted(kind="promote", version=version.version, force=True, why=HOT_FIX))
 
 
 def next_steps(settings: Settings, live: Live, plan: Plan, *, headless: bool) -> list[tuple[str, str]]:
@@ -282,7 +282,7 @@ def next_steps(settings: Settings, live: Live, plan: Plan, *, headless: bool) ->
     steps = [(f"ls {settings.var}/batch", "the batch view: a file an hour and version, and the manifest")]
     if headless:
         return [*steps, ("make demo-sentiment", "the same, and the service stays up to be tried")]
-    curl = f'curl -s -H "X-API-Key: $(cat {settings.var}/api_key.secret)" {live.url}'
+    curl = f'curl -s -H "X-API-Key: $(cat {settings.var}/operator_key.secret)" {live.url}'
     span = f"from={plan.slang - DAY}&to={plan.slang}"
     return [
         (live.url, "the page, in the browser that has opened it once"),

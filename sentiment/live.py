@@ -22,13 +22,13 @@ from sentiment.schema import (
     STORY,
     TOPICS,
     Alarm,
-    Command,
     Label,
     Opinion,
     Post,
     Report,
     Seal,
     Tick,
+    Wanted,
 )
 from sentiment.serve import audited
 from sentiment.stream import WORKERS
@@ -66,7 +66,7 @@ class Live:
         self.clock = VirtualClock(today)
         self.log = open_log(settings.log, clock=self.clock)
         self.log.create(TOPICS)
-        self.key = settings.key("api_key").decode()
+        self.key = settings.key("operator_key").decode()
         self.sent, self.requests, self.failures = 0, 0, list[str]()
         self.busy = 0.0  # seconds of sending and counting
         self.truth: dict[str, str] = {}  # label by post
@@ -220,7 +220,7 @@ class Live:
 
     # --- an operator ----------------------------------------------------------------------------------
 
-    def command(self, command: Command) -> None:
+    def command(self, command: Wanted) -> None:
         """Post a command on the champion as it is now, and wait until a release or an alarm answers it."""
 
         def said() -> int:

@@ -14,7 +14,7 @@ from sentiment.history import Unusable, read_file, write_labels
 from sentiment.live import Live
 from sentiment.mentions import Brands
 from sentiment.recipe import Recipe
-from sentiment.schema import DEAD, PERSONAL, Command
+from sentiment.schema import DEAD, PERSONAL, Wanted
 from sentiment.shares import correcting
 from shared.clock import SystemClock, perf_counter
 from shared.console import Stage
@@ -70,9 +70,7 @@ def run(settings: Settings, file: Path, *, port: int, world: str, seed: int, rec
             act.outcome = told(candidate)
         with stage.act("Live: the rest through log, worker and batch, audited a day later") as act:
             live.open()
-            live.command(
-                Command(kind="promote", version=candidate.version.version, force=True, who="replay", why="the first")
-            )
+            live.command(Wanted(kind="promote", version=candidate.version.version, force=True, why="the first"))
             end = (last + 1) * DAY
             live.send(live_posts, until=end)
             live.tick(end + HOUR)

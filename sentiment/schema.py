@@ -215,11 +215,15 @@ class Correction(Message):
     reader: Id
 
 
-class Command(releases.Command):
-    """What an operator wants done."""
+class Wanted(releases.Wanted):
+    """What a command is to do."""
 
     kind: Literal["retrain", "promote", "rollback", "withdraw"]
     version: Annotated[str, Field(pattern=r"^[0-9]{1,9}$", examples=["2"])] | None = None
+
+
+class Command(Wanted, releases.Command):
+    """A command as it stands in the log."""
 
 
 class Alarm(releases.Alarm):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from uuid import uuid4
 
-from fastapi import Depends, FastAPI, Header, HTTPException, Query, Response
+from fastapi import FastAPI, Header, HTTPException, Query, Response
 from fastapi import Path as InPath
 from fastapi import Request as HttpRequest
 from prometheus_client import CollectorRegistry, Gauge, Histogram
@@ -37,10 +37,11 @@ from sentiment.schema import (
     Report,
     Score,
     Tombstone,
+    Wanted,
 )
 from sentiment.timeline import Point
 from shared.api import create_app, problem
-from shared.auth import require_key
+from shared.auth import SHARED, Access, Caller, Keys, Role
 from shared.clock import Clock, perf_counter
 from shared.eventlog.port import Entry, LogUnavailable
 from shared.health import Health
@@ -52,6 +53,24 @@ from shared.supervised_thread import SupervisedThread
 STEPS = {"minute": config.MINUTE, "hour": config.HOUR, "day": config.DAY}
 MOST = 2_000  # points of an answer
 PostId = Annotated[str, InPath(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+# [7.3] Least privilege: who shows what is said of brands reads counts, and the posts themselves are for analysts.
+ACCESS: Access = SHARED | {
+    "GET /v1/brands": Role.CLIENT,
+    "GET /v1/brands/{brand}/timeline": Role.CLIENT,
+    "POST /v1/opinions": Role.CLIENT,
+    "GET /v1/opinions/{id}": Role.CLIENT,
+    "GET /v1/opinions": Role.ANALYST,
+    "POST /v1/corrections": Role.ANALYST,
+    "GET /v1/audits": Role.ANALYST,
+    "POST /v1/audits": Role.ANALYST,
+    "DELETE /v1/posts/{id}": Role.OPERATOR,
+    "POST /v1/commands": Role.OPERATOR,
+    "GET /v1/model": Role.OPERATOR,
+    "GET /v1/alarms": Role.OPERATOR,
+    "GET /v1/reports": Role.OPERATOR,
+    "GET /v1/watch": Role.OPERATOR,
+    "GET /v1/stream": Role.OPERATOR,
+}
 BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 
@@ -80,7 +99,7 @@ class CorrectionIn(Request):
     reader: Id
 
 
-class CommandIn(Command, Request):
+class CommandIn(Wanted, Request):
     """A command. One that changes the champion names the version that it takes away: `none` where there is none."""
 
 
@@ -120,7 +139,7 @@ def make_app(
     reader: Reader,
     *,
     clock: Clock,
-    api_key: bytes,
+    keys: Keys,
     pseudonym_key: bytes,
     workers: Callable[[], bool],
     models: Path,
@@ -160,11 +179,12 @@ def make_app(
         health=health,
         lifespan=lifespan,
         metrics=metrics,
+        keys=keys,
+        access=ACCESS,
         personal=PERSONAL,
     )
-    guarded = [Depends(require_key(api_key, service=config.SERVICE))]
     errors: dict[int | str, dict[str, Any]] = {code: {"description": text} for code, text in ERRORS.items()}
-    route: dict[str, Any] = {"dependencies": guarded, "responses": errors}
+    route: dict[str, Any] = {"responses": errors}
 
     @app.exception_handler(Unavailable)
     async def unavailable(_: HttpRequest, error: Unavailable) -> Response:
@@ -279,7 +299,9 @@ def make_app(
         return await append(Entry(POSTS, id, gone.model_dump_json().encode()))
 
     @app.post("/v1/commands", status_code=202, tags=["model"], **route)
-    async def command(wanted: CommandIn, idempotency_key: Annotated[Key | None, Header()] = None) -> CommandAccepted:
+    async def command(
+        wanted: CommandIn, caller: Caller, idempotency_key: Annotated[Key | None, Header()] = None
+    ) -> CommandAccepted:
         """Retrain, promote, roll back or withdraw; carried out by the monitor, seen in alarms and releases.
 
         With the same `Idempotency-Key` it counts once, however often it is sent.
@@ -292,7 +314,7 @@ def make_app(
                 check_expected(wanted.expected_champion, edge.ledger.version())
             except Rejected as error:
                 raise HTTPException(409, str(error)) from error
-        message = Command.model_validate(wanted.model_dump() | {"key": key})
+        message = Command(**wanted.model_dump(exclude={"key"}), key=key, who=str(caller))
         accepted = await append(Entry(COMMANDS, wanted.kind, message.model_dump_json().encode()))
         return CommandAccepted(key=key, **accepted.model_dump())
 
@@ -318,8 +340,7 @@ def make_app(
         clock=clock,
         models=models,
         registry=registry,
-        api_key=api_key,
-        guarded=guarded,
+        keys=keys,
         workers=workers,
         stopping=stopping,
         visitor=visitor,
@@ -334,7 +355,6 @@ Every point of a timeline names the view that has counted it. `raw` counts posts
 opinions or audits are too few."""
 ERRORS = {
     400: "The body is no text at all.",
-    401: "The API key is missing or wrong.",
     404: "No such brand or post.",
     409: "The champion is not the one that the command names.",
     413: "The body is too long.",

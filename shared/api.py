@@ -7,13 +7,14 @@ from http import HTTPStatus
 from typing import Any
 
 import prometheus_client
-from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from shared.auth import Access, Keys, describe_roles, guard
 from shared.clock import monotonic
 from shared.health import Health
 
@@ -60,10 +61,13 @@ def create_app(
     health: Health,
     lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]],
     metrics: prometheus_client.CollectorRegistry,
+    keys: Keys,
+    access: Access,
     personal: Collection[str] = (),
 ) -> FastAPI:
     """An app with `/docs`, `/health/live`, `/health/ready` and `/metrics`; it gives `health` its heartbeat.
 
+    `access` has every route of the app, also of those that are added later, and `keys` say who may ask for which.
     `personal`: fields whose value a 422 does not repeat.
     """
 
@@ -77,7 +81,9 @@ def create_app(
                 heart.cancel()
 
     # Swagger UI at /docs from the installed package: a reader on a train, or a bank's network, has no CDN.
-    app = FastAPIOffline(redoc_url=None, title=title, description=description, lifespan=beating)
+    guarded = [Depends(guard(access, keys))]
+    app = FastAPIOffline(redoc_url=None, title=title, description=description, lifespan=beating, dependencies=guarded)
+    describe_roles(app, access)
     app.add_middleware(BodyLimit, limit=body_limit)
 
     @app.exception_handler(RequestValidationError)

@@ -28,6 +28,7 @@ from shared.supervised_thread import SupervisedThread
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+    from shared.auth import Keys
     from shared.registry import Registry
     from shared.store.port import Store
 
@@ -75,6 +76,16 @@ class Runtime:
         """The secret of that name. Raises typer.BadParameter: it is empty."""
         try:
             return self.settings.key(name)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from error
+
+    def keys(self) -> "Keys":
+        """What callers show, one secret a role. Raises typer.BadParameter: one is empty, or two are the same."""
+        from shared.auth import Keys
+
+        given = {role: self.key(f"{role}_key") for role in ("client", "analyst", "operator")}
+        try:
+            return Keys(self.service, **given)
         except ValueError as error:
             raise typer.BadParameter(str(error)) from error
 

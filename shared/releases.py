@@ -30,8 +30,8 @@ VersionName = Annotated[str, Field(max_length=40)]
 Seconds = Annotated[int, Field(ge=0, lt=2**32)]
 
 
-class Command(Message):
-    """What an operator wants done. A service narrows `kind` and `version`.
+class Wanted(Message):
+    """What a command is to do. A service narrows `kind` and `version`.
 
     `expected_champion` is the version that the operator saw in force (`none` when there was none); a command that
     would change it is refused when that is no longer so. `key` makes a command that is sent twice count once.
@@ -40,10 +40,15 @@ class Command(Message):
     kind: str
     version: str | None = None
     force: bool = False  # promote although the gate said no
-    who: Operator
-    why: Annotated[str, Field(max_length=200)] = ""
+    why: Annotated[str, Field(max_length=200, examples=["recall fell on Monday"])] = ""
     expected_champion: VersionName | None = None
     key: Key | None = None
+
+
+class Command(Wanted):
+    """What is to be done, and who asked for it: by HTTP that is the role of the caller's key, never what they say."""
+
+    who: Operator
 
 
 class Alarm(Message):

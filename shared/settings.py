@@ -57,7 +57,9 @@ class Settings(BaseSettings):
     retention: dict[str, Annotated[int, Field(ge=1)] | None] = Field(
         {}, description='days that topics are kept where not the design\'s own, as {"fraud.events": 30}; null: for ever'
     )
-    api_key: SecretStr | None = Field(None, description="key of the API; made in var/ when not set")
+    client_key: SecretStr | None = Field(None, description="what clients send; made in var/ when not set")
+    analyst_key: SecretStr | None = Field(None, description="what analysts send; made in var/ when not set")
+    operator_key: SecretStr | None = Field(None, description="what operators send; made in var/ when not set")
     pseudonym_key: SecretStr | None = Field(None, description="key of the pseudonyms; made in var/ when not set")
 
     @model_validator(mode="before")
@@ -104,7 +106,7 @@ class Settings(BaseSettings):
         return secret
 
     def key(self, name: str) -> bytes:
-        """The secret `api_key` or `pseudonym_key`; made once and kept readable for its owner only.
+        """The secret of that name, such as `operator_key`; made once and kept readable for its owner only.
 
         Raises:
             ValueError: the one that was given is empty.

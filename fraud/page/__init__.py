@@ -3,13 +3,12 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, FastAPI, HTTPException
 from fastapi import Path as InPath
 from fastapi.responses import StreamingResponse
 
-from fraud import config
 from fraud.edge import Edge
 from fraud.explanation import Explainer, Explanation, NotAvailable
 from fraud.features import DEFINITION, NAMES
@@ -18,6 +17,7 @@ from fraud.savings import Money, taken_back
 from fraud.schema import STORY, Alarm, Decision, Report, WishRequest, challenger
 from fraud.timeline import Series
 from fraud.watch import Now, Row
+from shared.auth import Keys
 from shared.champion import drift_limits
 from shared.clock import Clock, SystemClock
 from shared.eventlog.port import Entry
@@ -199,8 +199,7 @@ def add_watching(
     clock: Clock,
     models: Path,
     registry: str,
-    api_key: bytes,
-    guarded: Sequence[Any],
+    keys: Keys,
     deciders: Callable[[], bool],
     health: Health,
     stopping: Callable[[], bool],
@@ -211,9 +210,9 @@ def add_watching(
         edge, clock=clock, models=models, registry=registry, deciders=deciders, health=health, demo=bool(visitor)
     )
     streams = Streams(stopping)
-    add_page(app, FOLDER, service=config.SERVICE, pattern="real-time", api_key=api_key, visitor=visitor)
+    add_page(app, FOLDER, pattern="real-time", keys=keys, visitor=visitor)
     add_document(app, FOLDER.parent / "DESIGN.md")
-    router = APIRouter(prefix="/v1", dependencies=guarded, responses={401: {"description": "No key, or a wrong one."}})
+    router = APIRouter(prefix="/v1")
 
     @router.get("/watch", tags=["watching"])
     def watch() -> Watched:  # in a thread, as it takes milliseconds

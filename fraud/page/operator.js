@@ -13,7 +13,7 @@ export function build(told) {
   const force = el("input", {id: "force", type: "checkbox"});
   const asked = (name, wanted, question) => async () => {
     if (question && !await sure(question)) return;
-    start(name, () => command({who: "page", why: "asked for on the page", expected_champion: inForce, ...wanted()}));
+    start(name, () => command({why: "asked for on the page", expected_champion: inForce, ...wanted()}));
   };
   const promote = () => version.reportValidity() && asked("promote",
     () => ({kind: "promote", version: version.value, force: force.checked}),

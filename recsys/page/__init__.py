@@ -1,7 +1,7 @@
 """The page to watch: what it shows as JSON, and the same as a stream."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,6 +19,7 @@ from recsys.schema import Path as Way
 from recsys.shelf import Shelf
 from recsys.timeline import Money, Series, money, series
 from recsys.watch import Now, Row
+from shared.auth import Keys
 from shared.champion import drift_limits
 from shared.clock import Clock, SystemClock
 from shared.eventlog.port import Entry
@@ -217,9 +218,8 @@ def add_watching(
     clock: Clock,
     recipes: Path,
     registry: str,
-    api_key: bytes,
+    keys: Keys,
     pseudonym_key: bytes,
-    guarded: Sequence[Any],
     errors: dict[int | str, dict[str, Any]],
     stopping: Callable[[], bool],
     visitor: str,
@@ -235,9 +235,9 @@ def add_watching(
         demo=bool(visitor),
     )
     streams = Streams(stopping)
-    add_page(app, FOLDER, service=config.SERVICE, pattern="batch", api_key=api_key, visitor=visitor)
+    add_page(app, FOLDER, pattern="batch", keys=keys, visitor=visitor)
     add_document(app, FOLDER.parent / "DESIGN.md")
-    router = APIRouter(prefix="/v1", dependencies=guarded, responses=errors)
+    router = APIRouter(prefix="/v1", responses=errors)
 
     @router.get("/watch", tags=["watching"])
     def watch() -> Watched:  # in a thread, as it takes milliseconds

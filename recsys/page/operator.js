@@ -13,7 +13,7 @@ export function build(told) {
   const version = el("input", {id: "version", inputmode: "numeric", pattern: "[0-9]{1,9}", size: "4", maxlength: "9", required: true});
   const force = el("input", {id: "force", type: "checkbox"});
   const asked = (name, wanted, question) => async () => {
-    const body = {who: "page", why: "asked for on the page", ...wanted()}; // of what is shown now
+    const body = {why: "asked for on the page", ...wanted()}; // of what is shown now
     if (question && !await sure(question)) return;
     start(name, () => command(body));
   };

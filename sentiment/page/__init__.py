@@ -1,9 +1,8 @@
 """The page to watch: what it shows as JSON, and the same as a stream."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
 
 from fastapi import APIRouter, FastAPI
 from fastapi.responses import StreamingResponse
@@ -14,6 +13,7 @@ from sentiment.edge import Edge
 from sentiment.hours import HoursCorrupt, Manifest
 from sentiment.schema import Alarm, Report
 from sentiment.watch import Now, Row
+from shared.auth import Keys
 from shared.background_job import Heartbeat
 from shared.champion import drift_limits
 from shared.clock import Clock
@@ -194,8 +194,7 @@ def add_watching(
     clock: Clock,
     models: Path,
     registry: str,
-    api_key: bytes,
-    guarded: Sequence[Any],
+    keys: Keys,
     workers: Callable[[], bool],
     stopping: Callable[[], bool],
     visitor: str,
@@ -203,12 +202,11 @@ def add_watching(
     """The page, and what it asks for. With a `visitor`'s token it is a demo's."""
     page = Page(edge, board, clock=clock, models=models, registry=registry, workers=workers, demo=bool(visitor))
     streams = Streams(stopping)
-    add_page(app, FOLDER, service=config.SERVICE, pattern="hybrid", api_key=api_key, visitor=visitor)
+    add_page(app, FOLDER, pattern="hybrid", keys=keys, visitor=visitor)
     add_document(app, FOLDER.parent / "DESIGN.md")
     router = APIRouter(
         prefix="/v1",
-        dependencies=guarded,
-        responses={401: {"description": "No key, or a wrong one."}, 503: {"description": "The batch view is away."}},
+        responses={503: {"description": "The batch view is away."}},
     )
 
     @router.get("/watch", tags=["watching"])

@@ -11,7 +11,7 @@ export function build() {
   const version = el("input", {id: "version", inputmode: "numeric", pattern: "[0-9]{1,9}", size: "4", maxlength: "9", required: true});
   const force = el("input", {id: "force", type: "checkbox"});
   const asked = (kind, more, question) => async () => {
-    const wanted = {kind, who: "page", why: "asked for on the page", expected_champion: champion, ...more};
+    const wanted = {kind, why: "asked for on the page", expected_champion: champion, ...more};
     if (question && !await sure(question)) return;
     start(kind, () => command(wanted));
   };

@@ -10,7 +10,7 @@ from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.responses import RedirectResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from shared.auth import in_session, is_key, open_session, same_origin
+from shared.auth import Keys, in_session, is_key, open_session, same_origin
 
 SHELL = Path(__file__).parent
 TYPES = {
@@ -40,12 +40,13 @@ class Key(BaseModel):
     key: Annotated[str, Field(max_length=1_000)]
 
 
-def add_page(app: FastAPI, folder: Path, *, service: str, pattern: str, api_key: bytes, visitor: str = "") -> None:
+def add_page(app: FastAPI, folder: Path, *, pattern: str, keys: Keys, visitor: str = "") -> None:
     """`folder/index.html` in the shell's frame at `/`, other files below `/page/`, and `POST /session`.
 
     The frame loads the folder's `<service>.js` and `<service>.css`. `visitor`: a token that opens a session once, for
-    an address that is printed.
+    an address that is printed. Who looks at a page is an operator.
     """
+    service = keys.service
     files = _read(SHELL) | _read(folder)
     frame, main = (files.pop(part).content.decode() for part in ("frame.html", "index.html"))
     whole = frame.format(title=service.capitalize(), name=service, pattern=pattern, main=main)
@@ -60,7 +61,7 @@ def add_page(app: FastAPI, folder: Path, *, service: str, pattern: str, api_key:
         known = next((known for known in tokens if secrets.compare_digest(known.encode(), token.encode())), None)
         if known is not None:
             tokens.discard(known)
-            open_session(request, response, api_key, service=service)
+            open_session(request, response, keys)
         return response
 
     @app.get("/page/{name:path}", include_in_schema=False)
@@ -76,13 +77,13 @@ def add_page(app: FastAPI, folder: Path, *, service: str, pattern: str, api_key:
     @app.get("/session", include_in_schema=False)
     async def asked(request: Request) -> dict[str, bool]:
         """Whether this browser is in; a 401 would stand in its console as a failure."""
-        return {"open": in_session(request, api_key, service=service)}
+        return {"open": in_session(request, keys)}
 
     @app.post("/session", status_code=204, include_in_schema=False)
     async def session(request: Request, response: Response, given: Key) -> None:
-        if not same_origin(request) or not is_key(given.key.encode().decode("latin-1"), api_key):
-            raise HTTPException(401, "this is not the key of the API")
-        open_session(request, response, api_key, service=service)
+        if not same_origin(request) or not is_key(given.key.encode().decode("latin-1"), keys.operator):
+            raise HTTPException(401, "this is not the operator's key")
+        open_session(request, response, keys)
 
 
 def _read(folder: Path) -> dict[str, File]:

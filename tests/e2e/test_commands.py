@@ -97,7 +97,7 @@ class Service:
             return False
 
     def post(self, payment: dict[str, object]) -> dict[str, object]:
-        key = (self.bank.var / "api_key.secret").read_text()
+        key = (self.bank.var / "operator_key.secret").read_text()
         headers = {"X-API-Key": key, "Content-Type": "application/json"}
         request = urllib.request.Request(f"{self.url}/v1/decisions", json.dumps(payment).encode(), headers)
         with urllib.request.urlopen(request, timeout=5) as response:
@@ -166,7 +166,7 @@ def test_serve_answers_stands_up_to_a_second_one_and_ends_in_good_order_on_ctrl_
         assert service.post(PAYMENT | {"id": "after"})["path"] == "model"
         assert "starting afresh" not in service.log  # nobody took the worker's slot over
         ends_in_good_order(service, signal.SIGINT)
-    assert (bank.var / "api_key.secret").stat().st_mode & 0o077 == 0
+    assert (bank.var / "operator_key.secret").stat().st_mode & 0o077 == 0
 
 
 def test_serve_waits_for_a_log_that_is_away(bank: Bank, tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def test_the_key_opens_the_page_once_a_browser_and_no_other_word_does(tab: Page,
     tab.goto(service.url)
     tab.fill("#key", "wrong")
     press(tab, "Open")
-    expect(tab.locator("#key-said")).to_have_text("this is not the key of the API")
+    expect(tab.locator("#key-said")).to_have_text("this is not the operator's key")
     keep(tab, "login")
     assert serious(tab) == []
     tab.fill("#key", "secret")

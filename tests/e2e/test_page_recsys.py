@@ -161,7 +161,7 @@ def test_each_button_does_what_it_says(tab: Page, service: Service, shop_world: 
         assert service.get("/v1/table")["version"] == second
         keep(tab, "recsys-refused")
         press(tab, f"Roll back to {first}")
-        standing(tab, "page rolled back to it")
+        standing(tab, "operator rolled back to it")
         assert service.get("/v1/table")["version"] == first
         keep(tab, "recsys-rolled-back")
         tab.fill("#version", "77")

@@ -303,7 +303,7 @@ def test_without_a_demo_the_key_opens_the_page(tab: Page, crowd: Crowd) -> None:
         tab.goto(str(client.base_url))
         tab.fill("#key", "wrong")
         press(tab, "Open")
-        expect(tab.locator("#key-said")).to_have_text("this is not the key of the API")
+        expect(tab.locator("#key-said")).to_have_text("this is not the operator's key")
         tab.fill("#key", "secret")
         press(tab, "Open")
         expect(tab.locator("#rows")).to_contain_text("run make demo-sentiment")

@@ -30,6 +30,7 @@ from fraud.simulate import labels
 from shared.releases import Ledger
 from shared.store.sqlite import SqliteStore
 from tests.fraud.bank import KEY, TODAY, Bank, Trained, copied, days
+from tests.roles import keys
 from tests.worlds import START, learnable
 
 FEE, MARGIN = config.CHARGEBACK_FEE, config.DECLINE_SHARE
@@ -332,7 +333,7 @@ def test_the_api_tells_the_till_what_a_challenge_is(bank: Bank) -> None:
             bank.log,
             store,
             clock=bank.clock,
-            api_key=b"secret",
+            keys=keys("fraud"),
             pseudonym_key=KEY,
             deciders=lambda: True,
             models=bank.var / "models",

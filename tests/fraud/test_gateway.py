@@ -107,15 +107,15 @@ def asked(bank: Bank) -> list[Command]:
 @pytest.mark.parametrize("kind", ["promote", "rollback", "withdraw"])
 def test_a_command_on_another_champion_is_409(alone: httpx.Client, bank: Bank, kind: str) -> None:
     for expected in ({}, {"expected_champion": "none"}, {"expected_champion": "2"}):
-        answer = alone.post("/v1/commands", json={"kind": kind, "who": "me"} | expected)
+        answer = alone.post("/v1/commands", json={"kind": kind} | expected)
         assert "version 1 is in force" in problem(answer, 409)["detail"]
     assert asked(bank) == []
-    problem(alone.post("/v1/commands", json={"kind": "retrain", "who": "me", "surely": True}), 422)
-    assert alone.post("/v1/commands", json={"kind": "retrain", "who": "me"}).status_code == 202
+    problem(alone.post("/v1/commands", json={"kind": "retrain", "surely": True}), 422)
+    assert alone.post("/v1/commands", json={"kind": "retrain"}).status_code == 202
 
 
 def test_a_command_has_a_key_and_is_taken_again_under_it_once_it_is_done(alone: httpx.Client, bank: Bank) -> None:
-    wanted = {"kind": "withdraw", "who": "me", "expected_champion": "1"}
+    wanted = {"kind": "withdraw", "expected_champion": "1"}
     key = alone.post("/v1/commands", json=wanted).json()["key"]
     assert len(key) == 32
     assert alone.post("/v1/commands", json=wanted, headers={"Idempotency-Key": "mine"}).json()["key"] == "mine"
@@ -131,13 +131,13 @@ def test_a_command_has_a_key_and_is_taken_again_under_it_once_it_is_done(alone: 
 def test_a_command_is_503_and_no_false_409_while_the_ledger_is_read(
     alone: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wanted = {"kind": "withdraw", "who": "me", "expected_champion": "2"}
+    wanted = {"kind": "withdraw", "expected_champion": "2"}
     with monkeypatch.context() as patch:
         patch.setattr(Follower, "caught_up", property(lambda _: False))
         answer = alone.post("/v1/commands", json=wanted)
         assert "still reading" in problem(answer, 503)["detail"]
         assert answer.headers["retry-after"] == "1"
-        assert alone.post("/v1/commands", json={"kind": "retrain", "who": "me"}).status_code == 202
+        assert alone.post("/v1/commands", json={"kind": "retrain"}).status_code == 202
     problem(alone.post("/v1/commands", json=wanted), 409)
 
 

@@ -15,6 +15,7 @@ from shared.store.sqlite import SqliteStore
 from tests.fraud.bank import KEY, Bank, Trained, copied
 from tests.fraud.test_serve import eventually, working
 from tests.openapi import tried, valid_examples, with_key, without_key
+from tests.roles import keys
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,7 @@ def api(bank: Bank) -> Iterator[Any]:
         bank.log,
         store,
         clock=bank.clock,
-        api_key=b"secret",
+        keys=keys("fraud"),
         pseudonym_key=KEY,
         deciders=lambda: True,
         models=bank.var / "models",

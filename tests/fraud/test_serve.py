@@ -21,6 +21,7 @@ from fraud.serve import make_app
 from shared.clock import monotonic, sleep
 from shared.store import open_store
 from tests.fraud.bank import KEY, TODAY, Bank, Trained, open_registry
+from tests.roles import keys
 from tests.servers import RedisServer
 
 CARD = "4111111111111111"
@@ -75,7 +76,7 @@ def edge(
         bank.log,
         store,
         clock=bank.clock,
-        api_key=b"secret",
+        keys=keys("fraud"),
         pseudonym_key=KEY,
         deciders=deciders,
         models=bank.var / "models",
@@ -212,7 +213,7 @@ def test_an_edge_that_starts_again_knows_what_was_decided(bank: Bank) -> None:
         first = client.post("/v1/decisions", json=PAYMENT)
     with edge(bank) as client:
         assert client.get(first.headers["location"]).content == first.content
-        asked = {"kind": "rollback", "who": "me", "expected_champion": "1"}
+        asked = {"kind": "rollback", "expected_champion": "1"}
         assert client.post("/v1/commands", json=asked).status_code == 202
     (bank.var / "store.db").unlink()  # a view: the log gives it back
     with edge(bank) as client:
@@ -306,7 +307,7 @@ def test_commands_are_carried_out_and_seen_in_ledger_and_alarms(
 
     def command(**wanted: object) -> None:
         seen = client.get("/v1/watch").json()["told"]["in_force"]
-        asked = {"who": "me", "why": "a test", "expected_champion": seen} | wanted
+        asked = {"why": "a test", "expected_champion": seen} | wanted
         assert client.post("/v1/commands", json=asked).status_code == 202
         while monitor.step():
             pass
@@ -326,7 +327,7 @@ def test_commands_are_carried_out_and_seen_in_ledger_and_alarms(
     assert client.post("/v1/decisions", json=PAYMENT).json()["model"] == "2"
     command(kind="rollback")
     eventually(lambda: ledger()[0] == ("rollback", "1"))
-    assert client.get("/v1/model").json()["champion"]["who"] == "me"
+    assert client.get("/v1/model").json()["champion"]["who"] == "operator"
     monitor.close()
 
 

@@ -13,6 +13,7 @@ from recsys.serve import make_app
 from recsys.shelf import Shelf
 from tests.openapi import tried, valid_examples, with_key, without_key
 from tests.recsys.shop import KEY, Trained, copied
+from tests.roles import keys
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +25,7 @@ def api(shop_world: Trained, tmp_path_factory: pytest.TempPathFactory) -> Iterat
             shop.log,
             shelf,
             clock=shop.clock,
-            api_key=b"secret",
+            keys=keys("recsys"),
             pseudonym_key=KEY,
             recipes=shop.var / "recipes",
             visitor="once",

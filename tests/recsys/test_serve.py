@@ -22,6 +22,7 @@ from shared.eventlog.port import Entry, LogUnavailable
 from shared.follower import Follower
 from shared.privacy import pseudonym
 from tests.recsys.shop import KEY, TODAY, Shop, Trained
+from tests.roles import keys
 
 HEADERS = {"X-API-Key": "secret"}
 REGISTRY = ".venv/bin/mlflow ui"
@@ -42,7 +43,7 @@ def client(shop: Shop, *, visitor: str = "") -> Iterator[httpx.Client]:
         shop.log,
         shelf,
         clock=shop.clock,
-        api_key=b"secret",
+        keys=keys("recsys"),
         pseudonym_key=KEY,
         recipes=shop.var / "recipes",
         registry=REGISTRY,
@@ -114,7 +115,7 @@ def test_somebody_is_forgotten(shop: Shop) -> None:
         ("POST", "/v1/events", {"kind": "dance", "id": "1", "user": "u", "item": "i"}, "kind"),
         ("POST", "/v1/events", {"kind": "click", "id": "1", "user": "u", "item": "i", "at": 5}, "at"),
         ("POST", "/v1/events", {"kind": "click", "id": "1", "user": "u", "item": "i", "quantity": "2"}, "quantity"),
-        ("POST", "/v1/commands", {"kind": "night"}, "who"),
+        ("POST", "/v1/commands", {"kind": "night", "who": "ann"}, "who"),
     ],
 )
 def test_bad_input_is_told_by_field(shop: Shop, method: str, path: str, body: Any, field: str) -> None:
@@ -181,7 +182,7 @@ def test_a_list_that_the_log_takes_after_it_was_answered_as_unlogged_counts_nowh
 
 def test_a_command_is_a_record_for_the_monitor(shop: Shop) -> None:
     with client(shop) as asking:
-        assert asking.post("/v1/commands", json={"kind": "night", "who": "ann"}).status_code == 202
+        assert asking.post("/v1/commands", json={"kind": "night"}).status_code == 202
         assert shop.said(COMMANDS)[-1]["kind"] == "night"
 
 
@@ -196,7 +197,7 @@ def test_the_table_now_and_what_came_of_the_night(shop: Shop) -> None:
 
 
 def post(asking: httpx.Client, key: str = "", **command: Any) -> httpx.Response:
-    return asking.post("/v1/commands", json={"who": "ann"} | command, headers={"Idempotency-Key": key} if key else {})
+    return asking.post("/v1/commands", json=command, headers={"Idempotency-Key": key} if key else {})
 
 
 def test_a_command_that_replaces_something_has_to_say_what(shop: Shop) -> None:
@@ -244,7 +245,7 @@ def test_while_the_ledger_is_not_read_to_its_end_a_command_has_to_wait(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shop.night()
-    command = {"kind": "rollback", "who": "ann", "expected_champion": "newer-than-what-was-read"}
+    command = {"kind": "rollback", "expected_champion": "newer-than-what-was-read"}
     with client(shop) as asking:
         until(lambda: asking.get("/health/ready").status_code == 200)
         assert asking.post("/v1/commands", json=command).status_code == 409

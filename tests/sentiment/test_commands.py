@@ -245,7 +245,7 @@ def test_the_page_says_that_nothing_is_in_force_and_typed_texts_get_no_opinion(
 
 def commanded(client: httpx.Client, key: str | None = None, **about: object) -> httpx.Response:
     headers = {} if key is None else {"Idempotency-Key": key}
-    return client.post("/v1/commands", json={"kind": "withdraw", "who": "anna"} | about, headers=headers)
+    return client.post("/v1/commands", json={"kind": "withdraw"} | about, headers=headers)
 
 
 def test_a_command_by_http_names_the_champion_and_bears_a_key(crowd: Crowd, watching: Callable[[], Monitor]) -> None:

@@ -12,6 +12,7 @@ from schemathesis.python.asgi import shutdown_lifespans
 from sentiment.edge import Edge
 from sentiment.serve import make_app
 from tests.openapi import tried, valid_examples, with_key, without_key
+from tests.roles import keys
 from tests.sentiment.crowd import KEY, Crowd, Trained
 from tests.sentiment.test_serve import three, until
 
@@ -26,7 +27,7 @@ def api(world: Trained, tmp_path_factory: pytest.TempPathFactory) -> Iterator[An
             ),
             crowd.reader,
             clock=crowd.clock,
-            api_key=b"secret",
+            keys=keys("sentiment"),
             pseudonym_key=KEY,
             workers=lambda: True,
             models=crowd.var / "models",

@@ -15,6 +15,7 @@ from sentiment.edge import Edge
 from sentiment.schema import AUDITS, COMMANDS, CORRECTIONS, POSTS, Audit, Command, Correction, Tombstone
 from sentiment.serve import make_app
 from shared.clock import monotonic, sleep
+from tests.roles import keys
 from tests.sentiment.crowd import KEY, TODAY, Crowd, post
 from tests.sentiment.test_stream import ODD, REFUSED
 
@@ -31,7 +32,7 @@ def serving(crowd: Crowd, *, visitor: str = "", workers: Callable[[], bool] = la
         ),
         crowd.reader,
         clock=crowd.clock,
-        api_key=b"secret",
+        keys=keys("sentiment"),
         pseudonym_key=KEY,
         workers=workers,
         models=crowd.var / "models",
@@ -55,7 +56,7 @@ def serving(crowd: Crowd, *, visitor: str = "", workers: Callable[[], bool] = la
 
 def test_a_command_before_the_releases_are_read_is_503_and_no_false_conflict(crowd: Crowd) -> None:
     with serving(crowd) as client:
-        wanted = {"kind": "withdraw", "who": "anna", "expected_champion": "1"}
+        wanted = {"kind": "withdraw", "expected_champion": "1"}
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Edge, "caught_up", False)
             answer = client.post("/v1/commands", json=wanted | {"expected_champion": "7"})
@@ -277,7 +278,7 @@ def test_a_deleted_post_is_shown_no_more(client: httpx.Client, crowd: Crowd) -> 
 
 
 def test_commands_go_through_the_log(client: httpx.Client, crowd: Crowd) -> None:
-    wanted = {"kind": "rollback", "who": "anna", "why": "it is wrong", "expected_champion": "1"}
+    wanted = {"kind": "rollback", "why": "it is wrong", "expected_champion": "1"}
     answer = client.post("/v1/commands", json=wanted)
     assert answer.status_code == 202
     (said,) = (Command.model_validate_json(record.value) for record in crowd.read(COMMANDS))

@@ -14,12 +14,14 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from pydantic import BaseModel, ConfigDict, Field
 
 from shared.api import PROBLEM, create_app
+from shared.auth import SHARED, Role
 from shared.clock import monotonic
 from shared.eventlog.port import Record, Topic
 from shared.follower import Follower
 from shared.health import Health
 from shared.supervised_thread import SupervisedThread
 from tests.asgi import ask
+from tests.roles import keys, shown
 
 LIMIT = 1_000  # bytes
 
@@ -30,6 +32,9 @@ class Order(BaseModel):
     count: Annotated[int, Field(gt=0)] = 1
     notes: dict[str, int] = {}
     buyer: Annotated[str, Field(max_length=9)] = ""
+
+
+ACCESS = SHARED | dict.fromkeys(["POST /orders", "GET /broken", "GET /busy"], Role.ANYONE)
 
 
 class Service:
@@ -48,6 +53,8 @@ class Service:
             health=self.health,
             lifespan=self.lifespan,
             metrics=self.metrics,
+            keys=keys("orders"),
+            access=ACCESS,
             personal=["buyer"],
         )
 
@@ -149,7 +156,7 @@ def test_the_loop_of_a_running_app_gives_its_heartbeat_until_it_stops(
 
 def test_metrics_are_what_the_service_counted(service: Service) -> None:
     Counter("orders", "Orders taken", registry=service.metrics).inc(3)
-    answer = ask(service.app, "GET", "/metrics")
+    answer = ask(service.app, "GET", "/metrics", headers=shown(Role.OPERATOR))
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
     assert "orders_total 3.0" in answer.text.splitlines()
 
@@ -162,7 +169,7 @@ def test_a_metric_that_waits_holds_up_nobody(service: Service) -> None:
     async def ask() -> str:
         transport = httpx.ASGITransport(service.app)
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-            scrape = asyncio.create_task(client.get("/metrics"))
+            scrape = asyncio.create_task(client.get("/metrics", headers=shown(Role.OPERATOR)))
             await asyncio.sleep(0.05)
             await client.get("/health/live")
             answered.set()

@@ -111,10 +111,17 @@ def test_a_log_that_this_version_cannot_read_is_a_fault_of_the_command(
 
 
 def test_an_empty_secret_is_a_fault_of_the_command(tmp_path: Path) -> None:
-    (tmp_path / "api_key.secret").write_text("\n")
+    (tmp_path / "client_key.secret").write_text("\n")
     with pytest.raises(typer.BadParameter, match="is empty"):
-        runtime(tmp_path).key("api_key")
-    assert len(runtime(tmp_path / "other").key("api_key")) == 64
+        runtime(tmp_path).keys()
+    assert len(runtime(tmp_path / "other").keys().operator) == 64
+
+
+def test_one_secret_for_two_roles_is_a_fault_of_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLSD_CLIENT_KEY", "the same")
+    monkeypatch.setenv("MLSD_OPERATOR_KEY", "the same")
+    with pytest.raises(typer.BadParameter, match="must differ"):
+        runtime(tmp_path).keys()
 
 
 def test_a_log_of_an_unknown_kind_is_a_fault_of_the_command(tmp_path: Path) -> None:

@@ -4,23 +4,24 @@ import json
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
 import httpx
 import pytest
-from fastapi import Depends, FastAPI
+from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
 from shared.api import create_app
-from shared.auth import require_key
+from shared.auth import SHARED, Keys, Role
 from shared.checklist import ROOT, tracked
 from shared.health import Health
 from shared.page import add_page
 from shared.page.document import add_document
 from tests.asgi import ask
 
-KEY = b"sesame"
+KEYS = Keys("shop", client=b"till", analyst=b"desk", operator=b"sesame")
 OWN = {"Origin": "http://test"}
 
 
@@ -38,13 +39,15 @@ def app(tmp_path: Path) -> FastAPI:
         health=Health(needed=[]),
         lifespan=nothing,
         metrics=CollectorRegistry(),
+        keys=KEYS,
+        access=SHARED | {"POST /v1/change": Role.OPERATOR},
     )
     (tmp_path / "index.html").write_text("<p>what is watched</p>")
     (tmp_path / "icon.svg").write_text("<svg/>")
     (tmp_path / "secret.py").write_text("KEY = 1")
-    add_page(app, tmp_path, service="shop", pattern="batch", api_key=KEY, visitor="once")
+    add_page(app, tmp_path, pattern="batch", keys=KEYS, visitor="once")
 
-    @app.post("/v1/change", dependencies=[Depends(require_key(KEY, service="shop"))])
+    @app.post("/v1/change")
     def change() -> str:
         return "changed"
 
@@ -96,7 +99,7 @@ def test_another_page_cannot_use_a_session_or_open_one(app: FastAPI, origin: dic
     assert ask(app, "POST", "/session", json={"key": "sesame"}, headers=origin).status_code == 401
 
 
-@pytest.mark.parametrize("key", ["", "sesam", "Sesame", "сезам", "\U0001f511"])
+@pytest.mark.parametrize("key", ["", "sesam", "Sesame", "desk", "till", "сезам", "\U0001f511"])
 def test_another_key_opens_nothing(app: FastAPI, key: str) -> None:
     answer = ask(app, "POST", "/session", json={"key": key}, headers=OWN)
     assert answer.status_code == 401
@@ -122,7 +125,7 @@ def test_services_of_one_host_and_one_key_do_not_end_one_anothers_sessions(app: 
     """A browser has one cookie jar for all ports of a host."""
     opened = session(ask(app, "POST", "/session", json={"key": "sesame"}, headers=OWN))["Cookie"]
     other = FastAPI()
-    add_page(other, tmp_path, service="bank", pattern="stream", api_key=KEY)
+    add_page(other, tmp_path, pattern="stream", keys=replace(KEYS, service="bank"))
     also = session(ask(other, "POST", "/session", json={"key": "sesame"}, headers=OWN))["Cookie"]
     assert opened.partition("=")[0] != also.partition("=")[0]
     assert opened.partition("=")[2] != also.partition("=")[2]

@@ -88,14 +88,14 @@ def test_urls_from_the_environment_stay_too(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_keys_that_were_given_stay_in_another_folder() -> None:
-    moved = Settings(api_key="open").under(Path("elsewhere"))
-    assert moved.key("api_key") == b"open"
+    moved = Settings(operator_key="open").under(Path("elsewhere"))
+    assert moved.key("operator_key") == b"open"
 
 
 # --- keys ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["api_key", "pseudonym_key"])
+@pytest.mark.parametrize("name", ["client_key", "analyst_key", "operator_key", "pseudonym_key"])
 def test_a_key_is_made_once_for_its_owner_only(name: str) -> None:
     key = Settings().key(name)
     assert len(key) == 64
@@ -106,25 +106,26 @@ def test_a_key_is_made_once_for_its_owner_only(name: str) -> None:
 
 def test_every_key_is_another() -> None:
     settings = Settings()
-    keys = {settings.key("api_key"), settings.key("pseudonym_key"), settings.under(Path("b")).key("api_key")}
-    assert len(keys) == 3
+    names = ("client_key", "analyst_key", "operator_key", "pseudonym_key")
+    keys = {*map(settings.key, names), settings.under(Path("b")).key("operator_key")}
+    assert len(keys) == 5
 
 
 def test_all_who_ask_at_once_get_the_same_key() -> None:
     for n in range(20):
         settings = Settings(var=Path(f"var{n}"))
-        assert set(at_once(*[partial(settings.key, "api_key")] * 4)) == {settings.key("api_key")}
-        assert [path.name for path in settings.var.iterdir()] == ["api_key.secret"]
+        assert set(at_once(*[partial(settings.key, "operator_key")] * 4)) == {settings.key("operator_key")}
+        assert [path.name for path in settings.var.iterdir()] == ["operator_key.secret"]
 
 
 def test_a_given_key_is_not_written_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLSD_API_KEY", "open sesame")
-    assert Settings().key("api_key") == b"open sesame"
+    monkeypatch.setenv("MLSD_OPERATOR_KEY", "open sesame")
+    assert Settings().key("operator_key") == b"open sesame"
     assert list(tmp_path.iterdir()) == []
 
 
 def test_secrets_are_not_shown() -> None:
-    settings = Settings(api_key="sesame", mlflow="postgresql://me:sesame@db/mlflow")
+    settings = Settings(operator_key="sesame", mlflow="postgresql://me:sesame@db/mlflow")
     assert "sesame" not in f"{settings!r} {settings}"
 
 
@@ -163,7 +164,7 @@ def test_a_secret_for_once_is_gone_when_it_has_been_read(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("empty", ["", "\n", "  \n"])
-@pytest.mark.parametrize("name", ["api_key", "pseudonym_key"])
+@pytest.mark.parametrize("name", ["client_key", "analyst_key", "operator_key", "pseudonym_key"])
 def test_an_empty_secret_is_refused_and_its_source_is_named(
     name: str, empty: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,7 +179,7 @@ def test_an_empty_secret_is_refused_and_its_source_is_named(
 
 def test_the_line_end_of_a_secret_is_no_part_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("var").mkdir()
-    Path("var/api_key.secret").write_text("open\n")
-    assert Settings().key("api_key") == b"open"
-    monkeypatch.setenv("MLSD_API_KEY", "sesame\r\n")
-    assert Settings().key("api_key") == b"sesame"
+    Path("var/operator_key.secret").write_text("open\n")
+    assert Settings().key("operator_key") == b"open"
+    monkeypatch.setenv("MLSD_OPERATOR_KEY", "sesame\r\n")
+    assert Settings().key("operator_key") == b"sesame"

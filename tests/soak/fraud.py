@@ -122,7 +122,7 @@ def run(settings: Settings, *, port: int, minutes: float, seed: int, ports: tupl
             act.outcome = f"{past.height:,} payments in the lake; {settings.log}"
 
         with stage.act(f"{minutes:g} minutes of payments, {2 * RATE:.0f} a second, and of faults") as act:
-            keys = settings.key("api_key"), settings.key("pseudonym_key")
+            keys = settings.key("analyst_key"), settings.key("pseudonym_key")  # who is told whole decisions
             load = Load(log, past, port=port, keys=keys, rate=RATE, seed=seed, clock=clock)
             flow, began = Flow(log, load), monotonic()
             with stage.progress(int(minutes * 60), "seconds") as done:

@@ -61,7 +61,7 @@ class Load:
         clock: Clock,
     ) -> None:
         self._log, self._port, self._rate, self._clock = log, port, rate, clock
-        self._api_key, self._pseudonym_key = keys
+        self._key, self._pseudonym_key = keys
         self._rows = (
             past.select("card", "terminal", "cents", "country").sample(10_000, with_replacement=True, seed=seed).rows()
         )
@@ -148,7 +148,7 @@ class Load:
                     sleep(0.25)
 
     def _ask(self) -> None:
-        headers = {"X-API-Key": self._api_key.decode(), "Content-Type": "application/json"}
+        headers = {"X-API-Key": self._key.decode(), "Content-Type": "application/json"}
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=TIMEOUT)
         while (request := self._requests.get()) is not None:
             try:
