@@ -32,6 +32,7 @@ class Shares(NamedTuple):
     low: Score | None  # the bounds hold 90 % of the bootstrap
     high: Score | None
     opinions: int
+    solved: Matrix | None = None  # the shares of each sample of the bootstrap
 
 
 def confusion(
@@ -108,7 +109,23 @@ def shares(scores: Matrix, labels: Sequence[str | None], authors: Sequence[str],
         solved.append(undone(times @ sums / (times @ posts), np.array(rows)))
     low, high = np.quantile(np.array(solved), (0.05, 0.95), axis=0)
     estimate = undone(scores.mean(axis=0), np.array(known.rows))
-    return Shares(_three(raw), _three(estimate), _three(low), _three(high), len(counted))
+    return Shares(_three(raw), _three(estimate), _three(low), _three(high), len(counted), np.array(solved))
+
+
+def together(parts: Sequence[tuple[int, Shares]]) -> tuple[Score, Score, Score] | None:
+    """The corrected shares of posts that several versions scored, and the bounds of their interval.
+
+    `parts`: of each version the number of posts, and their shares, corrected by its own confusion; None without any.
+    """
+    weights = np.array([posts for posts, _ in parts]) / max(1, sum(posts for posts, _ in parts))
+    solved = [found.solved for _, found in parts if found.solved is not None]
+    estimates = [found.corrected for _, found in parts if found.corrected is not None]
+    if not parts or not len(parts) == len(solved) == len(estimates):
+        return None
+    samples = min(map(len, solved))  # an older report may hold another number
+    spread = sum(weight * of[:samples] for weight, of in zip(weights, solved, strict=True))
+    low, high = np.quantile(np.asarray(spread), (0.05, 0.95), axis=0)
+    return _three(weights @ np.array(estimates)), _three(low), _three(high)
 
 
 def undone(mean: NDArray[np.float64], rows: Matrix) -> NDArray[np.float64]:

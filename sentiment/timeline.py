@@ -14,14 +14,14 @@ from sentiment.aggregates import aggregate, by_number
 from sentiment.config import HOUR
 from sentiment.hours import COLUMNS, HoursCorrupt, Manifest, Published, read_hour
 from sentiment.schema import MINUTE, MINUTES, Confusion, Counts, Late, Mention, Minute, Score
-from sentiment.shares import Shares, shares
+from sentiment.shares import Shares, shares, together
 from shared.clock import monotonic
 from shared.eventlog.port import Record
 from shared.messages import Message
 
 View = Literal["batch", "speed"]
 KEPT = 400  # hours of the batch view in memory
-MOSTLY = 0.6  # of a window, that a share corrected for one model version has to stand on
+MOSTLY = 0.6  # of the scored posts of a window, that its corrected share has to stand on
 
 
 class Part(Message):
@@ -48,6 +48,9 @@ class Point(Message):
     corrected: Score | None = None  # and as the audits correct them; batch hours only
     low: Score | None = None
     high: Score | None = None
+    # Of the scored posts, how many the corrected share stands on: of a version without audits or of few posts it knows
+    # nothing.
+    covers: float | None = None
 
     @property
     def counts(self) -> Counts:
@@ -274,19 +277,21 @@ def _counted(total: Counts) -> Score | None:
 
 
 def _corrected(point: Point, rows: list[pl.DataFrame], confusions: dict[tuple[int, str], Confusion]) -> Point:
-    """With the confusion of the model that scored it, from audits of earlier days."""
+    """With the confusion of each version that scored, from audits of earlier days; `covers` says of how much."""
     known = _voting(pl.concat(rows)).filter(pl.col("negative").is_not_null())
-    # The version that scored most of it; hours that were reopened by another one have another confusion.
-    version = known["model"].mode().sort().first()
-    if version is None:
+    parts: list[tuple[int, Shares]] = []
+    for (version,), mine in known.group_by("model", maintain_order=True):
+        confusion = confusions.get((point.at // config.DAY, str(version)))
+        scores = mine.select("negative", "neutral", "positive").to_numpy()
+        found = shares(np.asarray(scores), mine["label"].to_list(), mine["author"].to_list(), confusion)
+        if found.corrected is not None:
+            parts.append((mine.height, found))
+    covered = sum(posts for posts, _ in parts)
+    if covered < MOSTLY * known.height or (estimate := together(parts)) is None:
         return point
-    mine = known.filter(pl.col("model") == version)
-    if mine.height < MOSTLY * known.height:
-        return point
-    known, confusion = mine, confusions.get((point.at // config.DAY, str(version)))
-    scores = known.select("negative", "neutral", "positive").to_numpy()
-    found: Shares = shares(np.asarray(scores), known["label"].to_list(), known["author"].to_list(), confusion)
-    return point.model_copy(update={"corrected": found.corrected, "low": found.low, "high": found.high})
+    corrected, low, high = estimate
+    told = {"corrected": corrected, "low": low, "high": high, "covers": covered / known.height}
+    return point.model_copy(update=told)
 
 
 def _voting(rows: pl.DataFrame) -> pl.DataFrame:

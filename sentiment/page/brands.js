@@ -26,7 +26,9 @@ export function show(lines) {
 function headline(window) {
   const [counted, corrected] = [of(window?.counted), of(window?.corrected)];
   say("share", corrected !== null ? percent(corrected) : counted !== null ? percent(counted) : "–");
-  say("share-kind", counted !== null && corrected === null ? "as counted" : "corrected by audits");
+  const part = window?.covers ?? 1; // the rest was scored by a version that has no audits yet
+  say("share-kind", counted !== null && corrected === null ? "as counted"
+    : part < 1 ? `corrected by audits, ${percent(part, 0)} of the posts` : "corrected by audits");
   say("share-band", corrected !== null ? `90 % interval: ${percent(of(window.low))} to ${percent(of(window.high))}`
     : counted !== null ? "Not corrected yet: audits are known a day later." : "No hour has been published yet.");
   say("share-raw", corrected === null ? "" : `As counted, without correction: ${percent(counted)}`);

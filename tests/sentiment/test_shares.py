@@ -1,12 +1,15 @@
 """Shares: undone by the confusion, covered by their intervals, and silent where there is too little."""
 
 import numpy as np
+import polars as pl
 import pytest
 from numpy.typing import NDArray
 
-from sentiment.config import AUDITS_NEEDED, LABELS, SHARE_NEEDED
-from sentiment.schema import Report
+from sentiment.config import AUDITS_NEEDED, DAY, HOUR, LABELS, SHARE_NEEDED
+from sentiment.hours import COLUMNS
+from sentiment.schema import Confusion, Report
 from sentiment.shares import confusion, correcting, shares, shifted, undone
+from sentiment.timeline import Part, Point, _corrected
 
 # A classifier that is right on two posts of three, and leans to neutral.
 ALPHA = np.array([[6.0, 3.0, 1.0], [1.5, 7.0, 1.5], [1.0, 3.0, 6.0]])
@@ -142,3 +145,54 @@ def test_brands_that_read_otherwise_widen_the_interval() -> None:
     assert apart is not None
     assert apart.rows == alike.rows
     assert np.std(apart.replicas, axis=0).mean() > 1.3 * np.std(alike.replicas, axis=0).mean()
+
+
+# --- a day that several versions scored -----------------------------------------------------------------
+
+R = np.array(((0.8, 0.1, 0.1), (0.1, 0.8, 0.1), (0.1, 0.1, 0.8)))
+KNOWN = Confusion(tuple(map(tuple, R.tolist())), (99, 99, 99), (tuple(map(tuple, R.tolist())),) * 50)  # type: ignore[arg-type]  # three of three
+
+
+def scored(rng: np.random.Generator, version: str, prior: list[float], posts: int, since: int) -> pl.DataFrame:
+    """Rows of one brand, as an hour's file has them."""
+    truth = rng.choice(3, posts, p=prior)
+    scores = np.array([rng.dirichlet(R[label] * 30) for label in truth])
+    rows = {name: [None] * posts for name in COLUMNS} | {
+        "brand": ["northair"] * posts,
+        "post": [f"{version}-{n}" for n in range(posts)],
+        "author": [f"{version}-{n}" for n in range(posts)],
+        "label": [LABELS[place] for place in scores.argmax(axis=1)],
+        "model": [version] * posts,
+        "at": since + rng.integers(0, 12 * HOUR, posts),
+        "text": rng.integers(0, 2**50, posts),
+        **dict(zip(LABELS, scores.T, strict=False)),  # these versions know three labels
+    }
+    return pl.DataFrame(rows, schema=COLUMNS)
+
+
+def whole_day(confusions: dict[tuple[int, str], Confusion]) -> Point:
+    """Version 1 until noon, and then version 2, of a crisis: 620 posts, a fifth negative, and 380, nine in ten."""
+    rng = np.random.default_rng(1)
+    rows = [scored(rng, "1", [0.2, 0.4, 0.4], 620, 0), scored(rng, "2", [0.9, 0.05, 0.05], 380, 12 * HOUR)]
+    part = Part.model_validate({"view": "batch", "raw": 1_000} | dict.fromkeys(LABELS, 0))
+    return _corrected(Point(at=0, until=DAY, parts=(part,)), rows, confusions)
+
+
+def test_a_corrected_share_covers_all_versions_of_its_day() -> None:
+    point = whole_day({(0, "1"): KNOWN, (0, "2"): KNOWN})
+    assert point.corrected is not None
+    assert point.low is not None
+    assert point.high is not None
+    truth = 0.62 * 0.2 + 0.38 * 0.9
+    assert abs(point.corrected[0] - truth) < 0.03
+    assert point.low[0] < truth < point.high[0]
+    assert point.covers == 1.0
+
+
+def test_a_corrected_share_says_of_what_part_it_is() -> None:
+    point = whole_day({(0, "1"): KNOWN})
+    assert point.corrected is not None
+    assert abs(point.corrected[0] - 0.2) < 0.05, "of what version 1 scored"
+    assert point.covers == 0.62
+    assert whole_day({(0, "2"): KNOWN}).corrected is None, "that would be the smaller part"
+    assert whole_day({}).covers is None
