@@ -27,7 +27,15 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pret
 def nights_of(runtime: Runtime, log: EventLog, *, seed: int = 0) -> "Nights":
     from recsys.batch import Nights
 
-    return Nights(log, runtime.lake(), clock=runtime.clock, var=runtime.settings.var, seed=seed, fetch=runtime.fetch)
+    return Nights(
+        log,
+        runtime.lake(),
+        clock=runtime.clock,
+        var=runtime.settings.var,
+        seed=seed,
+        key=runtime.key("pseudonym_key"),
+        fetch=runtime.fetch,
+    )
 
 
 @app.callback()
@@ -61,7 +69,7 @@ def serve(
     run_server(
         lambda stopping: make_app(
             log,
-            Shelf(log, settings.var / "tables"),
+            Shelf(log, settings.var / "tables", key=runtime.key("pseudonym_key")),
             clock=runtime.clock,
             keys=runtime.keys(),
             pseudonym_key=runtime.key("pseudonym_key"),
@@ -222,7 +230,8 @@ def ingest(
     runtime: Runtime = context.obj
     with closing(runtime.open_log()) as log:
         if file is None:
-            print(f"{taking.ingest(log, runtime.lake(), taking.frozen(log)):,} records taken in")
+            count = taking.ingest(log, runtime.lake(), taking.frozen(log), key=runtime.key("pseudonym_key"))
+            print(f"{count:,} records taken in")
             return
         try:
             past = read_file(file)

@@ -66,11 +66,12 @@ class Nights:
         clock: Clock,
         var: Path,
         seed: int,
+        key: bytes,
         fetch: Callable[[str, str], Path],
         reached: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """`reached` is told each step as it begins."""
-        self._log, self._lake, self._clock, self._seed = log, lake, clock, seed
+        """`key`: of the pseudonyms. `reached` is told each step as it begins."""
+        self._log, self._lake, self._clock, self._seed, self._key = log, lake, clock, seed, key
         self.tables, self._nights, self._reached = var / "tables", var / "nights", reached
         self.releases = Releases(log, self.tables, clock=clock, prepare=self._prefetch)
         self._fetch = fetch
@@ -128,7 +129,7 @@ class Nights:
         folder = self._nights / date
         begun = step("freeze", lambda: self._freeze(folder, date, afresh=afresh, undo=undo))
         recipe, bundle = self._recipe(folder, begun)
-        step("ingest", lambda: ingest(self._log, self._lake, begun.offsets))
+        step("ingest", lambda: ingest(self._log, self._lake, begun.offsets, key=self._key))
         known, sources = step("sources", lambda: self._sources(folder / "sources.npz", begun, recipe))
         ranked = step("rank", lambda: self._ranked(folder / "ranked.npz", known, recipe, sources))
         made = step("table", lambda: self._table(folder, date, begun, known, recipe, bundle, sources, ranked))

@@ -174,6 +174,7 @@ def nights_of(settings: Settings, registry: Registry, seed: int) -> Callable[[Ev
             clock=clock,
             var=settings.var,
             seed=seed,
+            key=settings.key("pseudonym_key"),
             fetch=lambda artifact, digest: registry.fetch(artifact, digest=digest, into=settings.var / "recipes"),
         )
 

@@ -41,8 +41,9 @@ PAUSE = 0.1  # seconds between two looks at the pointer, and at what was bought
 class Edge:
     """Two following threads beside the event loop: what lists depend on, and what only the page shows."""
 
-    def __init__(self, log: EventLog, shelf: Shelf, *, clock: Clock) -> None:
-        self._log, self._shelf, self._clock = log, shelf, clock
+    def __init__(self, log: EventLog, shelf: Shelf, *, clock: Clock, key: bytes) -> None:
+        """`key`: of the pseudonyms."""
+        self._log, self._shelf, self._clock, self._key = log, shelf, clock, key
         self.ledger: Ledger[Release] = Ledger()
         self.nights: deque[Night] = deque(maxlen=400)
         self.alarms: deque[Alarm] = deque(maxlen=1_000)
@@ -131,7 +132,7 @@ class Edge:
         for record in records:
             if record.topic in passing:
                 try:
-                    message = accept(record)
+                    message = accept(record, self._key)
                 except DEPENDENCY_ERRORS:
                     raise
                 except Exception as error:

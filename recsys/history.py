@@ -8,10 +8,11 @@ from typing import NamedTuple
 import polars as pl
 
 from recsys import config
+from recsys.schema import NAME
 from shared.dead_letters import DeadLetter, Refused
 from shared.eventlog.port import partition_of
 from shared.lake import HISTORY, Lake
-from shared.privacy import pseudonym
+from shared.privacy import pseudonymised
 
 Columns = dict[str, type[pl.DataType]]
 
@@ -67,7 +68,7 @@ def _add(lake: Lake, table: str, rows: pl.DataFrame, *, known_by: list[str]) -> 
 
 def hidden(events: pl.DataFrame, *, key: bytes) -> pl.DataFrame:
     """Events with pseudonyms, and the partition of each."""
-    names = {name: pseudonym(name, key) for name in events["user"].unique()}
+    names = {name: pseudonymised(name, key) for name in events["user"].unique()}
     places = {name: partition_of(name, config.PARTITIONS) for name in names.values()}
     missing = [pl.lit(None, kind).alias(name) for name, kind in EVENT_COLUMNS.items() if name not in events.columns]
     rows = events.with_columns(pl.col("user").replace_strict(names, return_dtype=pl.String), *missing)
@@ -121,7 +122,7 @@ def _checked(raw: pl.DataFrame, path: Path, *, digest: str) -> tuple[pl.DataFram
         **{name: pl.col(name).cast(pl.String) for name in ("user_id", "item_id", "event")},
     )
     valid = {
-        "user_id": (pl.col("user_id").str.contains(IDENTIFIER), f"must match {IDENTIFIER}"),
+        "user_id": (pl.col("user_id").str.contains(NAME), f"must match {NAME}"),
         "item_id": (pl.col("item_id").str.contains(IDENTIFIER), f"must match {IDENTIFIER}"),
         "event": (pl.col("event").is_in(KINDS), f"must be one of {', '.join(KINDS)}"),
         "at": (pl.col("seconds").is_between(0, 2**32 - 1), "must be a date and time, YYYY-MM-DD HH:MM:SS"),

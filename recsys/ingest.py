@@ -35,6 +35,7 @@ from shared.eventlog.port import (
     is_misplaced,
 )
 from shared.lake import Lake
+from shared.privacy import pseudonymised
 
 GROUP = "recsys-ingest"
 PATIENCE = 60.0  # seconds without anything new before the frozen offsets count as out of reach
@@ -80,8 +81,10 @@ def check_time(at: int, appended: int) -> None:
         raise Refused("at", at, f"more than {config.MAX_AGE // config.DAY} days in the past")
 
 
-def accept(record: Record) -> Input:
-    """The message in a record of an input topic.
+def accept(record: Record, key: bytes) -> Input:
+    """The message in a record of an input topic; its shopper is a pseudonym, whatever the producer sent.
+
+    `key`: of the pseudonyms.
 
     Raises:
         Refused: what is wrong with it.
@@ -97,11 +100,15 @@ def accept(record: Record) -> Input:
             raise Refused("user", message.user, "the record's key is another shopper")
         if is_misplaced(record, topic):
             raise Refused("partition", record.partition, "the record's key belongs to another partition")
+        # [7.3] The one place at which records come in: no lake, table or list behind it knows a name.
+        message = message.model_copy(update={"user": pseudonymised(message.user, key)})
     return message
 
 
-def ingest(log: EventLog, lake: Lake, offsets: Offsets, *, member: str = "night", limit: int = 20_000) -> int:
-    """Take the topics into the lake up to `offsets`; gives the number of records.
+def ingest(
+    log: EventLog, lake: Lake, offsets: Offsets, *, key: bytes, member: str = "night", limit: int = 20_000
+) -> int:
+    """Take the topics into the lake up to `offsets`; gives the number of records. `key`: of the pseudonyms.
 
     Written first and committed then, under names that hang on the offsets alone: who is killed in between
     writes the same files again.
@@ -114,7 +121,7 @@ def ingest(log: EventLog, lake: Lake, offsets: Offsets, *, member: str = "night"
             records = consumer.poll(limit, wait)
             due = [r for r in records if r.offset < ends.get(Place(r.topic, r.partition), 0)]
             if due:
-                letters = _write(lake, due)
+                letters = _write(lake, due, key=key)
                 consumer.commit(letters, {Place(r.topic, r.partition): Position(r.offset + 1) for r in due})
                 total, until = total + len(due), monotonic() + PATIENCE
             wait = 0.0 if due else POLL
@@ -137,12 +144,12 @@ def _missing(log: EventLog, consumer: Consumer, ends: Mapping[Place, int]) -> li
     return behind
 
 
-def _write(lake: Lake, records: Sequence[Record]) -> list[Entry]:
+def _write(lake: Lake, records: Sequence[Record], *, key: bytes) -> list[Entry]:
     """Write what is valid, a file for each partition's stretch; gives the dead letters."""
     letters, by_place = [], dict[Place, list[tuple[Record, Input]]]()
     for record in records:
         try:
-            message = accept(record)
+            message = accept(record, key)
         except Refused as refused:
             letters.append(dead_letter(DEAD, record, refused, personal=PERSONAL))
         else:

@@ -80,7 +80,6 @@ class Live:
         self.log = open_log(settings.log, clock=self.clock)
         self.log.create(TOPICS)
         self.nights = nights(self.log, self.clock)
-        self.shelf = Shelf(self.log, self.nights.tables)
         self.days: list[Day] = []
         self.otherwise = Otherwise(items=shop.appeal.size)
         self.failures: list[str] = []
@@ -94,6 +93,7 @@ class Live:
         self.visited = False  # whether somebody has wished, or commanded, anything
         self._cut = False  # whether today's events reach nobody
         self._key = settings.key("pseudonym_key")
+        self.shelf = Shelf(self.log, self.nights.tables, key=self._key)
         names = simulate.user_names(shop)
         self._users = np.array([pseudonym(str(name), self._key) for name in names])
         self._number = {str(item): number for number, item in enumerate(simulate.item_names(shop))}

@@ -1,7 +1,7 @@
 """The nouns that flow. One definition serves the API, the topics and the lake.
 
-Money is in whole cents, time in whole seconds since the epoch (UTC). On every topic `user` is a keyed
-pseudonym: the edge replaces the name, and so must whoever writes to a topic.
+Money is in whole cents, time in whole seconds since the epoch (UTC). `user` is a keyed pseudonym
+wherever a message has been accepted; a producer may send the name, which is replaced as the record is read.
 """
 
 from datetime import date
@@ -26,6 +26,8 @@ SOURCES = ("als", "linear", "repeat", "content", "popular")  # of candidates; th
 Source = Literal["als", "linear", "repeat", "content", "popular"]
 
 Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$", examples=["u-1001"])]
+NAME = r"^[A-Za-z0-9_-][A-Za-z0-9_.@+-]{0,253}$"  # a customer number, an e-mail address, a pseudonym
+Name = Annotated[str, Field(pattern=NAME, examples=["u000017"])]  # of a shopper
 Seconds = Annotated[int, Field(ge=0, lt=2**32, strict=True, examples=[1_767_225_600])]
 Text = Annotated[str, Field(max_length=200)]
 Day = Annotated[int, Field(ge=0, lt=2**32 // config.DAY)]  # since the epoch
@@ -69,7 +71,7 @@ class Event(Message):
     # a view says less, and only views and clicks of what was shown at all can exist.
     kind: Kind
     id: Id  # unique within a shopper
-    user: Id
+    user: Name
     item: Id
     at: Seconds
     quantity: Annotated[int, Field(ge=1, le=config.MAX_QUANTITY, strict=True)] = 1
@@ -96,7 +98,7 @@ class Product(Message):
 class Erasure(Message):
     """Everything that this shopper did before `at` is to be forgotten."""
 
-    user: Id
+    user: Name
     at: Seconds
 
 
@@ -104,7 +106,7 @@ class Impression(Message):
     """A list as it was shown. The server writes it, so no client can invent one."""
 
     list_id: Id
-    user: Id
+    user: Name
     at: Seconds
     version: str  # of the table
     path: str  # a Path, or one that a newer server knows

@@ -32,6 +32,7 @@ from recsys.schema import (
     Id,
     Impression,
     Item,
+    Name,
     Night,
     Release,
     Report,
@@ -45,7 +46,7 @@ from shared.clock import Clock, perf_counter
 from shared.eventlog.port import Entry, EventLog, LogUnavailable
 from shared.messages import Message
 from shared.messages import Request as Strict
-from shared.privacy import pseudonym
+from shared.privacy import pseudonymised
 from shared.releases import Key, Rejected, check_expected
 
 # [7.3] Least privilege: a shop's front end shows lists and reports events; it can neither read a shopper's history
@@ -92,7 +93,7 @@ class EventIn(Strict):
 
     kind: Annotated[str, Field(pattern="^(view|click|cart|purchase|cancel)$", examples=["click"])]
     id: Id
-    user: Id
+    user: Name
     item: Id
     quantity: Annotated[int, Field(ge=1, le=config.MAX_QUANTITY, strict=True)] = 1
     cents: Annotated[int, Field(ge=0, le=config.MAX_CENTS, strict=True)] = 0
@@ -145,7 +146,7 @@ def make_app(
     shows it; `visitor` the token that lets one browser into a demo.
     """
     metrics = CollectorRegistry()
-    edge = Edge(log, shelf, clock=clock)
+    edge = Edge(log, shelf, clock=clock, key=pseudonym_key)
     seconds = Histogram("recsys_request_seconds", "From request to list", registry=metrics, buckets=BUCKETS)
     shown = Counter("recsys_lists", "Lists by path", ["path"], registry=metrics)
     unlogged = Counter("recsys_impression_unlogged", "Lists that the log did not take", registry=metrics)
@@ -184,7 +185,7 @@ def make_app(
     @app.get("/v1/recommendations/{user_id}", responses=errors, tags=["lists"])
     async def recommend(user_id: User, asked: Annotated[Asked, Query()]) -> ListOut:
         """What to show this shopper now, with reasons. The server logs it as shown."""
-        began, user = perf_counter(), pseudonym(user_id, pseudonym_key)
+        began, user = perf_counter(), pseudonymised(user_id, pseudonym_key)
         # The table's files are mapped, and a page fault blocks, so the look-up is not made on the event loop. These
         # threads are not those that write to the log: a log that hangs must not hold lists up.
         made = await run_in_threadpool(shelf.recommend, user, asked.k, now=clock.now(), context=asked.context)
@@ -213,14 +214,14 @@ def make_app(
     @app.post("/v1/events", status_code=202, responses=errors, tags=["lists"])
     async def event(given: EventIn) -> Accepted:
         """Say what a shopper did. The same id of a shopper again is a repeat, and counts once."""
-        user = pseudonym(given.user, pseudonym_key)
+        user = pseudonymised(given.user, pseudonym_key)
         deed = Event.model_validate(given.model_dump() | {"user": user, "at": clock.now()})
         return await _append(edge, Entry(EVENTS, user, deed.model_dump_json().encode()))
 
     @app.delete("/v1/users/{user_id}", status_code=202, responses=errors, tags=["shoppers"])
     async def erase(user_id: User) -> Accepted:
         """Forget what this shopper did: at once in what is shown, from the next night on in what is learnt."""
-        user = pseudonym(user_id, pseudonym_key)
+        user = pseudonymised(user_id, pseudonym_key)
         return await _append(edge, Entry(ERASURES, user, Erasure(user=user, at=clock.now()).model_dump_json().encode()))
 
     conflict: dict[int | str, dict[str, Any]] = {409: {"description": "`expected_champion` is not in force."}}

@@ -78,8 +78,8 @@ class Since:
     whole catalogue again.
     """
 
-    def __init__(self, made: Table, log: EventLog, on_bad: OnBad, before: "Since | None" = None) -> None:
-        self.table, self._log, self._on_bad = made, log, on_bad
+    def __init__(self, made: Table, log: EventLog, *, key: bytes, on_bad: OnBad, before: "Since | None" = None) -> None:
+        self.table, self._log, self._key, self._on_bad = made, log, key, on_bad
         offsets = made.manifest.offsets
         start = {Place(EVENTS.name, n): offsets.get(EVENTS.name, {}).get(n, 0) for n in range(EVENTS.partitions)}
         known = {} if before is None else before._reader.positions
@@ -122,7 +122,7 @@ class Since:
         return bool(records)
 
     def _take(self, record: Record) -> None:
-        message = accept(record)
+        message = accept(record, self._key)
         if isinstance(message, Erasure):
             self._erase(message.user, message.at, record)
         elif isinstance(message, Product):
@@ -158,10 +158,13 @@ class Since:
 
 
 class Shelf:
-    """Follows the log and the pointer. A request holds one version from beginning to end."""
+    """Follows the log and the pointer. A request holds one version from beginning to end.
 
-    def __init__(self, log: EventLog, tables: Path) -> None:
-        self._log, self._tables = log, tables
+    `key`: of the pseudonyms.
+    """
+
+    def __init__(self, log: EventLog, tables: Path, *, key: bytes) -> None:
+        self._log, self._tables, self._key = log, tables, key
         self._since: Since | None = None
         self.on_bad: OnBad = lambda record, error: logger.warning("skipped %s: %s", record[:3], type(error).__name__)
         self.trouble = ""  # why the version that the pointer names is not the one shown
@@ -204,7 +207,7 @@ class Shelf:
                 logger.error("the table that the pointer names is not shown: %s", error)
             self.trouble = str(error)
             return
-        since = Since(made, self._log, self.on_bad, self._since)
+        since = Since(made, self._log, key=self._key, on_bad=self.on_bad, before=self._since)
         try:
             since.catch_up()
         except BaseException:

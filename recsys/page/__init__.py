@@ -14,7 +14,7 @@ from recsys import config
 from recsys.edge import Edge
 from recsys.policy import REASONS
 from recsys.releases import RECIPE, TABLE
-from recsys.schema import STORY, Alarm, Item, Night, Release, Report, Wish
+from recsys.schema import NAME, STORY, Alarm, Item, Night, Release, Report, Wish
 from recsys.schema import Path as Way
 from recsys.shelf import Shelf
 from recsys.timeline import Money, Series, money, series
@@ -27,7 +27,7 @@ from shared.messages import Message, Request
 from shared.page import add_page
 from shared.page.document import add_document
 from shared.page.stream import Streams, event, newest
-from shared.privacy import pseudonym
+from shared.privacy import pseudonymised
 from shared.story import Scene
 
 FOLDER = Path(__file__).parent
@@ -35,7 +35,7 @@ LINES = 18  # lists that an event tells of at most, and as many that something c
 ROWS = 24  # of each at the beginning
 NIGHTS = 60  # nights, and lines of the ledger, shown
 
-User = Annotated[str, InPath(pattern=r"^[A-Za-z0-9_-]{1,64}$", examples=["u000017"])]
+User = Annotated[str, InPath(pattern=NAME, examples=["u000017"])]
 
 
 class State(Message):
@@ -167,7 +167,7 @@ class Page:
 
     def shopper(self, name: str, *, by: str, k: int) -> Shopper:
         """Raises NoTable."""
-        user = pseudonym(name, self._key) if by == "name" else name
+        user = pseudonymised(name, self._key) if by == "name" else name
         made, popular = self.shelf.recommend(user, k, now=self._clock.now()), self.shelf.popular(k)
         return Shopper(
             user=user,

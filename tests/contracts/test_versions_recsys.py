@@ -41,7 +41,7 @@ from shared.background_job import Heartbeat
 from shared.dead_letters import DeadLetter
 from shared.eventlog.port import Entry, Place, Position, Topic
 from shared.story import Scene
-from tests.recsys.shop import TODAY, Shop, Trained, copied, event, open_registry, trained
+from tests.recsys.shop import TODAY, Shop, Trained, copied, event, named, open_registry, trained
 from tests.recsys.test_monitor import work
 from tests.recsys.test_serve import client, until
 
@@ -83,7 +83,7 @@ def older(message: BaseModel) -> bytes:
 def messages(world: Trained) -> list[tuple[Topic, str, BaseModel]]:
     shown = {"list_id": "l1", "user": "ann", "at": NOW, "version": "v", "path": "table"}
     return [
-        (EVENTS, "ann", event(user="ann", item="i00001", at=NOW)),
+        (EVENTS, named("ann"), event(user="ann", item="i00001", at=NOW)),
         (IMPRESSIONS, "ann", Impression.model_validate(shown | {"items": ("i00001",), "sources": ("als",)})),
         (ERASURES, "bob", Erasure(user="bob", at=NOW)),
         (CATALOGUE, "i00001", Product(item="i00001", at=NOW - DAY)),
@@ -121,7 +121,7 @@ def test_the_other_version_s_records_are_read_by_monitor_night_and_server(shop: 
         assert (told["recipe"]["version"], told["money"]["days"]) == (world.release.version, 1)
         assert told["alarms"][-1]["message"] == "moved"
         assert {night["date"] for night in told["nights"]} == {"2026-03-11", "2026-03-12"}
-        shown = asking.get("/v1/shoppers/ann?by=pseudonym").json()
+        shown = asking.get("/v1/shoppers/ann").json()
         assert "i00001" not in {place["item"] for place in shown["shown"]} or shown["history"]
     assert [letter.offset for letter in shop.letters(DEAD)] == [1]
 

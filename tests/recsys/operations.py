@@ -254,7 +254,7 @@ class Operations:
     def _nights(self) -> Nights:
         log = cast(EventLog, self._log)
         lake = Lake(self._folder / "lake")
-        return PreparedNights(log, lake, clock=self._clock, var=self._folder, seed=0, fetch=self._fetch)
+        return PreparedNights(log, lake, clock=self._clock, var=self._folder, seed=0, key=b"k", fetch=self._fetch)
 
     def _new_monitor(self) -> Monitor:
         return Monitor(

@@ -29,6 +29,7 @@ from shared.dead_letters import DeadLetter
 from shared.eventlog import open_log
 from shared.eventlog.port import Entry, Record, Topic, beginning
 from shared.lake import Lake
+from shared.privacy import pseudonymised
 from shared.registry import Registry
 from shared.releases import Ledger, read_ledger
 from tests.run_once import run_once
@@ -137,13 +138,15 @@ class Shop:
         def fetch(artifact: str, digest: str) -> Path:
             raise FileNotFoundError(f"{artifact} ({digest[:8]}) is not there")
 
-        return Nights(self.log, self.lake, clock=self.clock, var=self.var, seed=SEED, fetch=fetch, reached=reached)
+        return Nights(
+            self.log, self.lake, clock=self.clock, var=self.var, seed=SEED, key=KEY, fetch=fetch, reached=reached
+        )
 
     def night(self, date: str = MIDNIGHT) -> Night:
         return self.nights().run(date)
 
     def shelf(self) -> Shelf:
-        shelf = Shelf(self.log, self.tables)
+        shelf = Shelf(self.log, self.tables, key=KEY)
         self._shelves.append(shelf)
         shelf.follow()
         return shelf
@@ -202,10 +205,15 @@ class Shop:
         return releases.roll_back(who="ann", why=why, key=key, expected=expected, version=version).version
 
 
+def named(user: str) -> str:
+    """The pseudonym of a shopper."""
+    return pseudonymised(user, KEY)
+
+
 def event(
     kind: str = "purchase", *, user: str = "ann", item: str = "pen", at: int = TODAY, id: str = "", quantity: int = 1
 ) -> Event:
-    given = {"kind": kind, "user": user, "item": item, "at": at, "id": id or f"{kind}-{item}-{at}"}
+    given = {"kind": kind, "user": named(user), "item": item, "at": at, "id": id or f"{kind}-{item}-{at}"}
     return Event.model_validate(given | {"quantity": quantity, "cents": 500})
 
 

@@ -10,8 +10,7 @@ from recsys.history import write_history
 from recsys.schema import ERASURES, Erasure, Event
 from shared.eventlog.port import Entry
 from shared.lake import Lake
-from shared.privacy import pseudonym
-from tests.recsys.shop import TODAY, Shop, event
+from tests.recsys.shop import KEY, TODAY, Shop, event, named
 
 NO_PRODUCTS = pl.DataFrame(
     schema=dict.fromkeys(("item", "title", "category", "family", "seller"), pl.String)
@@ -74,7 +73,7 @@ def test_a_period_at_a_cut_knows_what_its_night_knew_however_late_the_rest_came(
     shop.clock.observe(cut + HOUR)
     shop.happens(*(event(user=f"offline{n}", item="i00001", at=TODAY - 3 * DAY + n) for n in range(40)))
     shop.happens(event(user=before.users[0], item=before.items[0], at=cut + 60))
-    ingest.ingest(shop.log, shop.lake, ingest.frozen(shop.log))
+    ingest.ingest(shop.log, shop.lake, ingest.frozen(shop.log), key=KEY)
     night = dataset.interactions(shop.lake, cut=cut, offsets=frozen)
     period = dataset.interactions(shop.lake, cut=cut)
     assert dataset.version(night) == dataset.version(period) == dataset.version(before)
@@ -85,11 +84,11 @@ def test_a_period_at_a_cut_knows_what_its_night_knew_however_late_the_rest_came(
 
 def test_what_a_fast_clock_dated_after_the_cut_is_known_and_nothing_to_be_foretold(shop: Shop) -> None:
     shop.happens(event(user="ahead", item="i00001", at=TODAY + 5 * HOUR))
-    ingest.ingest(shop.log, shop.lake, frozen := ingest.frozen(shop.log))
+    ingest.ingest(shop.log, shop.lake, frozen := ingest.frozen(shop.log), key=KEY)
     cut = shop.clock.now() + 1
     for offsets in (None, frozen):
         known = dataset.interactions(shop.lake, cut=cut, offsets=offsets)
-        assert known.bought.filter(user=known.users.index("ahead"))["at"].to_list() == [cut - 1]
+        assert known.bought.filter(user=known.users.index(named("ahead")))["at"].to_list() == [cut - 1]
     assert dataset.bought_after(shop.lake, known, until=TODAY + DAY).is_empty()
 
 
@@ -97,7 +96,7 @@ def test_nothing_is_learnt_at_any_cut_from_who_was_erased(tmp_path: Path) -> Non
     lake = Lake(tmp_path / "lake")
     bought = [event(item=f"i{n}", at=TODAY - 30 * DAY + n) for n in range(3)]
     write_history(lake, rows(*bought, event(user="bob", at=TODAY - 30 * DAY)), NO_PRODUCTS, key=b"k")
-    ann = pseudonym("ann", b"k")
+    ann = named("ann")
     place = {"partition": [0], "offset": [0], "known_at": [TODAY - DAY]}
     lake.write("erasures", pl.DataFrame({"user": [ann], "at": [TODAY - DAY], **place}), batch="0-0")
     for back in (21, 14, 7, 0):
@@ -109,8 +108,8 @@ def test_nothing_is_learnt_at_any_cut_from_who_was_erased(tmp_path: Path) -> Non
 def test_an_erasure_holds_for_what_a_fast_clock_dated_after_it(shop: Shop) -> None:
     shop.happens(event(user="ann", item="i00001", at=shop.clock.now() + 3 * HOUR))
     shop.clock.observe(shop.clock.now() + HOUR)
-    text = Erasure(user="ann", at=shop.clock.now()).model_dump_json().encode()
-    shop.log.append([Entry(ERASURES, "ann", text)])
+    text = Erasure(user=named("ann"), at=shop.clock.now()).model_dump_json().encode()
+    shop.log.append([Entry(ERASURES, named("ann"), text)])
     shop.clock.observe(shop.clock.now() + HOUR)
-    ingest.ingest(shop.log, shop.lake, ingest.frozen(shop.log))
-    assert "ann" not in dataset.interactions(shop.lake, cut=TODAY + DAY).users
+    ingest.ingest(shop.log, shop.lake, ingest.frozen(shop.log), key=KEY)
+    assert named("ann") not in dataset.interactions(shop.lake, cut=TODAY + DAY).users

@@ -50,7 +50,7 @@ def test_all_but_four_columns_may_be_missing(tmp_path: Path) -> None:
 
 
 BROKEN = {
-    "user_id": ["", "a b", "x" * 65],
+    "user_id": ["", "a b", "x" * 255, ".hidden", "a/b"],
     "item_id": ["", "p;en"],
     "event": ["stolen", ""],
     "at": ["yesterday", "2026-13-01 10:00:00", "", "-5"],

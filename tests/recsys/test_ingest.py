@@ -9,7 +9,7 @@ import pytest
 from recsys import config, ingest
 from recsys.schema import DEAD, EVENTS, INPUTS
 from shared.eventlog.port import Consumer, Entry, LogUnavailable, Place, Position, Record
-from tests.recsys.shop import TODAY, Shop, event
+from tests.recsys.shop import KEY, TODAY, Shop, event
 
 
 def test_what_comes_after_the_freeze_waits(shop: Shop) -> None:
@@ -17,9 +17,9 @@ def test_what_comes_after_the_freeze_waits(shop: Shop) -> None:
     shop.happens(event(user="ann", at=TODAY), event(user="bob", at=TODAY))
     offsets = ingest.frozen(shop.log)
     shop.happens(event(user="ann", at=TODAY + 60))
-    assert ingest.ingest(shop.log, shop.lake, offsets) == 2
+    assert ingest.ingest(shop.log, shop.lake, offsets, key=KEY) == 2
     assert shop.lake.read("events").height == before + 2
-    ingest.ingest(shop.log, shop.lake, ingest.frozen(shop.log))
+    ingest.ingest(shop.log, shop.lake, ingest.frozen(shop.log), key=KEY)
     assert shop.lake.read("events").height == before + 3
 
 
@@ -58,7 +58,7 @@ def test_every_partition_is_read_up_to_its_frozen_offset_in_whatever_order_they_
     due = sum(offsets[EVENTS.name][partition] for partition in (1, 2, 3))
     join = shop.log.consumer
     monkeypatch.setattr(shop.log, "consumer", lambda *given: OneByOne(join(*given)))
-    assert ingest.ingest(shop.log, shop.lake, offsets) == due > 0
+    assert ingest.ingest(shop.log, shop.lake, offsets, key=KEY) == due > 0
     assert shop.lake.read("events").height == before + due
 
 
@@ -67,7 +67,7 @@ def test_records_that_do_not_come_leave_the_night_to_be_run_again(shop: Shop, mo
     offsets = ingest.frozen(shop.log)
     offsets[EVENTS.name][2] += 1
     with pytest.raises(LogUnavailable, match=f"{EVENTS.name}/2"):
-        ingest.ingest(shop.log, shop.lake, offsets)
+        ingest.ingest(shop.log, shop.lake, offsets, key=KEY)
 
 
 BAD = {
@@ -85,7 +85,7 @@ def test_what_cannot_be_read_becomes_a_dead_letter_and_the_rest_goes_on(shop: Sh
     value, field = BAD[name]
     shop.log.append([Entry(EVENTS, "ann", value)])
     shop.happens(event(at=TODAY))
-    ingest.ingest(shop.log, shop.lake, ingest.frozen(shop.log))
+    ingest.ingest(shop.log, shop.lake, ingest.frozen(shop.log), key=KEY)
     assert shop.lake.read("events").height == before + 1
     (letter,) = shop.letters(DEAD)
     assert letter.field == field
@@ -106,7 +106,7 @@ def test_who_is_killed_before_the_commit_writes_the_same_files_again(
     with monkeypatch.context() as patch:
         patch.setattr(type(consumer), "commit", killed)
         with pytest.raises(KeyboardInterrupt):
-            ingest.ingest(shop.log, shop.lake, offsets)
+            ingest.ingest(shop.log, shop.lake, offsets, key=KEY)
     assert shop.lake.read("events").height == before + 50
-    ingest.ingest(shop.log, shop.lake, offsets)
+    ingest.ingest(shop.log, shop.lake, offsets, key=KEY)
     assert shop.lake.read("events").height == before + 50, "the same names, so nothing twice"

@@ -15,7 +15,7 @@ from recsys.schema import ALARMS, DEAD, EVENTS, NIGHTS, REPORTS
 from recsys.table import Table
 from shared.eventlog.port import Entry
 from shared.registry import Registry, Unavailable
-from tests.recsys.shop import TODAY, Shop, event
+from tests.recsys.shop import KEY, TODAY, Shop, event
 from tests.recsys.test_monitor import work
 from tests.recsys.test_serve import client, until
 
@@ -87,8 +87,8 @@ def test_its_monitor_s_days_are_not_judged_again(old: Shop) -> None:
 
 
 def test_what_comes_to_its_log_is_taken_in_behind_what_was(old: Shop) -> None:
-    before = ingest(old.log, old.lake, frozen(old.log))
+    before = ingest(old.log, old.lake, frozen(old.log), key=KEY)
     assert before > 0
     old.happens(event(user="ann", at=old.clock.now()))
     old.log.append([Entry(EVENTS, "ann", b"{")])
-    assert ingest(old.log, old.lake, frozen(old.log)) == 2
+    assert ingest(old.log, old.lake, frozen(old.log), key=KEY) == 2

@@ -20,7 +20,7 @@ from tests.roles import keys
 def api(shop_world: Trained, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     with closing(copied(shop_world, tmp_path_factory.mktemp("openapi") / "var")) as shop:
         shop.night()
-        shelf = Shelf(shop.log, shop.tables)
+        shelf = Shelf(shop.log, shop.tables, key=KEY)
         app = make_app(
             shop.log,
             shelf,

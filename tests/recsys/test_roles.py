@@ -10,7 +10,7 @@ from tests.roles import assert_table, granted, keys
 
 
 def test_every_route_answers_the_roles_of_the_table_and_no_other(shop: Shop) -> None:
-    shelf = Shelf(shop.log, shop.tables)
+    shelf = Shelf(shop.log, shop.tables, key=KEY)
     app = make_app(
         shop.log,
         shelf,

@@ -38,7 +38,7 @@ def until(done: Callable[[], object], *, seconds: float = 20.0) -> None:
 @contextmanager
 def client(shop: Shop, *, visitor: str = "") -> Iterator[httpx.Client]:
     """The service on a free port, and a client that knows the key."""
-    shelf = Shelf(shop.log, shop.tables)
+    shelf = Shelf(shop.log, shop.tables, key=KEY)
     app = make_app(
         shop.log,
         shelf,
@@ -173,7 +173,7 @@ def test_a_list_that_the_log_takes_after_it_was_answered_as_unlogged_counts_nowh
         assert (counted["logged"], late["logged"]) == (True, False)
         held.set()
         until(lambda: len(shop.said(IMPRESSIONS)) == 3)
-    ingest.ingest(shop.log, shop.lake, ingest.frozen(shop.log))
+    ingest.ingest(shop.log, shop.lake, ingest.frozen(shop.log), key=KEY)
     day = TODAY // DAY
     lists = dataset.impressions(shop.lake, since=dataset.day_of(TODAY), until=dataset.day_of(TODAY + DAY))
     assert lists["list_id"].to_list() == [counted["list_id"]]

@@ -11,7 +11,7 @@ from recsys.shelf import NoTable
 from recsys.table import Table
 from recsys.topk import drawn
 from shared.eventlog.port import Entry, Place, Reader
-from tests.recsys.shop import MIDNIGHT, TODAY, Shop, Trained, event
+from tests.recsys.shop import MIDNIGHT, TODAY, Shop, Trained, event, named
 
 NOW = TODAY + 3 * HOUR
 
@@ -69,21 +69,23 @@ def test_no_list_is_short(shop: Shop) -> None:
 def test_a_stranger_gets_popularity_and_with_a_context_its_category_s(shop: Shop, shop_world: Trained) -> None:
     shop.night()
     shelf = shop.shelf()
-    assert shelf.recommend("stranger", 10, now=NOW).path == "popular"
+    assert shelf.recommend(named("stranger"), 10, now=NOW).path == "popular"
     category = int(shop_world.truth.category[0])
-    made = shelf.recommend("stranger", 3, now=NOW, context=f"c{category:02}")
+    made = shelf.recommend(named("stranger"), 3, now=NOW, context=f"c{category:02}")
     inside = [shop_world.truth.category[int(item[1:])] == category for item in made.items]
     assert inside[0]
-    assert shelf.recommend("stranger", 3, now=NOW, context="no such") == shelf.recommend("stranger", 3, now=NOW)
+    assert shelf.recommend(named("stranger"), 3, now=NOW, context="no such") == shelf.recommend(
+        named("stranger"), 3, now=NOW
+    )
 
 
 def test_who_came_today_gets_what_goes_with_it(shop: Shop) -> None:
     shop.night()
     shelf = shop.shelf()
-    item = shelf.recommend("stranger", 1, now=NOW).items[0]
+    item = shelf.recommend(named("stranger"), 1, now=NOW).items[0]
     shop.happens(event("click", user="stranger", item=item, at=NOW))
     shelf.follow()
-    made = shelf.recommend("stranger", 5, now=NOW)
+    made = shelf.recommend(named("stranger"), 5, now=NOW)
     assert made.path == "today"
     assert made.because[0][0] == item
 
@@ -206,7 +208,7 @@ def test_a_switch_takes_over_what_is_sold_out_and_who_was_erased_and_reads_no_ca
     gone = shelf.recommend(user, 20, now=NOW).items[0]
     out(shop, gone)
     out(shop, "not-in-this-table")
-    shop.log.append([Entry(ERASURES, "ann", Erasure(user="ann", at=NOW).model_dump_json().encode())])
+    shop.log.append([Entry(ERASURES, named("ann"), Erasure(user=named("ann"), at=NOW).model_dump_json().encode())])
     shelf.follow()
     shop.send(shop_world.live[0])
     shop.clock.observe(TODAY + DAY + 2 * HOUR)
@@ -230,7 +232,7 @@ def test_a_switch_takes_over_what_is_sold_out_and_who_was_erased_and_reads_no_ca
     for one in (shelf, fresh):
         assert one._since is not None
         assert one._since.out == fresh._since.out  # type: ignore[union-attr]  # it has a table
-        assert one._since.erased == {"ann": NOW}
+        assert one._since.erased == {named("ann"): NOW}
         assert gone not in one.recommend(user, 50, now=TODAY + DAY).items
     out(shop, gone, there=True)
     shelf.follow()
@@ -251,6 +253,6 @@ def test_a_request_copies_no_set_of_what_is_sold_out(shop: Shop) -> None:
     assert shelf._since is not None
     first = shelf.recommend(user, 20, now=NOW).items
     shelf._since.out = Counted([shelf._since.table.number[first[0]]])
-    for wanted in (user, "stranger"):
+    for wanted in (user, named("stranger")):
         assert first[0] not in shelf.recommend(wanted, 20, now=NOW).items
     assert first[0] not in shelf.popular(20).items

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from shared.privacy import pseudonym
+from shared.privacy import pseudonym, pseudonymised
 
 KEY = b"a key"
 NAMES = ["", "4711", "名前", "x" * 100_000]
@@ -27,3 +27,9 @@ def test_other_names_have_other_pseudonyms() -> None:
 
 def test_without_the_key_nobody_can_link_it() -> None:
     assert pseudonym("4711", KEY) != pseudonym("4711", b"another key")
+
+
+def test_a_name_that_comes_in_twice_is_replaced_once() -> None:
+    assert pseudonymised("ann", KEY) == pseudonym("ann", KEY) == pseudonymised(pseudonym("ann", KEY), KEY)
+    for name in ("0" * 31, "0" * 33, "G" * 32, "ABCDEF0123456789" * 2, "0" * 32 + "\n"):
+        assert pseudonymised(name, KEY) == pseudonym(name, KEY)
