@@ -57,7 +57,9 @@ def as_events(payments: pl.DataFrame, labels: pl.DataFrame, *, key: bytes, ticks
     rows = named.with_columns(
         pl.col("card").replace_strict(cards), pl.col("device").replace_strict(devices, return_dtype=pl.String)
     )
-    rows = rows.with_columns(partition=pl.col("card").replace_strict(places, return_dtype=pl.Int64))
+    # Without a default, an empty mapping (nothing happens for hours) would leave the column as it is.
+    partition = pl.col("card").replace_strict(places, default=None, return_dtype=pl.Int64)
+    rows = rows.with_columns(partition=partition)
     rows = pl.concat([clock.with_columns(kind=pl.lit("tick")), rows], how="diagonal_relaxed")
     return rows.select("partition", *(pl.col(name).cast(kind) for name, kind in EVENT_COLUMNS.items())).sort(
         "at", maintain_order=True

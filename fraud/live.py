@@ -90,6 +90,8 @@ class Live:
 
     def __exit__(self, *_: object) -> None:
         self.children.close()
+        self._reader.close()
+        self.log.close()
 
     def open(self, *, rate: float) -> None:
         """Wait until the service is ready, and begin to send test payments by HTTP."""
@@ -187,8 +189,14 @@ class Live:
                     partial(self._passed, DECIDERS, earlier[0]), "the worker does not keep up; see serve.log"
                 )
                 if self._probes is not None:
-                    self._probes.now.value = earlier[1]
+                    self._test_at(self._probes, earlier[1])
             earlier = before
+
+    def _test_at(self, probes: Probes, now: int) -> None:
+        """Let test payments have this time from now on; over a gap of weeks, wait until they have come near it."""
+        probes.now.value = now
+        near = now - config.MAX_AGE // 2
+        self.children.wait(lambda: probes.answered.value >= near, "test payments get no answer; see serve.log")
 
     def _settle(self, group: str) -> None:
         """Wait until the group has come to where the log ends now: virtual time stands still meanwhile."""

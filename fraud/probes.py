@@ -12,6 +12,7 @@ import threading
 from multiprocessing.sharedctypes import Synchronized
 from typing import Any, NamedTuple
 
+from fraud import config
 from shared.clock import perf_counter, sleep
 
 SENDERS = 32  # connections: more than wait at a time, or the loop would be closed
@@ -24,14 +25,19 @@ class Answers(NamedTuple):
 
 
 class Probes:
-    """Sends until `stop`; `now` is the event time that they are stamped with, `name` what their ids begin with."""
+    """Sends until `stop`; `now` is the event time that they are stamped with, `name` what their ids begin with.
+
+    The gateway's virtual clock goes by the decisions that it has read. So that it refuses no test payment, none is
+    stamped further ahead of the latest one `answered` than a payment may be.
+    """
 
     def __init__(self, port: int, operator_key: str, *, rate: float, now: int, name: str = "probe") -> None:
         context = multiprocessing.get_context("spawn")
         self.now: Synchronized[int] = context.Value("q", now)
+        self.answered: Synchronized[int] = context.Value("q", now)  # event time of the latest one with a decision
         self._stopping = context.Event()
         self._results: Any = context.SimpleQueue()
-        arguments = (port, operator_key, rate, self.now, name, self._stopping, self._results)
+        arguments = (port, operator_key, rate, self.now, self.answered, name, self._stopping, self._results)
         self._process = context.Process(target=_send_all, args=arguments, daemon=True)
         self._process.start()
 
@@ -43,7 +49,14 @@ class Probes:
 
 
 def _send_all(
-    port: int, operator_key: str, rate: float, now: "Synchronized[int]", name: str, stopping: Any, results: Any
+    port: int,
+    operator_key: str,
+    rate: float,
+    now: "Synchronized[int]",
+    answered: "Synchronized[int]",
+    name: str,
+    stopping: Any,
+    results: Any,
 ) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the demo, and this ends with it
     headers = {"X-API-Key": operator_key, "Content-Type": "application/json"}
@@ -60,11 +73,12 @@ def _send_all(
                 number, count = count, count + 1
             moment = start + number / rate
             sleep(max(0.0, moment - perf_counter()))
+            at = min(now.value, answered.value + config.MAX_AHEAD)
             payment = {
                 "card": f"probe-card-{number % 50}",
                 "id": f"{name}-{number}",
                 "terminal": f"probe-terminal-{number % 10}",
-                "at": now.value,
+                "at": at,
                 "cents": 1_000 + number % 5_000,
                 "probe": True,
             }
@@ -78,6 +92,7 @@ def _send_all(
                 with lock:
                     latencies.append(perf_counter() - moment)
                     paths[path] = paths.get(path, 0) + 1
+                    answered.value = max(answered.value, at)
             except (OSError, http.client.HTTPException) as error:
                 failures.append(str(error))
                 connection.close()

@@ -239,6 +239,12 @@ def events(*, labels: bool = True) -> pl.DataFrame:
     return as_events(payments, known.head(int(labels)), key=KEY, ticks=(START - HOUR, START + HOUR))
 
 
+def test_hours_without_an_event_have_their_ticks() -> None:
+    nothing = events().filter(pl.col("kind") == "payment").head(0)
+    rows = as_events(nothing, nothing, key=KEY, ticks=(START, START + HOUR))
+    assert rows.select("partition", "at").rows() == [(p, at) for at in (START, START + HOUR) for p in range(PARTITIONS)]
+
+
 def test_at_the_same_second_the_tick_goes_first() -> None:
     rows = events()
     assert rows["at"].is_sorted()
