@@ -207,17 +207,23 @@ def ingest(
         Path | None,
         typer.Argument(exists=True, dir_okay=False, help="As for replay; without it, what the topics hold."),
     ] = None,
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="Make the lake again, from files and log.")] = False,
 ) -> None:
     """Take payments into the lake: a file's as the past, before anything is live; or those of the topics."""
+    from fraud import ingest as taking
     from fraud.demo import write_past
-    from fraud.ingest import Ingest
     from fraud.replay import TooShort, take
     from fraud.schema import DEAD, PERSONAL
     from shared.dead_letters import Refused, rejected_rows
+    from shared.ingested_files import digest_of_file
 
     runtime: Runtime = context.obj
+    if rebuild:
+        with claim(runtime.settings.var, f"{config.SERVICE}-monitor"), closing(runtime.open_log()) as log:
+            print(taking.rebuild(log, runtime.lake()))
+        return
     if file is None:
-        print(f"{Ingest(runtime.open_log(), runtime.lake()).catch_up():,} records taken in")
+        print(f"{taking.Ingest(runtime.open_log(), runtime.lake()).catch_up():,} records taken in")
         return
     try:
         payments, letters = take(file, days=0)
@@ -226,7 +232,8 @@ def ingest(
     runtime.open_log().append(rejected_rows(DEAD, letters, personal=PERSONAL))
     all_known = (payments["at"][-1] + config.MATURITY) // config.DAY * config.DAY + config.DAY
     try:
-        _, new = write_past(runtime.settings, payments, until=all_known, seed=0)
+        source = digest_of_file(file)
+        _, new = write_past(runtime.settings, payments, until=all_known, seed=0, source=source)
     except Refused as error:
         raise typer.BadParameter(str(error)) from error
     print(

@@ -167,16 +167,19 @@ def past(settings: Settings, world: pl.DataFrame, live: Live, *, until: int) -> 
     return f"{payments.height:,} payments in the lake, {frauds:,} of them frauds ({frauds / payments.height:.2%})"
 
 
-def write_past(settings: Settings, payments: pl.DataFrame, *, until: int, seed: int) -> tuple[pl.DataFrame, int]:
+def write_past(
+    settings: Settings, payments: pl.DataFrame, *, until: int, seed: int, source: str = ""
+) -> tuple[pl.DataFrame, int]:
     """Payments that were all let through, and the complaints that came.
 
-    Gives the complaints still to come, and the number of payments that the lake did not have.
+    `source`: the digest of their file, if any. Gives the complaints still to come, and the number of payments that the
+    lake did not have.
     """
     complaints = labels(payments.with_columns(action=pl.lit("approve")), seed=seed)
     known = complaints.filter(pl.col("at") < until)
     begun = payments["at"][0] // config.HOUR * config.HOUR
     rows = as_events(payments, known, key=settings.key("pseudonym_key"), ticks=(begun, until))
-    new = write_history(Lake(settings.var / "lake"), rows)
+    new = write_history(Lake(settings.var / "lake"), rows, source=source)
     return complaints.filter(pl.col("at") >= until), new
 
 

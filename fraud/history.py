@@ -1,7 +1,6 @@
 """Files and simulated pasts -> rows of `fraud.events`, for what never came through the log."""
 
 import csv
-import hashlib
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import polars as pl
 from fraud import config
 from shared.dead_letters import LINE, VALUE, DeadLetter, Refused
 from shared.eventlog.port import partition_of
+from shared.ingested_files import IngestedFiles
 from shared.lake import HISTORY, Lake
 from shared.privacy import pseudonym
 
@@ -66,16 +66,18 @@ def as_events(payments: pl.DataFrame, labels: pl.DataFrame, *, key: bytes, ticks
     )
 
 
-def write_history(lake: Lake, rows: pl.DataFrame) -> int:
+def write_history(lake: Lake, rows: pl.DataFrame, *, source: str = "") -> int:
     """Add events that never came through the log to those of earlier files; gives the number of new payments.
 
     Payments and labels are known by their card and transaction id. The offsets follow from the event time, so neither
-    the order of the files nor what comes later changes them.
+    the order of the files nor what comes later changes them. `source`: the digest of the file, if it is one.
 
     Raises:
         Refused: the lake has events of files with the offsets of an older version, which would be folded last.
     """
     moment = pl.when(pl.col("kind") == "tick").then("at")  # a tick is known by its time
+    files = IngestedFiles(lake)
+    files.finish()
     known = _brought(lake, rows).with_columns(moment=moment)
     if not known.filter(pl.col("offset") > BEGINNING // 2).is_empty():
         raise Refused(
@@ -90,8 +92,7 @@ def write_history(lake: Lake, rows: pl.DataFrame) -> int:
     placed = new.join(taken, on=["partition", "at"], how="left", maintain_order="left").with_columns(
         offset=BEGINNING + A_SECOND * pl.col("at") + place
     )
-    digest = hashlib.sha256(placed.select("partition", "offset", *EVENT_COLUMNS).write_csv().encode()).hexdigest()
-    lake.write("events", placed.drop("moment", "taken"), batch=f"{HISTORY}-{digest[:16]}")
+    files.add("events", placed.drop("moment", "taken"), source=source)
     return new.filter(pl.col("kind") == "payment").height
 
 

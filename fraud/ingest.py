@@ -22,13 +22,15 @@ from fraud.schema import (
     Tick,
     Verdict,
 )
-from shared import dead_letters
+from shared import dead_letters, lake_rebuild
 from shared.dead_letters import DeadLetter, Refused, from_validation
 from shared.dependencies import DEPENDENCY_ERRORS
 from shared.eventlog.port import Entry, EventLog, Place, Position, Record, is_misplaced
 from shared.lake import Lake
+from shared.lake_rebuild import Rebuilt, taken_records
 
 GROUP = "fraud-ingest"
+TAKEN = (EVENTS, DECISIONS, DEAD)
 DECIDERS = "fraud-worker"  # the group whose verdict counts
 HELD = 10_000  # records of a partition that wait for their worker's verdict; then no more are read
 KINDS = ("payment", "label", "tick", "decision", "repeat", "conflict")  # name a message in the path of its field
@@ -123,7 +125,7 @@ class Ingest:
 
     def __init__(self, log: EventLog, lake: Lake, *, member: str = "ingest") -> None:
         self._log, self._lake = log, lake
-        self.consumer = log.consumer(GROUP, [EVENTS, DECISIONS, DEAD], member)
+        self.consumer = log.consumer(GROUP, TAKEN, member)
         self._held: list[Record] = []
         self.watermarks = [0] * config.PARTITIONS  # event time up to which the lake is complete, by partition
 
@@ -136,17 +138,13 @@ class Ingest:
         done = [r for r, waiting in zip(self._held, waits, strict=True) if not waiting]
         if not done:
             return Taken({}, pl.DataFrame(schema=DECISION_COLUMNS), [])
-        batch = f"{done[0].topic}-{done[0].partition}-{done[0].offset:012d}"  # no other batch begins there
-        by_topic = {topic.name: [r for r in done if r.topic == topic.name] for topic in (EVENTS, DECISIONS, DEAD)}
-        letters, bad_letters = _readable(by_topic[DEAD.name], read_letter)
-        verdicts, bad_verdicts = _readable(by_topic[DECISIONS.name], read_verdict)
-        self._write_events(by_topic[EVENTS.name], batch=batch)
-        write_dead(self._lake, letters, batch=batch)
-        decisions = write_verdicts(self._lake, verdicts, batch=batch)
+        decisions, letters, watermarks = write(self._lake, done, batch=_batch(done))
+        for partition, at in watermarks.items():
+            self.watermarks[partition] = max(self.watermarks[partition], at)
         # Only now are they let go of: if the lake takes nothing, the next step tries again.
         self._held = [r for r, waiting in zip(self._held, waits, strict=True) if waiting]
         positions = {Place(r.topic, r.partition): Position(r.offset + 1) for r in done}
-        return Taken(positions, decisions, bad_letters + bad_verdicts)
+        return Taken(positions, decisions, letters)
 
     def catch_up(self) -> int:
         """Take in all that has been decided; gives the number of records."""
@@ -157,23 +155,61 @@ class Ingest:
             total += sum(position.offset for position in taken.positions.values()) - before
         return total
 
-    def _write_events(self, records: Sequence[Record], *, batch: str) -> None:
-        good, texts = [], []
-        for record in records:
-            try:
-                event = accept(record)
-            except DEPENDENCY_ERRORS:
-                raise
-            except Exception as error:  # its owner has written the dead letter
-                logger.info("%s/%s offset %s: %s", record.topic, record.partition, record.offset, type(error).__name__)
-                continue
-            good.append(record)
-            texts.append(event.model_dump_json())  # not as it came: JSON may be spread over lines, or say "yes"
-            if event.kind != "payment" or not event.probe:
-                self.watermarks[record.partition] = max(self.watermarks[record.partition], event.at)
-        if good:
-            rows = pl.read_ndjson("\n".join(texts).encode(), schema=EVENT_COLUMNS)
-            self._lake.write("events", rows.with_columns(_places(good)), batch=batch)
+
+def write(lake: Lake, records: Sequence[Record], *, batch: str) -> tuple[pl.DataFrame, list[Entry], dict[int, int]]:
+    """Write records of the three topics to the lake.
+
+    Gives the decisions, the dead letters of what cannot be read, and by partition how far event time has come.
+    """
+    by_topic = {topic.name: [r for r in records if r.topic == topic.name] for topic in TAKEN}
+    letters, bad_letters = _readable(by_topic[DEAD.name], read_letter)
+    verdicts, bad_verdicts = _readable(by_topic[DECISIONS.name], read_verdict)
+    watermarks = _write_events(lake, by_topic[EVENTS.name], batch=batch)
+    write_dead(lake, letters, batch=batch)
+    return write_verdicts(lake, verdicts, batch=batch), bad_letters + bad_verdicts, watermarks
+
+
+def rebuild(log: EventLog, lake: Lake) -> Rebuilt:
+    """Make the lake again. Nothing else may write to it meanwhile."""
+
+    def take(new: Lake) -> int:
+        count = 0
+        for records in taken_records(log, GROUP, TAKEN):
+            if records:
+                write(new, records, batch=_batch(records))
+                count += len(records)
+        return count
+
+    starts = {"events": log.starts(EVENTS), "decisions": log.starts(DECISIONS)}
+    # A refusal stands at the place of its event, and came with a record of another topic.
+    starts["refusals"] = dict.fromkeys(range(EVENTS.partitions), 2**62)
+    return lake_rebuild.rebuild(lake, take, starts=starts)
+
+
+def _batch(records: Sequence[Record]) -> str:
+    """Names a batch; no other begins there."""
+    return f"{records[0].topic}-{records[0].partition}-{records[0].offset:012d}"
+
+
+def _write_events(lake: Lake, records: Sequence[Record], *, batch: str) -> dict[int, int]:
+    good, texts = [], []
+    watermarks: dict[int, int] = {}
+    for record in records:
+        try:
+            event = accept(record)
+        except DEPENDENCY_ERRORS:
+            raise
+        except Exception as error:  # its owner has written the dead letter
+            logger.info("%s/%s offset %s: %s", record.topic, record.partition, record.offset, type(error).__name__)
+            continue
+        good.append(record)
+        texts.append(event.model_dump_json())  # not as it came: JSON may be spread over lines, or say "yes"
+        if event.kind != "payment" or not event.probe:
+            watermarks[record.partition] = max(watermarks.get(record.partition, 0), event.at)
+    if good:
+        rows = pl.read_ndjson("\n".join(texts).encode(), schema=EVENT_COLUMNS)
+        lake.write("events", rows.with_columns(_places(good)), batch=batch)
+    return watermarks
 
 
 def _offset(positions: dict[int, Position], partition: int) -> int:

@@ -220,15 +220,25 @@ def ingest(
         Path | None,
         typer.Argument(exists=True, dir_okay=False, help="CSV or Parquet; without it, what the topics hold."),
     ] = None,
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="Make the lake again, from files and log.")] = False,
 ) -> None:
     """Take deeds into the lake: a file's as the past, before anything is live; or those of the topics."""
     from recsys import ingest as taking
     from recsys.history import read_file, write_history
     from recsys.schema import DEAD, PERSONAL
+    from recsys.table import Busy, sole
     from shared.dead_letters import Refused, rejected_rows
+    from shared.ingested_files import digest_of_file
 
     runtime: Runtime = context.obj
     with closing(runtime.open_log()) as log:
+        if rebuild:
+            try:
+                with sole(runtime.settings.var / "tables"):
+                    print(taking.rebuild(log, runtime.lake(), key=runtime.key("pseudonym_key")))
+            except Busy as error:
+                raise typer.BadParameter(str(error)) from error
+            return
         if file is None:
             count = taking.ingest(log, runtime.lake(), taking.frozen(log), key=runtime.key("pseudonym_key"))
             print(f"{count:,} records taken in")
@@ -238,7 +248,9 @@ def ingest(
         except Refused as error:
             raise typer.BadParameter(str(error)) from error
         log.append(rejected_rows(DEAD, past.letters, personal=PERSONAL))
-    new = write_history(runtime.lake(), past.events, past.products, key=runtime.key("pseudonym_key"))
+    new = write_history(
+        runtime.lake(), past.events, past.products, key=runtime.key("pseudonym_key"), source=digest_of_file(file)
+    )
     aside = "".join(f", {count:,} set aside ({reason})" for reason, count in past.set_aside.items())
     print(
         f"{new:,} new of {past.events.height:,} rows taken in, known by file and line{aside},"

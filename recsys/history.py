@@ -1,6 +1,5 @@
 """Files and simulated pasts -> rows of `recsys.events` and of the catalogue, for what never came through the log."""
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -11,6 +10,7 @@ from recsys import config
 from recsys.schema import NAME
 from shared.dead_letters import DeadLetter, Refused
 from shared.eventlog.port import partition_of
+from shared.ingested_files import IngestedFiles, digest_of_file
 from shared.lake import HISTORY, Lake
 from shared.privacy import pseudonymised
 
@@ -41,18 +41,19 @@ class Past(NamedTuple):
     set_aside: dict[str, int]  # rows that are no deed of a known shopper with a product, by reason
 
 
-def write_history(lake: Lake, events: pl.DataFrame, products: pl.DataFrame, *, key: bytes) -> int:
+def write_history(lake: Lake, events: pl.DataFrame, products: pl.DataFrame, *, key: bytes, source: str = "") -> int:
     """Add what never came through the log to that of earlier files; gives the number of new events.
 
     Users become pseudonyms. An event is known by its user and id, a product by its item and time. Offsets lie below
-    those of the log, and of files before.
+    those of the log, and of files before. `source`: the digest of the file, if it is one.
     """
+    IngestedFiles(lake).finish()
     placed = products.with_columns(partition=pl.lit(0, pl.Int64)).select("partition", *PRODUCT_COLUMNS)
-    _add(lake, "catalogue", placed, known_by=["item", "at"])
-    return _add(lake, "events", hidden(events, key=key), known_by=["user", "id"])
+    _add(lake, "catalogue", placed, known_by=["item", "at"], source=source)
+    return _add(lake, "events", hidden(events, key=key), known_by=["user", "id"], source=source)
 
 
-def _add(lake: Lake, table: str, rows: pl.DataFrame, *, known_by: list[str]) -> int:
+def _add(lake: Lake, table: str, rows: pl.DataFrame, *, known_by: list[str], source: str) -> int:
     known = lake.read(table, batch=HISTORY)
     if not known.is_empty():
         rows = rows.join(known.select(known_by), on=known_by, how="anti", maintain_order="left")
@@ -61,8 +62,7 @@ def _add(lake: Lake, table: str, rows: pl.DataFrame, *, known_by: list[str]) -> 
     place = pl.int_range(pl.len(), dtype=pl.Int64).over("partition") - count
     below = rows.join(lowest, on="partition", how="left", maintain_order="left")
     new = below.select(*rows.columns, offset=place + pl.col("lowest").fill_null(0))
-    digest = hashlib.sha256(new.write_csv().encode()).hexdigest()
-    lake.write(table, new, batch=f"{HISTORY}-{digest[:16]}")
+    IngestedFiles(lake).add(table, new, source=source)
     return new.height
 
 
@@ -98,8 +98,7 @@ def read_file(path: Path) -> Past:
     if "aside" not in raw.columns:
         raw = raw.with_columns(aside=pl.lit(None, pl.String))
     aside = raw.filter(pl.col("aside").is_not_null()).group_by("aside").len().sort("aside")
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()[:12]
+    digest = digest_of_file(path)[:12]
     events, letters = _checked(raw.filter(pl.col("aside").is_null()).drop("aside"), path, digest=digest)
     return Past(events.select(*EVENT_COLUMNS), _products(events), letters, dict(aside.iter_rows()))
 

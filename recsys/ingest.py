@@ -20,6 +20,7 @@ from recsys.schema import (
     Impression,
     Product,
 )
+from shared import lake_rebuild
 from shared.clock import monotonic
 from shared.dead_letters import Refused, dead_letter, from_validation
 from shared.dependencies import DEPENDENCY_ERRORS
@@ -34,7 +35,9 @@ from shared.eventlog.port import (
     Topic,
     is_misplaced,
 )
+from shared.ingested_files import IngestedFiles
 from shared.lake import Lake
+from shared.lake_rebuild import Rebuilt, taken_records
 from shared.privacy import pseudonymised
 
 GROUP = "recsys-ingest"
@@ -144,9 +147,23 @@ def _missing(log: EventLog, consumer: Consumer, ends: Mapping[Place, int]) -> li
     return behind
 
 
+def rebuild(log: EventLog, lake: Lake, *, key: bytes) -> Rebuilt:
+    """Make the lake again. Nothing else may write to it meanwhile."""
+
+    def take(new: Lake) -> int:
+        count = 0
+        for records in taken_records(log, GROUP, INPUTS):
+            _write(new, records, key=key)  # its dead letters were written before
+            count += len(records)
+        return count
+
+    return lake_rebuild.rebuild(lake, take, starts={_table(topic.name): log.starts(topic) for topic in INPUTS})
+
+
 def _write(lake: Lake, records: Sequence[Record], *, key: bytes) -> list[Entry]:
     """Write what is valid, a file for each partition's stretch; gives the dead letters."""
     letters, by_place = [], dict[Place, list[tuple[Record, Input]]]()
+    erased: dict[str, int] = {}  # until when, by shopper
     for record in records:
         try:
             message = accept(record, key)
@@ -154,13 +171,22 @@ def _write(lake: Lake, records: Sequence[Record], *, key: bytes) -> list[Entry]:
             letters.append(dead_letter(DEAD, record, refused, personal=PERSONAL))
         else:
             by_place.setdefault(Place(record.topic, record.partition), []).append((record, message))
+            if isinstance(message, Erasure):
+                erased[message.user] = max(message.at, erased.get(message.user, 0))
+    if erased:  # at reading, the lake leaves them out; what is kept to make it again has to lose them
+        until = pl.col("user").replace_strict(erased, default=-1, return_dtype=pl.Int64)
+        IngestedFiles(lake).erase("events", pl.col("at") <= until)
     for place, taken in by_place.items():
         rows, bad = _rows(place, taken)
         letters += [dead_letter(DEAD, record, refused, personal=PERSONAL) for record, refused in bad]
         if not rows.is_empty():
             batch = f"{place.partition}-{taken[0][0].offset:012d}"
-            lake.write(place.topic.removeprefix("recsys."), rows, batch=batch)
+            lake.write(_table(place.topic), rows, batch=batch)
     return letters
+
+
+def _table(topic: str) -> str:
+    return topic.removeprefix("recsys.")
 
 
 def _rows(place: Place, taken: Sequence[tuple[Record, Input]]) -> tuple[pl.DataFrame, list[tuple[Record, Refused]]]:

@@ -47,7 +47,7 @@ class Lake:
             folder = self._day(table, day)
             begins = not folder.exists()
             folder.mkdir(parents=True, exist_ok=True)
-            _write(folder / f"{batch}.parquet", part.drop("date"))
+            write_parquet(folder / f"{batch}.parquet", part.drop("date"))
             try:
                 _merge_levels(folder)
                 if begins and (closed := self._day(table, day - timedelta(days=2))).exists():
@@ -89,7 +89,8 @@ class Lake:
         return [day for day in days if (since is None or since <= _date(day)) and (until is None or _date(day) < until)]
 
 
-def _write(path: Path, rows: pl.DataFrame) -> None:
+def write_parquet(path: Path, rows: pl.DataFrame) -> None:
+    """Write a file whole or not at all; it is durable afterwards."""
     temporary = path.with_name(f".{path.stem}.{os.getpid()}")
     rows.write_parquet(temporary)
     with temporary.open("rb") as file:
@@ -125,14 +126,14 @@ def _merge(paths: Sequence[Path]) -> None:
     parts: dict[Path, pl.DataFrame] = {}
     for path in sorted(paths, key=_rank):
         try:
-            parts[path] = _read(path)
+            parts[path] = read_parquet(path)
         except LakeCorrupt as error:  # who reads the date is told
             logger.warning("not merged: %s", error)
     if len(parts) < 2:
         return
     first = min(parts, key=lambda path: path.stem.rpartition("+")[2])
     name = f"{LEVEL}{max(map(_level, parts)) + 1}+{first.stem.rpartition('+')[2]}"
-    _write(first.with_name(f"{name}.parquet"), _together(list(parts.values())))
+    write_parquet(first.with_name(f"{name}.parquet"), _together(list(parts.values())))
     for path in parts:
         path.unlink(missing_ok=True)
 
@@ -164,10 +165,11 @@ def _read_day(folder: Path, *, batch: str) -> list[pl.DataFrame]:
 
 
 def _read_files(folder: Path, batch: str) -> list[pl.DataFrame]:
-    return [_read(path) for path in sorted(folder.glob("*.parquet"), key=_rank) if path.stem.startswith(batch)]
+    return [read_parquet(path) for path in sorted(folder.glob("*.parquet"), key=_rank) if path.stem.startswith(batch)]
 
 
-def _read(path: Path) -> pl.DataFrame:
+def read_parquet(path: Path) -> pl.DataFrame:
+    """The table in a file. Raises LakeCorrupt, or OSError."""
     content = path.read_bytes()  # by itself, so that an error of the disk is never taken for one of the content
     try:
         return pl.read_parquet(content, hive_partitioning=False)

@@ -112,7 +112,8 @@ def copied(trained: Trained, var: Path, *, history: bool = True, url: str = "") 
 
     `url`: of its log, if that is not a file of its own.
     """
-    shutil.copytree(trained.var / "lake", var / "lake", copy_function=os.link)  # nothing is ever changed in place
+    for part in ("lake", "lake-files"):
+        shutil.copytree(trained.var / part, var / part, copy_function=os.link)  # nothing is ever changed in place
     shutil.copytree(trained.var / "models", var / "models", copy_function=os.link)
     if history:
         shutil.copytree(trained.var / "snapshots", var / "snapshots")

@@ -8,10 +8,11 @@ from polars.testing import assert_frame_equal
 
 from fraud.config import DAY, HOUR, PARTITIONS
 from fraud.history import EVENT_COLUMNS, FILE_COLUMNS, as_events, read_file, write_history
+from shared import ingested_files
 from shared import lake as lake_module
 from shared.dead_letters import DeadLetter, Refused
 from shared.eventlog.port import partition_of
-from shared.lake import Lake
+from shared.lake import Lake, write_parquet
 from shared.privacy import pseudonym
 from tests.worlds import KEY, START, bank, brief
 
@@ -303,22 +304,26 @@ def test_files_add_up_whatever_their_order_and_the_same_again_adds_nothing(
     assert lake.read("events").height == rows.height
 
 
-def test_an_import_that_died_is_finished_by_the_next_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("death", [1, 3])  # before its rows are kept, and while they go into the lake
+def test_an_import_that_died_is_finished_by_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, death: int
+) -> None:
     rows, lake, written = bank(seed=1, days=5, cards=60), Lake(tmp_path), 0
-    real = lake_module._write
+    real = write_parquet
 
     def dies(path: Path, part: pl.DataFrame) -> None:
         nonlocal written
         written += 1
-        if written == 3:
+        if written == death:
             raise KeyboardInterrupt
         real(path, part)
 
     with monkeypatch.context() as dying:
-        dying.setattr(lake_module, "_write", dies)
+        dying.setattr(lake_module, "write_parquet", dies)
+        dying.setattr(ingested_files, "write_parquet", dies)
         with pytest.raises(KeyboardInterrupt):
             write_history(lake, rows)
-    assert 0 < write_history(lake, rows) < rows.filter(kind="payment").height
+    assert write_history(lake, rows) == (rows.filter(kind="payment").height if death == 1 else 0)
     columns = ["partition", *EVENT_COLUMNS]
     whole = Lake(tmp_path / "whole")
     write_history(whole, rows)

@@ -1,17 +1,19 @@
 """A partition is rebuilt from snapshot, lake and log, whatever the log still holds, and decides as before."""
 
 import shutil
+import subprocess
 from collections.abc import Mapping
 from contextlib import closing
 
 import polars as pl
 import pytest
 from kafka import TopicPartition
+from polars.testing import assert_frame_equal
 from prometheus_client import CollectorRegistry
 
 from fraud.config import PARTITIONS
 from fraud.edge import Edge
-from fraud.ingest import GROUP, Ingest
+from fraud.ingest import DECIDERS, GROUP, Ingest
 from fraud.schema import ALARMS, BOOK, DECISIONS, EVENTS, Alarm, Cell, Decision
 from fraud.stream import entries_of
 from fraud.terminals import Book
@@ -19,6 +21,7 @@ from shared.clock import monotonic, sleep
 from shared.eventlog.kafka import KafkaLog
 from shared.eventlog.port import MAX_RECORD, Topic
 from shared.eventlog.sqlite import SqliteLog
+from shared.lake import HISTORY
 from shared.store import open_store
 from tests.fraud.bank import KEY, Bank, Trained, copied, days, payments
 
@@ -37,9 +40,16 @@ def shorten(bank: Bank, topic: Topic, before: Mapping[int, int]) -> None:
 
 
 def take_in(bank: Bank) -> None:
-    ingest = Ingest(bank.log, bank.lake)
+    """All that has been decided; a member has to be given its partitions first."""
+    ingest, until = Ingest(bank.log, bank.lake), monotonic() + 30
     with closing(ingest.consumer):
-        ingest.catch_up()
+        while offsets(bank, GROUP) != offsets(bank, DECIDERS):
+            ingest.catch_up()
+            assert monotonic() < until
+
+
+def offsets(bank: Bank, group: str) -> dict[int, int]:
+    return {n: position.offset for n, position in bank.log.committed(group, EVENTS).items()}
 
 
 def messages(bank: Bank, kind: str) -> list[str]:
@@ -76,7 +86,7 @@ def test_what_the_log_has_let_go_of_comes_from_the_lake(
     bank.send(first)
     bank.decide()
     take_in(bank)
-    taken = {n: position.offset for n, position in bank.log.committed(GROUP, EVENTS).items()}
+    taken = offsets(bank, GROUP)
     bank.send(second)  # this is decided, and stands in the log only
     bank.decide()
     shutil.rmtree(bank.var / "snapshots")
@@ -178,3 +188,28 @@ def test_an_hour_whose_first_parts_have_gone_from_the_log_does_not_hold_up_the_n
 def test_an_hour_without_or_with_few_terminals_is_one_record() -> None:
     assert [entry.key for entry in entries_of(hour_of(0))] == ["3:500000"]
     assert [entry.key for entry in entries_of(hour_of(10_000))] == ["3:500000"]
+
+
+# --- the lake, made again ------------------------------------------------------------------------------------------
+
+
+def test_a_damaged_lake_is_made_again_from_files_and_log(any_bank: Bank, world: Trained) -> None:
+    bank = any_bank
+    first, second, _ = parts(world)
+    bank.send(first)
+    bank.decide()
+    take_in(bank)
+    shorten(bank, EVENTS, {n: end // 2 for n, end in bank.log.ends(EVENTS).items()})
+    bank.send(second)
+    bank.decide()
+    take_in(bank)
+    tables = ("events", "decisions", "refusals")
+    before = {table: bank.lake.read(table) for table in tables}
+    next(path for path in bank.lake.folder.glob("events/*/*.parquet") if not path.stem.startswith(HISTORY)).unlink()
+    assert bank.lake.read("events").height < before["events"].height
+    done = subprocess.run(bank.command("ingest", "--rebuild"), capture_output=True, text=True, check=True)
+    assert "the lake is made again" in done.stdout
+    for table in tables:
+        assert_frame_equal(bank.lake.read(table), before[table])
+    take_in(bank)  # goes on where it was
+    assert_frame_equal(bank.lake.read("events"), before["events"])

@@ -104,7 +104,8 @@ def open_registry(var: Path) -> Registry:
 
 def copied(trained: Trained, var: Path, *, url: str = "", recipe: bool = True) -> "Shop":
     """A shop of one's own on the trained world; without `recipe` the plain blend ranks."""
-    shutil.copytree(trained.var / "lake", var / "lake", copy_function=os.link)  # nothing is ever changed in place
+    for part in ("lake", "lake-files"):
+        shutil.copytree(trained.var / part, var / part, copy_function=os.link)  # nothing is ever changed in place
     shutil.copytree(trained.var / "recipes", var / "recipes", copy_function=os.link)
     shop = Shop(var, url)
     if recipe:

@@ -10,9 +10,10 @@ import pytest
 from recsys import dataset
 from recsys.config import DAY
 from recsys.history import FILE_COLUMNS, PRODUCT_COLUMNS, Past, read_file, write_history
+from shared import ingested_files
 from shared import lake as lake_module
 from shared.dead_letters import Refused
-from shared.lake import Lake
+from shared.lake import Lake, write_parquet
 from tests.recsys.shop import KEY, START
 
 HEADER = ",".join(FILE_COLUMNS)
@@ -164,20 +165,26 @@ def test_a_second_file_adds_and_the_same_again_adds_nothing(tmp_path: Path) -> N
     ]
 
 
-def test_an_import_that_died_is_finished_by_the_next_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "death", [1, 3, 5]
+)  # before anything, before the events are kept, and while they go into the lake
+def test_an_import_that_died_is_finished_by_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, death: int
+) -> None:
     past = read(tmp_path, *(GOOD.replace("01-01", f"01-{day:02}") for day in range(1, 9)))
-    lake, written, real = Lake(tmp_path / "lake"), 0, lake_module._write
+    lake, written, real = Lake(tmp_path / "lake"), 0, write_parquet
 
     def dies(path: Path, part: pl.DataFrame) -> None:
         nonlocal written
         written += 1
-        if written == 4:
+        if written == death:
             raise KeyboardInterrupt
         real(path, part)
 
     with monkeypatch.context() as dying:
-        dying.setattr(lake_module, "_write", dies)
+        dying.setattr(lake_module, "write_parquet", dies)
+        dying.setattr(ingested_files, "write_parquet", dies)
         with pytest.raises(KeyboardInterrupt):
             write_history(lake, past.events, past.products, key=KEY)
-    assert 0 < write_history(lake, past.events, past.products, key=KEY) < 8
+    assert write_history(lake, past.events, past.products, key=KEY) == (0 if death == 5 else 8)
     assert dataset.events(lake, cut=START + 9 * DAY).height == 8

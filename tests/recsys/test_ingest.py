@@ -1,14 +1,20 @@
 """Topics into the lake: up to where the night froze them, each record once, what cannot be read as a dead letter."""
 
 import json
+import subprocess
 from contextlib import closing
+from datetime import date
 from typing import Any
 
+import polars as pl
 import pytest
 
 from recsys import config, ingest
-from recsys.schema import DEAD, EVENTS, INPUTS
+from recsys.schema import DEAD, ERASURES, EVENTS, INPUTS, Erasure
+from recsys.table import sole
 from shared.eventlog.port import Consumer, Entry, LogUnavailable, Place, Position, Record
+from shared.ingested_files import IngestedFiles
+from shared.lake import Lake
 from tests.recsys.shop import KEY, TODAY, Shop, event
 
 
@@ -110,3 +116,44 @@ def test_who_is_killed_before_the_commit_writes_the_same_files_again(
     assert shop.lake.read("events").height == before + 50
     ingest.ingest(shop.log, shop.lake, offsets, key=KEY)
     assert shop.lake.read("events").height == before + 50, "the same names, so nothing twice"
+
+
+def test_a_damaged_lake_is_made_again_from_files_and_log(shop: Shop) -> None:
+    shop.happens(*(event(user=f"user{n}", at=TODAY + n) for n in range(20)))
+    shop.log.append([Entry(EVENTS, "ann", b"{")])
+    ingest.ingest(shop.log, shop.lake, ingest.frozen(shop.log), key=KEY)
+    shop.happens(event(user="later", at=TODAY + 60))  # the next night's
+    before = {table: shop.lake.read(table) for table in ("events", "catalogue")}
+    letters = shop.letters(DEAD)
+    for path in shop.lake.folder.glob(f"events/date={date.fromtimestamp(TODAY)}/*"):
+        path.write_bytes(b"PAR1")
+    done = subprocess.run(shop.command("ingest", "--rebuild"), capture_output=True, text=True, check=True)
+    assert "the lake is made again" in done.stdout
+    assert {table: shop.lake.read(table).equals(rows) for table, rows in before.items()} == {
+        "events": True,
+        "catalogue": True,
+    }
+    assert shop.letters(DEAD) == letters
+    assert ingest.ingest(shop.log, shop.lake, ingest.frozen(shop.log), key=KEY) == 1
+
+
+def test_a_lake_is_not_made_again_while_a_night_is_at_work(shop: Shop) -> None:
+    with sole(shop.tables):
+        done = subprocess.run(shop.command("ingest", "--rebuild"), capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "another night or rollback is at work" in done.stderr
+
+
+def test_an_erasure_removes_the_shopper_from_what_the_lake_would_be_made_of(shop: Shop) -> None:
+    files = IngestedFiles(shop.lake)
+    user = shop.lake.read("events")["user"][0]
+    before = Lake(shop.var / "before")
+    files.restore(before)
+    assert user in set(before.read("events")["user"])
+    erasure = Erasure(user=user, at=shop.clock.now())
+    shop.log.append([Entry(ERASURES, user, erasure.model_dump_json().encode())])
+    ingest.ingest(shop.log, shop.lake, ingest.frozen(shop.log), key=KEY)
+    after = Lake(shop.var / "after")
+    files.restore(after)
+    others = before.read("events").filter(pl.col("user") != user)
+    assert after.read("events").equals(others)

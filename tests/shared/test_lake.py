@@ -137,14 +137,14 @@ def test_a_file_that_is_merged_while_it_is_read_is_looked_for_again(
     lake: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lake.write("events", rows((0, 0, 5)), batch="small")
-    real = lake_module._read
+    real = lake_module.read_parquet
 
     def read(path: Path) -> pl.DataFrame:
         if path.stem == "small":
             path.rename(path.with_stem("whole"))
         return real(path)
 
-    monkeypatch.setattr(lake_module, "_read", read)
+    monkeypatch.setattr(lake_module, "read_parquet", read)
     assert places(lake.read("events")) == [(0, 0)]
 
 
@@ -154,7 +154,7 @@ def test_files_that_go_away_at_every_look_are_an_error_of_the_disk(lake: Lake, m
     def gone(path: Path) -> pl.DataFrame:
         raise FileNotFoundError(path)
 
-    monkeypatch.setattr(lake_module, "_read", gone)
+    monkeypatch.setattr(lake_module, "read_parquet", gone)
     with pytest.raises(FileNotFoundError):
         lake.read("events")
 
@@ -235,7 +235,7 @@ def test_a_damaged_file_is_left_alone_and_the_others_are_merged(lake: Lake) -> N
 
 
 def test_a_disk_that_takes_no_merged_file_loses_nothing(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = lake_module._write
+    real = lake_module.write_parquet
 
     def full(path: Path, rows: pl.DataFrame) -> None:
         if path.stem.startswith("level-"):
@@ -243,7 +243,7 @@ def test_a_disk_that_takes_no_merged_file_loses_nothing(lake: Lake, monkeypatch:
         real(path, rows)
 
     with monkeypatch.context() as away:
-        away.setattr(lake_module, "_write", full)
+        away.setattr(lake_module, "write_parquet", full)
         for n in range(MERGED + 3):
             lake.write("events", rows((0, n, n)), batch=f"0-{n}")
     assert lake.read("events").height == MERGED + 3
@@ -259,12 +259,14 @@ def test_a_merge_that_dies_loses_nothing_and_doubles_nothing(
     def die(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    real = lake_module._write
+    real = lake_module.write_parquet
     with monkeypatch.context() as dying:
         if dies == "before the small ones go":
             dying.setattr(Path, "unlink", die)
         else:
-            dying.setattr(lake_module, "_write", lambda path, rows: die() if "level" in path.stem else real(path, rows))
+            dying.setattr(
+                lake_module, "write_parquet", lambda path, rows: die() if "level" in path.stem else real(path, rows)
+            )
         for n in range(MERGED - 1):
             lake.write("events", rows((0, n, n)), batch=f"0-{n:02}")
         with pytest.raises(KeyboardInterrupt):
