@@ -52,6 +52,7 @@ BIN = 10 * MINUTE  # what the sequential test looks at; a bin is judged when it 
 GRACE = 2 * MINUTE
 BASELINE_DAYS = 7
 BASELINE_NEEDED = 60  # opinions, before there is a baseline to deviate from
+GAP_POSTS = 20  # on each of the days before, in the hours in which none has come: chance alone leaves out no so many
 
 # --- serving ----------------------------------------------------------------------------------
 BODY_LIMIT = 65_536  # bytes

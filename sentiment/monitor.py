@@ -8,7 +8,7 @@ import json
 import logging
 import math
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -57,6 +57,7 @@ from shared.releases import Ledger, Rejected, Release, ReleaseManager
 LOST = 0.06  # of the macro-recall that was promised, before audits call it a fall
 GUARD_COUNT = 150  # live posts of a new version that are scored by the one before as well
 GUARD_FLIPS = 0.40  # of labels: a retrain changes one in ten to one in five
+WAITING = 0.1  # of a crisis' posts: when more came late, its verdict waits for the night that takes them in
 RETRY = 5.0  # seconds before a part of the work that failed is tried again
 KEYS = 1_000  # of the latest commands, which are not carried out when they come again
 GROUP = "sentiment-monitor"
@@ -358,6 +359,9 @@ class Monitor:
 
     def _watch_brands(self) -> bool:
         records = self._minutes.poll(5_000, 0.0)
+        for record in records:
+            with suppress(ValidationError):  # the watch names it
+                self._timeline.speed.enter(record)
         for alarm in self._watch.take(records):
             # A compacted topic, read again, gives later revisions of a minute at once, so the hour may be another one.
             told = (a.at for a in self._alarms if (a.kind, a.brand) == (alarm.kind, alarm.brand))
@@ -384,14 +388,19 @@ class Monitor:
                 continue  # a baseline that the alarm does not name is known once its minutes are read again
             hours = range(alarm.since // HOUR, (alarm.at - 1) // HOUR + 1)
             if all(hour in self._view.hours for hour in hours):
-                self._say(self._verdict(alarm, alarm.brand, alarm.since))
+                verdict = self._verdict(alarm, alarm.brand, alarm.since)
+                if verdict is not None:
+                    self._say(verdict)
         return False
 
-    def _verdict(self, alarm: Alarm, brand: str, since: int) -> Alarm:
+    def _verdict(self, alarm: Alarm, brand: str, since: int) -> Alarm | None:
+        """None while much of what was said has come late, and is in no published hour yet."""
         usual = alarm.usual if alarm.usual is not None else self._watch.usual(brand, alarm.at)
         span = alarm.at - since
         (point,) = self._timeline.points(self._view, brand, since=since, until=alarm.at, step=span)
         counts = point.counts
+        if sum(part.late_pending for part in point.parts) > WAITING * counts.raw:
+            return None
         said = f"{brand}: of {counts.opinions} opinions without bots {counts.negative} are negative"
         if not confirmed(counts, MAJORITY if usual is None else usual):
             return alarm.model_copy(update={"kind": "retracted", "message": said, "action": "the alarm is taken back"})

@@ -168,12 +168,14 @@ class Minute(Message):
 
 
 class Late(Message):
-    """A mention that came after its hour was sealed: the batch view will count it."""
+    """A mention that came after its hour was sealed: the batch view will count it, the watch for crises does now."""
 
     kind: Literal["late"] = "late"
     brand: Brand
     at: Seconds
     post: Id
+    text: int = 0  # a digest, as of a mention
+    label: Label | None = None
     partition: PostPartition  # of the post
     offset: int
 
@@ -227,8 +229,8 @@ class Command(Wanted, releases.Command):
 
 
 class Alarm(releases.Alarm):
-    """Something a person should know; of kind crisis, confirmed, retracted, drift, quality, guardrail, gate, model,
-    lake, command or monitor.
+    """Something a person should know; of kind crisis, confirmed, retracted, gap, drift, quality, guardrail, gate,
+    model, lake, command or monitor.
     """
 
     brand: str | None = None

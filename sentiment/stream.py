@@ -363,10 +363,13 @@ class Worker:
                 brand=message.brand,
                 at=message.at,
                 post=message.post,
+                text=message.text,
+                label=message.label,
                 partition=message.partition,
                 offset=message.offset,
             )
-            entry = Entry(MINUTES, message.brand, late.model_dump_json().encode(), record.partition)
+            key = f"late:{message.brand}:{message.post}"
+            entry = Entry(MINUTES, key, late.model_dump_json().encode(), record.partition)
             self._out.append(entry)
         else:
             desk.count(message, record.offset)

@@ -8,7 +8,7 @@ export const WHY_NOT = {
 };
 export const MARKS = {"shed": "by the linear model, as too many waited", "no-model": "no model in force", "error": "it could not be scored"};
 export const KINDS = {
-  crisis: "Crisis", confirmed: "Confirmed", retracted: "Taken back", drift: "Drift", quality: "Quality", guardrail: "Guardrail", gate: "Gate",
+  crisis: "Crisis", confirmed: "Confirmed", retracted: "Taken back", gap: "Gap", drift: "Drift", quality: "Quality", guardrail: "Guardrail", gate: "Gate",
   model: "Model", lake: "Lake", command: "Command", monitor: "Monitor",
 };
 const COLUMNS = {

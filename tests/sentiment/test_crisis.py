@@ -1,14 +1,17 @@
 """Alarms: a turn of the mood is told within hours; volume, bots and good news are not; quiet months stay quiet."""
 
+import re
+
 import numpy as np
 import pytest
 
 from sentiment.account import false_alarms
 from sentiment.config import BRAND_PARTITIONS, DAY, HOUR, MINUTE
 from sentiment.crisis import Watch, confirmed
-from sentiment.schema import Alarm, Confusion, Counts, Minute, Seal
+from sentiment.schema import ALL, MINUTES, Alarm, Confusion, Counts, Late, Minute, Seal
 from sentiment.simulate import HOURS
 from shared.eventlog.port import Record, partition_of
+from tests.sentiment.crowd import TODAY, Crowd, post
 
 BRAND = "northair"
 PARTITION = partition_of(BRAND, BRAND_PARTITIONS)
@@ -32,7 +35,7 @@ def records(days: list[tuple[float, float]], *, seed: int = 1, from_hour: int = 
     return made
 
 
-def record(message: Minute | Seal) -> Record:
+def record(message: Minute | Late | Seal) -> Record:
     return Record("sentiment.minutes", PARTITION, 0, "", message.model_dump_json().encode(), 0)
 
 
@@ -86,3 +89,97 @@ def test_batch_bears_out_what_people_said_and_not_what_bots_did() -> None:
 def test_quiet_brand_months_have_at_most_one_false_alarm_each() -> None:
     rows = ((0.7, 0.2, 0.1), (0.2, 0.6, 0.2), (0.1, 0.2, 0.7))
     assert false_alarms(Confusion(rows, (100, 100, 100)), months=12, seed=3) <= 12
+
+
+# --- what comes late, and what does not come at all -------------------------------------------------------
+
+
+def late(share: float, *, since: int, posts: int, passed: int) -> list[Record]:
+    """So many posts over two hours, of which a share is negative, that come when `passed` has been sealed."""
+    said = [
+        Late(
+            brand=BRAND,
+            at=since + number * 2 * HOUR // posts,
+            post=f"late-{number}",
+            text=number,
+            label="negative" if number * 37 % posts < share * posts else "positive",
+            partition=0,
+            offset=number,
+        )
+        for number in np.random.default_rng(2).permutation(posts).tolist()
+    ]
+    after = [Seal(partition=PARTITION, at=passed + minute * MINUTE) for minute in (0, 1, 20)]
+    return [record(after[0]), *map(record, said), *map(record, after[1:])]
+
+
+@pytest.mark.parametrize(("share", "told"), [(0.8, True), (0.35, False)])
+def test_hours_that_come_late_as_a_whole_are_judged(share: float, *, told: bool) -> None:
+    made = records([(300.0, 0.35)] * 3)
+    came = late(share, since=3 * DAY + 12 * HOUR, posts=120, passed=3 * DAY + 16 * HOUR)
+    found = alarms(made + came)
+    assert [alarm.kind for alarm in found] == ["crisis"] * told
+    for alarm in found:
+        assert 3 * DAY + 12 * HOUR < alarm.at <= 3 * DAY + 14 * HOUR, "when it was, and not when it came"
+        assert "of 0 opinions" not in alarm.message
+    assert alarms(made + came + came[1:]) == found, "once"
+
+
+def test_a_text_that_is_sent_late_a_hundred_times_is_one_opinion() -> None:
+    made = records([(300.0, 0.35)] * 3)
+    came = late(0.8, since=3 * DAY + 12 * HOUR, posts=120, passed=3 * DAY + 16 * HOUR)
+    texts = re.compile(rb'"text": ?[0-9]+')
+    same = [one._replace(value=texts.sub(b'"text": 1', one.value)) for one in came]
+    assert alarms(made + same) == []
+
+
+def everywhere(days: int, *, until: int, posts: float = 2.0) -> list[Record]:
+    """Minutes of all brands together up to a time, and seals beyond it."""
+    partition, rng = partition_of(ALL, BRAND_PARTITIONS), np.random.default_rng(4)
+    made = list[Minute | Seal]()
+    for at in range(0, days * DAY, MINUTE):
+        number = int(rng.poisson(posts * HOURS[at % DAY // HOUR] * 24))
+        if number and at < until:
+            made.append(Minute(brand=ALL, at=at, revision=at, counts=Counts(number)))
+        made.append(Seal(partition=partition, at=at + MINUTE))
+    return [record(message)._replace(partition=partition) for message in made]
+
+
+def test_a_source_that_is_away_is_a_gap_and_told_once() -> None:
+    away = 3 * DAY + 12 * HOUR
+    (told,) = alarms(everywhere(4, until=away))
+    assert (told.kind, told.brand) == ("gap", None)
+    assert away - HOUR < (told.since or 0) <= away
+    assert 0 < told.at - away <= HOUR
+    assert "no post has come since 1970-01-04 1" in told.message
+
+
+@pytest.mark.parametrize(
+    ("days", "until", "posts"), [(3, 3 * DAY, 2.0), (1, 12 * HOUR, 2.0), (3, 2 * DAY + 12 * HOUR, 0.001)]
+)
+def test_a_night_a_first_day_and_few_posts_are_no_gap(days: int, until: int, posts: float) -> None:
+    assert alarms(everywhere(days, until=until, posts=posts)) == []
+
+
+def test_a_gap_is_no_calm_to_the_baseline() -> None:
+    quiet, away = [(300.0, 0.35)] * 3, Watch()
+    list(away.take(records(quiet) + records([*quiet, (0.0, 0.35)])[-24:]))
+    usual = away.usual(BRAND, 4 * DAY)
+    assert usual is not None
+    assert abs(usual - 0.35) < 0.03
+    assert away._brands[BRAND].days.get(3) is None
+
+
+def test_the_stream_hands_what_came_late_to_the_watch(crowd: Crowd) -> None:
+    crowd.tick(TODAY)
+    crowd.stream()
+    crowd.tick(TODAY + HOUR + 601)  # the clock goes on, and the collector was away
+    crowd.post(
+        *(post(f"@northair is terrible {n}", id=f"p-{n}", author=f"a{n}", at=TODAY + 60 + n) for n in range(100))
+    )
+    crowd.tick(TODAY + 3 * HOUR)
+    crowd.stream()
+    watch = Watch()
+    list(watch.take(crowd.read(MINUTES)))
+    (judged,) = watch._brands["northair"].days.values()
+    assert judged.opinions == judged.negative == 100
+    assert len({record.key for record in crowd.read(MINUTES) if b'"late"' in record.value}) == 200, "no key comes twice"

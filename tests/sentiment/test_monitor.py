@@ -354,6 +354,26 @@ def test_a_retrain_that_was_promised_is_owed_after_a_restart(crowd: Crowd, watch
     assert (monitor._retrain_on, monitor._drifted_since) == (TODAY // DAY + 3, TODAY + DAY)
 
 
+def test_a_crisis_that_came_late_is_judged_once_the_night_has_taken_it_in(
+    crowd: Crowd, watching: Callable[[], Monitor]
+) -> None:
+    crowd.tick(TODAY)
+    crowd.post(post("@northair works"))
+    crowd.tick(TODAY + 3 * HOUR)
+    crowd.publish()
+    crowd.post(*(post(f"@northair is terrible {n}", id=f"late-{n}", author=f"x-{n}") for n in range(30)))
+    crowd.stream()
+    alarm = Alarm(kind="crisis", brand="northair", at=TODAY + 2 * HOUR, since=TODAY, message="angry", action="called")
+    crowd.log.append([entry(alarm)])
+    watching().step()
+    assert len(said(crowd)) == 1, "batch has the hour, and not what came late"
+    crowd.tick(TODAY + DAY + HOUR)
+    crowd.stream()
+    crowd.publish()
+    watching().step()
+    assert "confirmed" in {alarm.kind for alarm in said(crowd)}
+
+
 def test_batch_has_one_word_on_a_crisis_and_says_what_it_was_about(
     crowd: Crowd, watching: Callable[[], Monitor]
 ) -> None:
