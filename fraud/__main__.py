@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from fraud import config
-from fraud.schema import EVENTS, TOPICS, Tick
+from fraud.schema import DECISIONS, EVENTS, TOPICS, Tick
 from shared.champion import Champion
 from shared.children import free_port
 from shared.cli import Runtime, SupervisedProcess, claim, claim_slot, listen, run_server, run_until_stopped, ticking
@@ -64,7 +64,7 @@ def serve(
             run_server(
                 lambda stopping: make_app(
                     log,
-                    runtime.store(),
+                    runtime.store(DECISIONS),
                     clock=runtime.clock,
                     keys=runtime.keys(),
                     pseudonym_key=runtime.key("pseudonym_key"),

@@ -45,6 +45,7 @@ from shared.supervised_thread import SupervisedThread
 VIEW = "first-decisions"  # by identity: where the first decision stands in the log, and its JSON
 NEEDED = [DECISIONS, RELEASES]  # without these no answer is right
 SHOWN = [ALARMS, REPORTS, STORY, HEARTBEATS]  # on the page only
+MISSING = "no decision on payment {!r}; one that is older than the log keeps decisions is in the lake only"
 GROUP = 1_000  # appends that share a commit at most
 
 Waiter = asyncio.Future[bytes]

@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from pydantic import Field
 
 from fraud import config
-from fraud.edge import Conflict, Edge, Unavailable
+from fraud.edge import MISSING, Conflict, Edge, Unavailable
 from fraud.ingest import DECIDERS, check_time
 from fraud.page import Identity, add_watching
 from fraud.policy import REASONS
@@ -282,7 +282,7 @@ DESCRIPTION = "\n".join(
 )
 ERRORS = {
     400: "The body is no text at all.",
-    404: "No such payment.",
+    404: "No such payment, or its decision is older than the log keeps decisions.",
     409: "The card has another payment under this transaction id; or a command does not name the version in force.",
     413: "The body is too long.",
     422: "A field is missing, unknown or out of range; says which and with what value.",
@@ -292,7 +292,7 @@ ERRORS = {
 
 def _found(edge: Edge, identity: str) -> bytes:
     if (found := edge.decision(identity)) is None:
-        raise HTTPException(404, f"no decision on payment {identity!r}")
+        raise HTTPException(404, MISSING.format(identity))
     return found
 
 

@@ -20,7 +20,7 @@ from shared.champion import is_digest, whole
 from shared.clock import Clock, SystemClock, VirtualClock, monotonic, sleep
 from shared.dependencies import DEPENDENCY_ERRORS
 from shared.eventlog import open_log
-from shared.eventlog.port import Entry, EventLog, Fenced, LogUnavailable, Topic
+from shared.eventlog.port import DAY, Entry, EventLog, Fenced, LogUnavailable, Topic
 from shared.lake import Lake
 from shared.settings import Settings, check_driver
 from shared.supervised_thread import SupervisedThread
@@ -132,10 +132,12 @@ class Runtime:
     def lake(self) -> Lake:
         return Lake(self.settings.var / "lake")
 
-    def store(self) -> "Store":
+    def store(self, source: Topic) -> "Store":
+        """Views of a topic; they keep rows as long as the log keeps the topic."""
         from shared.store import open_store
 
-        return open_store(self.settings.store)
+        (days,) = (topic.days for topic in self._kept() if topic.name == source.name)
+        return open_store(self.settings.store, clock=self.clock, keep=None if days is None else days * DAY)
 
     def registry(self) -> "Registry":
         """MLflow takes seconds to import, so a process that has its files at hand never does."""

@@ -9,7 +9,7 @@ from fastapi import APIRouter, FastAPI, HTTPException
 from fastapi import Path as InPath
 from fastapi.responses import StreamingResponse
 
-from fraud.edge import Edge
+from fraud.edge import MISSING, Edge
 from fraud.explanation import Explainer, Explanation, NotAvailable
 from fraud.features import DEFINITION, NAMES
 from fraud.policy import REASONS
@@ -231,7 +231,7 @@ def add_watching(
     def explanation(identity: Identity) -> Explanation:  # in a thread: a model may have to be loaded
         """What each feature added, by the version that decided."""
         if (found := edge.decision(identity)) is None:
-            raise HTTPException(404, f"no decision on payment {identity!r}")
+            raise HTTPException(404, MISSING.format(identity))
         decision = Decision.model_validate_json(found)
         release = next((line for line in edge.ledger.lines if line.version == decision.model), None)
         try:

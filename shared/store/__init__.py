@@ -1,20 +1,23 @@
 """Read views beside the log, behind one port; the URL picks what keeps them."""
 
+from shared.clock import Clock
 from shared.store.port import Store
 from shared.store.sqlite import SqliteStore
 
 
-def open_store(url: str) -> Store:
+def open_store(url: str, *, clock: Clock, keep: int | None = None) -> Store:
     """The store at `url`: `sqlite:///var/store.db` or `redis://host[:port][/db[/prefix]]`.
+
+    `keep`: seconds after which a row may go; without, rows stay. Redis counts them by its own clock.
 
     Raises:
         ValueError: for a scheme that no store here speaks.
     """
     scheme, _, rest = url.partition("://")
     if scheme == "sqlite":
-        return SqliteStore(rest.removeprefix("/"))
+        return SqliteStore(rest.removeprefix("/"), clock=clock, keep=keep)
     if scheme == "redis":
         from shared.store.redis import RedisStore  # its package is needed by who has a server only
 
-        return RedisStore(url)
+        return RedisStore(url, keep=keep)
     raise ValueError(f"store URL {url!r}: expected sqlite:///PATH or redis://HOST[:PORT][/DB[/PREFIX]]")

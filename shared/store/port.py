@@ -1,7 +1,8 @@
 """Read views that one process writes and another reads.
 
 A view is always rebuildable from the log and is never consulted to decide. It remembers how far in
-the log it has come, in the same transaction as its rows.
+the log it has come, in the same transaction as its rows. A view of a topic that is kept for a time keeps
+its rows as long, so its size follows what happens in that time, and not all that has ever happened.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,7 +25,7 @@ class Store(Protocol):
         *,
         after: Mapping[Place, int] = {},
     ) -> int:
-        """Add rows by key; the first row of a key stays. Gives the number of rows added.
+        """Add rows by key; the first row of a key stays, for as long as the store keeps rows. Gives how many it added.
 
         `after` is how far the view has to be already. One that is not was emptied under way, as a cache may be:
         then begin again at its `positions`, or what it lost is lost for good. Positions never go back.

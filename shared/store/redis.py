@@ -1,4 +1,4 @@
-"""Views in Redis: two hashes a view, its rows and its positions. Nothing needs to be persistent there."""
+"""Views in Redis: a key for each row, which goes in its time, and a hash of positions. None needs to be persistent."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,8 +15,8 @@ PATIENCE = 1.0  # seconds for a connection, and again for an answer
 
 # One script is one transaction. It checks everything before it writes: Redis does not undo.
 PUT = """
-local rows, positions = KEYS[1], KEYS[2]
-local next_argument = 1
+local positions, keep = KEYS[1], tonumber(ARGV[1])
+local next_argument = 2
 local function take()
     next_argument = next_argument + 1
     return ARGV[next_argument - 1]
@@ -34,8 +34,13 @@ for _ = 1, take() do
     end
 end
 local added = 0
-for _ = 1, take() do
-    added = added + redis.call('HSETNX', rows, take(), take())
+for number = 2, #KEYS do
+    if redis.call('SETNX', KEYS[number], take()) == 1 then
+        added = added + 1
+        if keep > 0 then
+            redis.call('EXPIRE', KEYS[number], keep)
+        end
+    end
 end
 return added
 """
@@ -44,7 +49,8 @@ return added
 class RedisStore:
     """At `redis://host[:port][/db[/prefix]]`."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, keep: int | None) -> None:
+        self._keep = keep or 0  # seconds; 0: for ever
         *server, self._prefix = url.split("/", 4) if url.count("/") > 3 else [url, ""]
         self._redis = redis.Redis.from_url(
             "/".join(server),
@@ -69,34 +75,39 @@ class RedisStore:
         *,
         after: Mapping[Place, int] = {},
     ) -> int:
-        arguments: list[str | bytes | int] = [len(after), *_flat(after), len(positions), *_flat(positions), len(rows)]
-        for row in rows:
-            arguments += row
+        name = self._name(view)
+        keys = [_positions(name), *(_row(name, key) for key, _ in rows)]
+        moves = [len(after), *_flat(after), len(positions), *_flat(positions)]
         with self._use():
-            added = int(self._put(keys=self._keys(view), args=arguments))
+            added = int(self._put(keys=keys, args=[self._keep, *moves, *(value for _, value in rows)]))
         if added < 0:
             raise StoreUnavailable(f"the store: view {view!r} lost what it had; it begins again at its positions")
         return added
 
     def get(self, view: str, key: str) -> bytes | None:
-        rows, _ = self._keys(view)
         with self._use() as db:
-            found: bytes | None = db.hget(rows, key)
+            found: bytes | None = db.get(_row(self._name(view), key))
         return found
 
     def positions(self, view: str) -> dict[Place, int]:
-        _, positions = self._keys(view)
         with self._use() as db:
-            found: dict[bytes, bytes] = db.hgetall(positions)
+            found: dict[bytes, bytes] = db.hgetall(_positions(self._name(view)))
         places = ((place.decode().partition(" "), int(offset)) for place, offset in found.items())
         return {Place(topic, int(partition)): offset for (partition, _, topic), offset in places}
 
     def close(self) -> None:
         self._redis.close()
 
-    def _keys(self, view: str) -> tuple[str, str]:
-        name = f"view:{{{self._prefix}{view}}}"  # in braces: a cluster keeps them together
-        return f"{name}:rows", f"{name}:positions"
+    def _name(self, view: str) -> str:
+        return f"view:{{{self._prefix}{view}}}"  # in braces: a cluster keeps all keys of a view together
+
+
+def _positions(name: str) -> str:
+    return f"{name}:offsets"  # an older version had all rows in one hash, and `positions` beside it
+
+
+def _row(name: str, key: str) -> str:
+    return f"{name}:row:{key}"
 
 
 def _flat(offsets: Mapping[Place, int]) -> Iterator[str | int]:

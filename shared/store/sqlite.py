@@ -7,24 +7,35 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from shared.clock import Clock
 from shared.eventlog.port import Place
 from shared.store.port import StoreUnavailable
 
 
 class SqliteStore:
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, clock: Clock, keep: int | None = None) -> None:
+        self._clock, self._keep = clock, keep
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self._lock = threading.Lock()
         with Path(path).with_suffix(".turn").open("w") as turn:
             fcntl.flock(turn, fcntl.LOCK_EX)  # of two that make a new file WAL at once, SQLite turns one away
             self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("PRAGMA synchronous=OFF")  # what a power cut takes, the log gives back
-        self._db.execute("CREATE TABLE IF NOT EXISTS rows (view TEXT, key TEXT, value BLOB, PRIMARY KEY (view, key))")
+            self._db.execute("PRAGMA synchronous=OFF")  # what a power cut takes, the log gives back
+            self._make_rows()
         self._db.execute(
             "CREATE TABLE IF NOT EXISTS positions"
             " (view TEXT, topic TEXT, partition INTEGER, offset INTEGER, PRIMARY KEY (view, topic, partition))"
         )
+
+    def _make_rows(self) -> None:
+        self._db.execute(
+            "CREATE TABLE IF NOT EXISTS rows (view TEXT, key TEXT, value BLOB, at INTEGER, PRIMARY KEY (view, key))"
+        )
+        columns = [name for _, name, *_ in self._db.execute("PRAGMA table_info(rows)")]
+        if "at" not in columns:  # an older version kept its rows for ever: they count as put now
+            self._db.execute(f"ALTER TABLE rows ADD COLUMN at INTEGER DEFAULT {self._clock.now()}")
+        self._db.execute("CREATE INDEX IF NOT EXISTS rows_at ON rows (at)")
 
     @contextmanager
     def _use(self) -> Iterator[sqlite3.Connection]:
@@ -47,8 +58,14 @@ class SqliteStore:
             there = self._positions(view)
             if any(there.get(place, 0) < offset for place, offset in after.items()):
                 raise StoreUnavailable(f"the store: view {view!r} lost what it had; it begins again at its positions")
+            self._forget(2 * len(rows))
             before = db.total_changes
-            db.executemany("INSERT OR IGNORE INTO rows VALUES (?, ?, ?)", [(view, *row) for row in rows])
+            now, gone = self._clock.now(), self._gone()
+            db.executemany(
+                "INSERT INTO rows VALUES (?, ?, ?, ?)"
+                " ON CONFLICT DO UPDATE SET value = excluded.value, at = excluded.at WHERE at < ?",
+                [(view, *row, now, gone) for row in rows],
+            )
             added = db.total_changes - before
             db.executemany(
                 "INSERT INTO positions VALUES (?, ?, ?, ?)"
@@ -58,10 +75,19 @@ class SqliteStore:
         return added
 
     def get(self, view: str, key: str) -> bytes | None:
-        query = "SELECT value FROM rows WHERE view = ? AND key = ?"
+        query = "SELECT value FROM rows WHERE view = ? AND key = ? AND at >= ?"
         with self._use() as db:
-            row = db.execute(query, (view, key)).fetchone()
+            row = db.execute(query, (view, key, self._gone())).fetchone()
         return None if row is None else bytes(row[0])
+
+    def _gone(self) -> int:
+        """Rows that were put before this time are no longer there."""
+        return 0 if self._keep is None else self._clock.now() - self._keep
+
+    def _forget(self, most: int) -> None:
+        """Remove some of the rows that are no longer there: so few that nobody waits, more than come in."""
+        which = "SELECT rowid FROM rows WHERE at < ? LIMIT ?"
+        self._db.execute(f"DELETE FROM rows WHERE rowid IN ({which})", (self._gone(), most))
 
     def positions(self, view: str) -> dict[Place, int]:
         with self._use():

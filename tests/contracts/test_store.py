@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from shared.clock import monotonic
+from shared.clock import SystemClock, VirtualClock, monotonic, sleep
 from shared.eventlog.port import Place
 from shared.store import open_store
 from shared.store.port import Store, StoreUnavailable
@@ -35,7 +35,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def start(url: str) -> Iterator[Callable[[], Store]]:
     """Opens the store once more, as another process would; closed after the test."""
     with ExitStack() as opened:
-        yield lambda: opened.enter_context(closing(open_store(url)))
+        yield lambda: opened.enter_context(closing(open_store(url, clock=SystemClock())))
 
 
 @pytest.fixture
@@ -117,11 +117,30 @@ def test_another_process_reads_what_one_has_written(store: Store, start: Callabl
 
 
 def test_everything_survives_reopening(url: str) -> None:
-    with closing(open_store(url)) as store:
+    with closing(open_store(url, clock=SystemClock())) as store:
         store.put("view", [("a", b"1")], {SECOND: 4})
-    with closing(open_store(url)) as store:
+    with closing(open_store(url, clock=SystemClock())) as store:
         assert store.get("view", "a") == b"1"
         assert store.positions("view") == {SECOND: 4}
+
+
+def test_a_row_goes_when_it_has_been_kept_long_enough(url: str) -> None:
+    with closing(open_store(url, clock=SystemClock(), keep=1)) as store:
+        store.put("view", [("a", b"1"), ("b", b"1")], {FIRST: 2})
+        assert store.get("view", "a") == b"1"
+        until = monotonic() + 10
+        while store.get("view", "a") is not None:
+            assert monotonic() < until, "it stays"
+            sleep(0.1)
+        assert store.positions("view") == {FIRST: 2}
+        assert store.put("view", [("a", b"2")], {FIRST: 3}) == 1
+        assert store.get("view", "a") == b"2"
+
+
+def test_without_a_time_rows_stay(store: Store) -> None:
+    store.put("view", [("a", b"1")], {})
+    sleep(1.1)
+    assert store.get("view", "a") == b"1"
 
 
 def test_all_who_write_at_once_add_each_key_once(store: Store, start: Callable[[], Store]) -> None:
@@ -135,20 +154,20 @@ def test_all_who_write_at_once_add_each_key_once(store: Store, start: Callable[[
 def test_all_who_open_a_new_store_at_once_get_it(url: str) -> None:
     """SQLite turned away one in a hundred."""
     for n in range(30):
-        for store in at_once(*[partial(open_store, url.replace("store.db", f"{n}/store.db"))] * 6):
+        for store in at_once(*[partial(open_store, url.replace("store.db", f"{n}/store.db"), clock=SystemClock())] * 6):
             store.close()
 
 
 def test_a_store_of_an_unknown_kind_is_refused() -> None:
     with pytest.raises(ValueError, match="carrier-pigeon://loft"):
-        open_store("carrier-pigeon://loft")
+        open_store("carrier-pigeon://loft", clock=SystemClock())
 
 
 # --- what only a file can do, and only a server -----------------------------------------------------
 
 
 def test_a_locked_store_says_so_and_writes_nothing(tmp_path: Path) -> None:
-    store = SqliteStore(str(tmp_path / "store.db"))
+    store = SqliteStore(str(tmp_path / "store.db"), clock=SystemClock())
     foreign = sqlite3.connect(tmp_path / "store.db", isolation_level=None)
     foreign.execute("BEGIN EXCLUSIVE")
     store._db.execute("PRAGMA busy_timeout=100")
@@ -162,8 +181,33 @@ def test_a_locked_store_says_so_and_writes_nothing(tmp_path: Path) -> None:
     foreign.close()
 
 
+def test_a_file_that_loses_rows_as_fast_as_it_gets_them_does_not_grow(tmp_path: Path) -> None:
+    clock, path = VirtualClock(1_000), tmp_path / "store.db"
+    with closing(SqliteStore(str(path), clock=clock, keep=100)) as store:
+        sizes = []
+        for turn in range(60):
+            clock.observe(1_000 + 20 * turn)
+            store.put("view", [(f"{turn}-{n}", bytes(1_000)) for n in range(50)], {})
+            (rows,) = store._db.execute("SELECT count(*) FROM rows").fetchone()
+            (pages,) = store._db.execute("PRAGMA page_count").fetchone()
+            sizes.append((rows, pages))
+    assert max(sizes[20:]) == max(sizes[:20])
+
+
+def test_a_file_of_an_older_version_keeps_its_rows_for_as_long_again(tmp_path: Path) -> None:
+    old = sqlite3.connect(tmp_path / "store.db", isolation_level=None)
+    old.execute("CREATE TABLE rows (view TEXT, key TEXT, value BLOB, PRIMARY KEY (view, key))")
+    old.execute("INSERT INTO rows VALUES ('view', 'a', 'x')")
+    old.close()
+    clock = VirtualClock(1_000)
+    with closing(SqliteStore(str(tmp_path / "store.db"), clock=clock, keep=100)) as store:
+        assert store.put("view", [("a", b"2"), ("b", b"3")], {}) == 1
+        clock.observe(1_101)
+        assert store.get("view", "a") is None
+
+
 def test_a_killed_server_is_unavailable_and_comes_back_empty(mortal_redis: RedisServer) -> None:
-    with closing(open_store(mortal_redis.url)) as store:
+    with closing(open_store(mortal_redis.url, clock=SystemClock())) as store:
         store.put("view", [("a", b"1")], {FIRST: 1})
         mortal_redis.kill()
         refuses_in_time(store, within=2.0)
@@ -175,7 +219,10 @@ def test_a_killed_server_is_unavailable_and_comes_back_empty(mortal_redis: Redis
 
 
 def test_a_server_that_is_silent_is_unavailable_in_time(mortal_redis: RedisServer) -> None:
-    with closing(open_store(mortal_redis.url)) as known, closing(open_store(mortal_redis.url)) as new:
+    with (
+        closing(open_store(mortal_redis.url, clock=SystemClock())) as known,
+        closing(open_store(mortal_redis.url, clock=SystemClock())) as new,
+    ):
         assert known.get("view", "a") is None
         mortal_redis.process.send_signal(signal.SIGSTOP)
         for store in (known, new):
@@ -183,7 +230,10 @@ def test_a_server_that_is_silent_is_unavailable_in_time(mortal_redis: RedisServe
 
 
 def test_a_full_server_refuses_rows_and_keeps_what_it_has(mortal_redis: RedisServer) -> None:
-    with closing(open_store(mortal_redis.url)) as store, redis.Redis.from_url(mortal_redis.url) as operator:
+    with (
+        closing(open_store(mortal_redis.url, clock=SystemClock())) as store,
+        redis.Redis.from_url(mortal_redis.url) as operator,
+    ):
         store.put("view", [("a", b"1")], {FIRST: 1})
         operator.config_set("maxmemory", 1)
         with pytest.raises(StoreUnavailable, match="memory"):

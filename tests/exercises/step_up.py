@@ -328,7 +328,7 @@ def test_the_days_report_counts_the_challenges(bank: Bank, said: list[Decision],
 
 
 def test_the_api_tells_the_till_what_a_challenge_is(bank: Bank) -> None:
-    with closing(SqliteStore(str(bank.var / "store.db"))) as store:
+    with closing(SqliteStore(str(bank.var / "store.db"), clock=bank.clock)) as store:
         app = make_app(
             bank.log,
             store,

@@ -69,7 +69,7 @@ def test_a_store_of_another_log_is_named_and_nothing_is_answered_from_it(bank: B
     with working(bank), edge(bank) as client:
         client.post("/v1/decisions", json=PAYMENT)
     other = Bank(tmp_path / "other")
-    with closing(other.log), closing(open_store(f"sqlite:///{bank.var}/store.db")) as store:
+    with closing(other.log), closing(open_store(f"sqlite:///{bank.var}/store.db", clock=bank.clock)) as store:
         gateway = Edge(other.log, store, secret=KEY, clock=other.clock, metrics=CollectorRegistry())
         gateway.needed.start()
         eventually(lambda: "of another log: name an empty store" in gateway.needed.ready())

@@ -27,7 +27,7 @@ def bank(world: Trained, tmp_path_factory: pytest.TempPathFactory) -> Iterator[B
 
 @pytest.fixture(scope="module")
 def api(bank: Bank) -> Iterator[Any]:
-    store = SqliteStore(str(bank.var / "store.db"))
+    store = SqliteStore(str(bank.var / "store.db"), clock=bank.clock)
     app = make_app(
         bank.log,
         store,

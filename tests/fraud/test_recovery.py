@@ -135,7 +135,7 @@ def test_a_gateway_with_an_empty_view_answers_from_the_decisions_that_are_left(a
     bank.decide()
     edge = Edge(
         bank.log,
-        open_store(f"sqlite:///{bank.var}/empty.db"),
+        open_store(f"sqlite:///{bank.var}/empty.db", clock=bank.clock),
         secret=KEY,
         clock=bank.clock,
         metrics=CollectorRegistry(),

@@ -16,7 +16,7 @@ from tests.roles import BY_ROLE, assert_table, granted, keys, shown
 
 
 def test_every_route_answers_the_roles_of_the_table_and_no_other(bank: Bank) -> None:
-    store = open_store(f"sqlite:///{bank.var}/store.db")
+    store = open_store(f"sqlite:///{bank.var}/store.db", clock=bank.clock)
     app = make_app(
         bank.log,
         store,

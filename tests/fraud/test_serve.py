@@ -68,10 +68,19 @@ def working(bank: Bank, *, slot: int = 0, between: Callable[[], None] = lambda: 
 
 @contextmanager
 def edge(
-    bank: Bank, *, key: str = "secret", url: str = "", visitor: str = "", deciders: Callable[[], bool] = lambda: True
+    bank: Bank,
+    *,
+    key: str = "secret",
+    url: str = "",
+    visitor: str = "",
+    deciders: Callable[[], bool] = lambda: True,
+    keep: int | None = None,
 ) -> Iterator[httpx.Client]:
-    """The service without a worker, on a free port; a client that knows `key`. With a `visitor` it is a demo's."""
-    store = open_store(url or f"sqlite:///{bank.var}/store.db")
+    """The service without a worker, on a free port; a client that knows `key`. With a `visitor` it is a demo's.
+
+    `keep`: seconds for which its view of decisions keeps them.
+    """
+    store = open_store(url or f"sqlite:///{bank.var}/store.db", clock=bank.clock, keep=keep)
     app = make_app(
         bank.log,
         store,
@@ -249,6 +258,15 @@ def test_a_store_emptied_while_nothing_happens_is_filled_again(bank: Bank, redis
         redis_server.empty()
         eventually(lambda: client.get(first.headers["location"]).content == first.content)
         assert client.post("/v1/decisions", json=PAYMENT).content == first.content
+
+
+def test_a_decision_is_answered_for_as_long_as_its_topic_is_kept(bank: Bank) -> None:
+    with working(bank), edge(bank, keep=30 * DAY) as client:
+        identity = client.post("/v1/decisions", json=PAYMENT).headers["Location"]
+        bank.clock.observe(bank.clock.now() + 30 * DAY)
+        assert client.get(identity).status_code == 200
+        bank.clock.observe(bank.clock.now() + 1)
+        assert "in the lake only" in problem(client.get(identity), 404)["detail"]
 
 
 def test_an_unknown_payment_is_404(alone: httpx.Client) -> None:

@@ -61,7 +61,7 @@ def test_the_parts_lie_below_var_and_children_are_given_the_same(tmp_path: Path)
     with closing(parts.open_log()) as log:
         assert log.ends(EVENTS) == {0: 0, 1: 0, 2: 0}
     assert (tmp_path / "var" / "log.db").exists()
-    with closing(parts.store()) as store:
+    with closing(parts.store(EVENTS)) as store:
         assert store.positions("view") == {}
 
 
