@@ -25,7 +25,7 @@ from recsys.features import Facts
 from recsys.ingest import frozen, ingest
 from recsys.recipe import Recipe
 from recsys.releases import RECIPE, TABLE, Releases, published
-from recsys.schema import SOURCES, Alarm, Interactions, Night, Ranked, Release, entry
+from recsys.schema import Alarm, Interactions, Night, Ranked, Release, entry
 from recsys.sources import Sources, fit
 from recsys.table import Manifest, Table, TableCorrupt
 from recsys.topk import DEEP, arranged, latest, nearest
@@ -36,6 +36,8 @@ from shared.eventlog.port import EventLog, Fenced
 from shared.lake import Lake
 from shared.messages import Message
 from shared.releases import NONE, Rejected
+
+WORK = ("sources.npz", "ranked.npz")  # what steps leave to the next ones
 
 Made = TypeVar("Made")
 logger = logging.getLogger(__name__)
@@ -130,8 +132,8 @@ class Nights:
         begun = step("freeze", lambda: self._freeze(folder, date, afresh=afresh, undo=undo))
         recipe, bundle = self._recipe(folder, begun)
         step("ingest", lambda: ingest(self._log, self._lake, begun.offsets, key=self._key))
-        known, sources = step("sources", lambda: self._sources(folder / "sources.npz", begun, recipe))
-        ranked = step("rank", lambda: self._ranked(folder / "ranked.npz", known, recipe, sources))
+        known, sources = step("sources", lambda: self._sources(folder / WORK[0], begun, recipe))
+        ranked = step("rank", lambda: self._ranked(folder / WORK[1], known, recipe, sources))
         made = step("table", lambda: self._table(folder, date, begun, known, recipe, bundle, sources, ranked))
         figures = step("gate", lambda: self._figures(made, known, ranked))
         refused = gate_table(figures)
@@ -202,7 +204,7 @@ class Nights:
                 self._alarm("recipe", str(error), action="the hand blend ranks tonight")
         marker = folder / "bundle"
         if marker.exists() and marker.read_text() != bundle and not (folder / "published").exists():
-            for name in ("sources.npz", "ranked.npz"):  # of an earlier attempt, by another ranker
+            for name in WORK:  # of an earlier attempt, by another ranker
                 (folder / name).unlink(missing_ok=True)
             shutil.rmtree(folder / table.MAKING, ignore_errors=True)
         _atomic(marker, lambda new: new.write_text(bundle))
@@ -275,11 +277,13 @@ class Nights:
         days = float(np.clip((known.cut - day - begun) / day, 1.0, 7.0))
         # A shop that rests on Saturdays has no Saturday to miss.
         same = at.filter(at.is_between(known.cut - week - day, known.cut - week, closed="left")).len()
-        now, filled = made.first_ten(), made.stored()
+        now, stored = made.first_ten(), made.stored().size
+        # What the ranker has put there, and not what it took from popularity: a blend may rank by that alone.
+        ranked_places = np.minimum(np.bincount(ranked.users), config.STORED).sum()
         figures = {
             "users": float(len(made)),
-            "stored": float(filled.size),
-            "fallbacks": float((filled == SOURCES.index("popular")).mean()) if filled.size else 1.0,
+            "stored": float(stored),
+            "fallbacks": max(0.0, 1.0 - float(ranked_places) / stored) if stored else 1.0,
             "input": float(at.filter(at >= known.cut - day).len()),
             "input_usual": min(earlier / days, float(same)) if days == 7 else earlier / days,
             "ranked": float(ranked.users.size),
@@ -304,8 +308,12 @@ class Nights:
         key = key or f"night-{made.version}-{len(self.releases.ledger().lines)}"
         line = self.releases.publish(published(made, figures, at=at, who=who, why=why, key=key))
         table.prune(self.tables)
-        for old in sorted(self._nights.iterdir())[: -config.VERSIONS]:
+        folders = sorted(self._nights.iterdir())
+        for old in folders[: -config.VERSIONS]:
             shutil.rmtree(old, ignore_errors=True)
+        for done in (folder for folder in folders if (folder / "published").exists()):
+            for name in WORK:  # several times as large as the table; only a night that is not over needs them
+                (done / name).unlink(missing_ok=True)
         return line.version
 
     # --- what the steps share -------------------------------------------------------------------------

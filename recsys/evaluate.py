@@ -110,7 +110,7 @@ def gate_table(figures: Mapping[str, float]) -> str:
     if figures.get("users_yesterday", 0) * config.MIN_USERS > figures["users"]:
         return f"{figures['users']:.0f} users, yesterday {figures['users_yesterday']:.0f}"
     if figures["fallbacks"] > config.MAX_FALLBACKS:
-        return f"{figures['fallbacks']:.0%} of what is stored comes from popularity"
+        return f"{figures['fallbacks']:.0%} of what is stored was filled up from popularity"
     if figures.get("overlap", 1.0) < config.MIN_OVERLAP:
         return f"only {figures['overlap']:.0%} of yesterday's first ten are among today's"
     if figures.get("shift", 0.0) > config.MAX_SHIFT:

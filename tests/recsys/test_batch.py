@@ -10,6 +10,8 @@ import pytest
 
 from recsys import config, dataset, table
 from recsys.config import DAY
+from recsys.features import NAMES
+from recsys.model import single
 from recsys.recipe import Recipe
 from recsys.schema import ALARMS, DEAD, EVENTS, NIGHTS, SOURCES, entry
 from recsys.sources import fit
@@ -50,8 +52,10 @@ def test_a_night_publishes_a_list_for_everybody_known(shop: Shop) -> None:
 
 def test_a_rerun_publishes_the_same_and_says_so_once(shop: Shop, shop_world: Trained) -> None:
     first = shop.night()
+    assert {path.name for path in (shop.var / "nights" / MIDNIGHT).iterdir()} == {"frozen.json", "bundle", "published"}
     shop.send(shop_world.live[0])  # later events wait for tomorrow
     assert shop.night().version == first.version
+    assert not list((shop.var / "nights").rglob("*.npz")), "what steps leave to one another is larger than the table"
     assert [line.version for line in shop.ledger().lines if line.subject == "table"] == [first.version]
 
 
@@ -161,6 +165,20 @@ def test_a_recipe_that_cannot_be_had_leaves_the_plain_blend(shop: Shop) -> None:
     shop.log.append([entry(gone)])
     assert shop.night().version
     assert [alarm.kind for alarm in shop.alarms(ALARMS)] == ["recipe"]
+
+
+def test_a_blend_that_ranks_by_popularity_alone_passes_the_gate_of_the_table(shop: Shop, shop_world: Trained) -> None:
+    """What popularity ranks is no place that it had to fill up: candidates that are missing are."""
+    folder = shop.var / "blend"
+    matrix = np.ones((60, len(NAMES)), np.float32)
+    Recipe(model=single("popular")).save(folder, matrix=matrix, reference=pl.DataFrame(), limits={})
+    folder = folder.rename(shop.var / "recipes" / (digest := digest_of(folder)))
+    blend = {"version": "2", "digest": digest, "artifact": str(folder), "key": "the-second"}
+    shop.log.append([entry(shop_world.release.model_copy(update=blend))])
+    night = shop.night()
+    assert (night.refused, night.recipe) == ("", "2")
+    origins = Table.open(shop.tables / night.version).stored()
+    assert (origins == SOURCES.index("popular")).mean() > night.figures["fallbacks"]
 
 
 def test_what_cannot_be_read_becomes_a_dead_letter_and_the_night_goes_on(shop: Shop) -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import polars as pl
+import pytest
 
 from recsys import dataset, ingest
 from recsys.config import DAY, HOUR
@@ -90,6 +91,15 @@ def test_what_a_fast_clock_dated_after_the_cut_is_known_and_nothing_to_be_foreto
         known = dataset.interactions(shop.lake, cut=cut, offsets=offsets)
         assert known.bought.filter(user=known.users.index(named("ahead")))["at"].to_list() == [cut - 1]
     assert dataset.bought_after(shop.lake, known, until=TODAY + DAY).is_empty()
+
+
+def test_what_is_older_than_the_window_is_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recsys.config.WINDOW", 10 * DAY)
+    lake = Lake(tmp_path / "lake")
+    old, new = event(user="old", at=TODAY - 12 * DAY), event(user="new", at=TODAY - 9 * DAY)
+    write_history(lake, rows(old, new), NO_PRODUCTS, key=KEY)
+    next((lake.folder / "events" / f"date={dataset.day_of(old.at)}").glob("*.parquet")).write_bytes(b"damaged")
+    assert dataset.interactions(lake, cut=TODAY).users == [new.user]
 
 
 def test_nothing_is_learnt_at_any_cut_from_who_was_erased(tmp_path: Path) -> None:
