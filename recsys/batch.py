@@ -308,6 +308,7 @@ class Nights:
         key = key or f"night-{made.version}-{len(self.releases.ledger().lines)}"
         line = self.releases.publish(published(made, figures, at=at, who=who, why=why, key=key))
         table.prune(self.tables)
+        dataset.fold_catalogue(self._lake, cut=at)
         folders = sorted(self._nights.iterdir())
         for old in folders[: -config.VERSIONS]:
             shutil.rmtree(old, ignore_errors=True)

@@ -72,6 +72,17 @@ def _without_erased(rows: pl.DataFrame, erased: pl.DataFrame, offsets: Offsets |
     return rows.filter(pl.col("until").is_null() | (happened > pl.col("until"))).drop("until")
 
 
+def fold_catalogue(lake: Lake, *, cut: int) -> None:
+    """Keep of what the catalogue said before the window what a night can ask for: each item's first and last word."""
+
+    def first_and_last(rows: pl.DataFrame) -> pl.DataFrame:
+        ordered = rows.sort("at", "offset")
+        ends = [ordered.unique("item", keep="first"), ordered.unique("item", keep="last")]
+        return pl.concat(ends).unique(["partition", "offset"]).sort("partition", "offset")
+
+    lake.fold("catalogue", before=day_of(max(0, cut - config.WINDOW)), keep=first_and_last)
+
+
 def impressions(lake: Lake, *, since: date, until: date) -> pl.DataFrame:
     """Lists of these dates that were shown as logged."""
     rows = lake.read("impressions", since=since, until=until)

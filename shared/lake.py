@@ -8,7 +8,7 @@ date becomes one file when the date after next begins.
 import fcntl
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import date, timedelta
@@ -21,6 +21,8 @@ PLACE = ("partition", "offset")
 LISTINGS = 10  # times that a folder is listed, at most, when files go away while they are read
 MERGED = 16  # files of a level that become one of the next; 432,000 writes a day then leave at most 75 files
 LEVEL = "level-"  # begins the name of a merged file; the level follows, and the name of its first part
+FOLDED = f"{LEVEL}99+"  # begins the name of a file of many dates
+EPOCH = date(1970, 1, 1)
 HISTORY = "history"  # begins the name of a batch that came from a file; it stays as it is
 
 logger = logging.getLogger(__name__)
@@ -79,6 +81,22 @@ class Lake:
         if not frames:
             return pl.DataFrame(schema=dict.fromkeys((*PLACE, "at"), pl.Int64))
         return _together(frames).sort(PLACE)
+
+    def fold(self, table: str, *, before: date, keep: Callable[[pl.DataFrame], pl.DataFrame]) -> None:
+        """Make one file of all dates before one, of the rows that `keep` leaves; what came by file stays as it is.
+
+        It stands under the first date there can be. A crash in between leaves rows in two files, which count once.
+        """
+        paths = [path for day in self._days(table, None, before) for path in _mergeable(day)]
+        if len(paths) < 2:
+            return
+        first = self._day(table, EPOCH)
+        first.mkdir(exist_ok=True)
+        folded = first / f"{FOLDED}{before}.parquet"
+        write_parquet(folded, keep(_together([read_parquet(path) for path in sorted(paths, key=_rank)])))
+        for path in paths:
+            if path != folded:
+                path.unlink(missing_ok=True)
 
     def _day(self, table: str, day: date) -> Path:
         return self.folder / table / f"date={day}"

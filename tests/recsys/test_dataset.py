@@ -5,10 +5,10 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from recsys import dataset, ingest
+from recsys import config, dataset, ingest
 from recsys.config import DAY, HOUR
 from recsys.history import write_history
-from recsys.schema import ERASURES, Erasure, Event
+from recsys.schema import ERASURES, Erasure, Event, Product
 from shared.eventlog.port import Entry
 from shared.lake import Lake
 from tests.recsys.shop import KEY, TODAY, Shop, event, named
@@ -100,6 +100,23 @@ def test_what_is_older_than_the_window_is_not_opened(tmp_path: Path, monkeypatch
     write_history(lake, rows(old, new), NO_PRODUCTS, key=KEY)
     next((lake.folder / "events" / f"date={dataset.day_of(old.at)}").glob("*.parquet")).write_bytes(b"damaged")
     assert dataset.interactions(lake, cut=TODAY).users == [new.user]
+
+
+def test_what_the_catalogue_said_before_the_window_is_each_item_s_first_and_last_word(tmp_path: Path) -> None:
+    lake, begin = Lake(tmp_path / "lake"), TODAY - config.WINDOW - 50 * DAY
+    said = [("pen", day, cents) for day, cents in ((0, 1), (10, 2), (20, 3))] + [("ink", 5, 7), ("pen", 60, 4)]
+    for offset, (item, day, cents) in enumerate(said):
+        at = begin + day * DAY
+        product = Product(item=item, at=at, cents=cents).model_dump() | {"partition": 0, "offset": offset}
+        lake.write("catalogue", pl.DataFrame([product | {"known_at": at}]), batch=f"0-{offset}")
+    lake.write(
+        "events", pl.DataFrame([event(at=TODAY - DAY).model_dump()]).with_columns(partition=0, offset=0), batch="0"
+    )
+    before = dataset.interactions(lake, cut=TODAY).products
+    dataset.fold_catalogue(lake, cut=TODAY)
+    assert dataset.interactions(lake, cut=TODAY).products.equals(before)
+    assert lake.read("catalogue")["cents"].sort().to_list() == [1, 3, 4, 7]
+    assert len(list((lake.folder / "catalogue").rglob("*.parquet"))) == 2
 
 
 def test_nothing_is_learnt_at_any_cut_from_who_was_erased(tmp_path: Path) -> None:

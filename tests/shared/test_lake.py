@@ -202,6 +202,32 @@ def test_a_day_becomes_one_file_when_the_day_after_next_begins(lake: Lake) -> No
     assert places(lake.read("events")) == [(0, 10 * day + n) for day in range(4) for n in range(3)]
 
 
+def test_old_dates_become_one_file_of_what_is_kept(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    def without_odd(rows: pl.DataFrame) -> pl.DataFrame:
+        return rows.filter(pl.col("offset") % 2 == 0)
+
+    lake.write("events", rows((0, -1, 5 * DAY)), batch="history")
+    for day in range(1, 10):
+        lake.write("events", rows((0, day, day * DAY)), batch=f"0-{day}")
+    for before, left in ((6, [-1, 2, 4, 6, 7, 8, 9]), (6, [-1, 2, 4, 6, 7, 8, 9]), (8, [-1, 2, 4, 6, 8, 9])):
+        lake.fold("events", before=date(1970, 1, 1 + before), keep=without_odd)
+        assert places(lake.read("events")) == [(0, offset) for offset in left]
+        assert len(files(lake)) == 1
+    assert files(lake, "1970-01-06") == ["history.parquet"]
+
+    def dies(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as dying:
+        dying.setattr(Path, "unlink", dies)
+        with pytest.raises(KeyboardInterrupt):
+            lake.fold("events", before=date(1970, 1, 10), keep=without_odd)
+    assert lake.read("events")["offset"].to_list() == [-1, 2, 4, 6, 8, 9]
+    lake.fold("events", before=date(1970, 1, 11), keep=without_odd)
+    assert lake.read("events")["offset"].to_list() == [-1, 2, 4, 6, 8]
+    assert len(list(lake.folder.rglob("*.parquet"))) == 2
+
+
 def test_a_batch_written_again_after_it_was_merged_still_takes_the_place_of_the_first(lake: Lake) -> None:
     for n in range(MERGED):
         lake.write("events", rows((0, n, n), value="first"), batch=f"z-{n:02}")
