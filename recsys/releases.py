@@ -90,6 +90,8 @@ class Releases:
             if line.action != "withdraw":
                 self._prepare(line)
             return
+        if line.version not in table.versions(self._tables):  # a look-up: a version that is a path is none
+            raise TableCorrupt(f"no table {line.version!r} is kept")
         Table.open(self._tables / line.version, verify=line.action == "rollback")
         # The pointer is first: when it cannot be written, nothing has changed.
         table.point(self._tables, line.version)

@@ -56,7 +56,7 @@ class Manifest(NamedTuple):
         try:
             about = json.loads(text)
             hours = {
-                int(hour): Published(version, model, content, tuple(until))
+                int(hour): Published(int(version), model, content, tuple(until))
                 for hour, (version, model, content, until, *_) in about.pop("hours").items()
             }
             known = {name: about[name] for name in cls._fields if name in about}  # a newer version may say more

@@ -16,7 +16,7 @@ from recsys import batch, table
 from recsys.__main__ import app
 from recsys.config import DAY, HOUR
 from recsys.schema import ALARMS, COMMANDS, NIGHTS, Alarm, Command, Night, Release
-from recsys.table import Table
+from recsys.table import Table, TableCorrupt
 from shared.cli import claim
 from shared.eventlog.port import Entry, LogUnavailable, Record, Topic, beginning
 from shared.releases import NONE
@@ -451,3 +451,19 @@ def test_what_another_process_is_changing_is_left_alone(shop: Shop, shop_world: 
         shop.roll_back()
     other.close()
     assert isinstance(shop.ledger().champion("recipe"), Release)
+
+
+@pytest.mark.parametrize("where", ["../elsewhere/", "{tables}/../elsewhere/"])
+def test_a_table_of_another_folder_is_never_in_force(operations: Operations, where: str) -> None:
+    """Whoever can write a line to the ledger must not choose what is shown from all that is on the disk."""
+    first, second = night(operations), night(operations)
+    tables = operations._folder / "tables"
+    (operations._folder / "elsewhere").mkdir()
+    (tables / first).rename(operations._folder / "elsewhere" / first)
+    releases = operations._nights().releases
+    line = releases.ledger().champion("table")
+    assert line is not None
+    hostile = line.model_copy(update={"version": where.format(tables=tables) + first, "key": "hostile"})
+    with pytest.raises(TableCorrupt, match="no table"):
+        releases._switch(hostile)
+    assert operations.in_force("table") == second == table.current(tables)

@@ -1,5 +1,6 @@
 """The batch view: what it publishes, reopens and leaves alone, and that it may die anywhere."""
 
+import json
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -240,6 +241,18 @@ def test_a_damaged_file_is_named_with_what_to_do(crowd: Crowd) -> None:
     (crowd.var / "batch" / "manifest.json").write_text("{")
     with pytest.raises(HoursCorrupt, match="manifest"):
         Manifest.read(crowd.var / "batch")
+
+
+def test_a_version_of_an_hour_that_is_a_path_is_a_damaged_manifest(crowd: Crowd) -> None:
+    crowd.post(post())
+    crowd.tick(TODAY + 3 * HOUR)
+    crowd.publish()
+    path = crowd.var / "batch" / "manifest.json"
+    about = json.loads(path.read_text())
+    about["hours"][str(FIRST)][0] = "1/../../../lake/posts"
+    path.write_text(json.dumps(about))
+    with pytest.raises(HoursCorrupt, match="damaged"):
+        Manifest.read(path.parent)
 
 
 def test_a_post_that_is_nearly_too_late_is_taken_in_though_the_night_is_long(crowd: Crowd) -> None:
