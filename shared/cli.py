@@ -22,6 +22,7 @@ from shared.dependencies import DEPENDENCY_ERRORS
 from shared.eventlog import open_log
 from shared.eventlog.port import DAY, Entry, EventLog, Fenced, LogUnavailable, Topic
 from shared.lake import Lake
+from shared.privacy import masked
 from shared.settings import Settings, check_driver
 from shared.supervised_thread import SupervisedThread
 
@@ -41,6 +42,13 @@ STEADY = 60.0  # seconds that it has to run before its earlier failures are forg
 logger = logging.getLogger(__name__)
 
 
+class MaskedLines(logging.Formatter):
+    """Lines of the log that name no person, whatever a message or the error behind it quotes."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return masked(super().format(record))
+
+
 class Runtime:
     """The parts of one service, built from its settings.
 
@@ -58,7 +66,9 @@ class Runtime:
         models: str = "models",
         options: Sequence[str] = (),
     ) -> None:
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        handler = logging.StreamHandler()
+        handler.setFormatter(MaskedLines("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        logging.basicConfig(level=logging.INFO, handlers=[handler])
         settings = Settings()
         settings = settings if var is None else settings.under(var)
         self.settings = settings.model_copy(update={"log": log}) if log else settings
@@ -171,7 +181,8 @@ def run_server(make_app: "Callable[[Callable[[], bool]], FastAPI]", listener: so
     app = make_app(lambda: server.should_exit)
     # uvicorn ends in good order, and then sends itself the signal again; what stands beside it has to end too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    about = uvicorn.Config(app, log_level="warning", access_log=False, loop="uvloop", http="httptools")
+    # Without handlers of its own: what a request raised is logged as all else is, and names no person.
+    about = uvicorn.Config(app, log_config=None, log_level="warning", access_log=False, loop="uvloop", http="httptools")
     server = uvicorn.Server(about)
     with suppress(KeyboardInterrupt):
         server.run([listener])

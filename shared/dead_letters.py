@@ -6,6 +6,7 @@ from pydantic import ValidationError
 
 from shared.eventlog.port import Entry, Record, Topic
 from shared.messages import Message
+from shared.privacy import masked
 
 VALUE = 200  # characters of a value that are kept
 TEXT = "message"  # the field's name when the whole record is unreadable
@@ -16,12 +17,16 @@ class Refused(Exception):
     """Input that is not valid: which field, which value, and why."""
 
     def __init__(self, field: str, value: object, reason: str) -> None:
-        super().__init__(f"{field}: {reason} (got {str(value)[:VALUE]!r})")
-        self.field, self.value, self.reason = field, str(value)[:VALUE], reason
+        # Masked before it is cut: half a card number would not be known as one.
+        self.field, self.value, self.reason = masked(field), masked(str(value)[: 2 * VALUE])[:VALUE], masked(reason)
+        super().__init__(f"{self.field}: {self.reason} (got {self.value!r})")
 
 
 class DeadLetter(Message):
-    """Where a refused record or row stands, and the reason; the stream went on."""
+    """Where a refused record or row stands, and the reason; the stream went on.
+
+    Neither the record nor its key is kept, and what looks like a person's number or address is masked.
+    """
 
     topic: str
     partition: int
@@ -66,5 +71,6 @@ def _entry(topic: Topic, letter: DeadLetter, personal: Collection[str]) -> Entry
     hidden = not named.isdisjoint({TEXT, LINE, *personal})
     said = {"field": letter.field, "value": "" if hidden else letter.value, "reason": letter.reason}
     # A lone surrogate would make the letter itself unreadable.
-    kept = letter.model_copy(update={name: text.encode(errors="replace").decode() for name, text in said.items()})
+    plain = {name: masked(text.encode(errors="replace").decode()) for name, text in said.items()}
+    kept = letter.model_copy(update=plain)
     return Entry(topic, f"{letter.topic}/{letter.partition}/{letter.offset}", kept.model_dump_json().encode())

@@ -7,10 +7,10 @@ class Message(BaseModel):
     """A frozen record of a topic or of the lake.
 
     Records outlive the code that wrote them: a reader ignores fields that it does not know, and every field that
-    an older writer did not have needs a default.
+    an older writer did not have needs a default. An error's text does not quote the record, which may name a person.
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
 
 class Request(BaseModel):

@@ -124,12 +124,15 @@ def test_dead_letters_name_no_person(shop: Shop) -> None:
         json.dumps(event().model_dump() | {"id": mail}).encode(),
         json.dumps(event().model_dump() | {"order": mail}).encode(),
         event(user="bob").model_dump_json().encode(),
+        json.dumps(event().model_dump() | {"item": mail}).encode(),
+        json.dumps(event().model_dump() | {"kind": f"call +44 7700 900123, {mail}"}).encode(),
     ]
     shop.log.append([Entry(EVENTS, mail, value) for value in bad])
     ingest.ingest(shop.log, shop.lake, ingest.frozen(shop.log), key=KEY)
     records = shop.read(DEAD)
     assert len(records) == len(bad)
     assert not any(mail in record.key or mail.encode() in record.value for record in records)
+    assert not any(b"900123" in record.value for record in records)
     assert {record.key.split("/")[0] for record in records} == {EVENTS.name}
 
 

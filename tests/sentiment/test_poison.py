@@ -182,9 +182,16 @@ def test_a_record_in_another_partition_than_its_keys_is_a_dead_letter(crowd: Cro
 def test_a_dead_letter_keeps_nothing_that_a_person_wrote(crowd: Crowd) -> None:
     about = post().model_dump()
     bad = [about | {"text": MEGABYTE}, about | {"author": "Jane Doe, jane@doe.org"}, about | {"at": "Jane Doe"}]
+    bad += [about | {"at": "@jane_doe"}, about | {"kind": "jane@doe.org"}, about | {"id": "+44 7700 900123"}]
     crowd.log.append([Entry(POSTS, "p-1", json.dumps(line).encode()) for line in bad])
     crowd.stream()
-    text, author, at = crowd.letters()
+    text, author, at, *named = crowd.letters()
+    assert [(letter.field, letter.value) for letter in named] == [
+        ("at", "[handle]"),
+        ("message", ""),
+        ("id", "[phone number]"),
+    ]
+    assert "[e-mail address]" in named[1].reason
     assert (text.field, text.value, author.field, author.value) == ("text", "", "author", "")
     assert (at.field, at.value) == ("at", "Jane Doe"), "of what is no person's it says the value"
     assert max(len(letter.model_dump_json()) for letter in crowd.letters()) < 1_000

@@ -1,5 +1,6 @@
 """What the commands are put together from: parts behind the settings, loops that go on, children, slots, ticks."""
 
+import logging
 import signal
 import subprocess
 import sys
@@ -108,6 +109,21 @@ def test_a_log_that_this_version_cannot_read_is_a_fault_of_the_command(
     with pytest.raises(typer.BadParameter, match=str(error)[:20]):
         runtime(tmp_path).open_log(wait=True)
     assert closed == [1]
+
+
+def test_a_line_of_the_log_names_no_person(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # else basicConfig leaves those of pytest
+    runtime(tmp_path)
+    try:
+        raise KeyError("4111 1111 1111 1111")
+    except KeyError:
+        logging.getLogger("shared.test").exception("a record of %s cannot be taken in", "anna@example.com")
+    said = capsys.readouterr().err
+    assert "ERROR shared.test: a record of [e-mail address] cannot be taken in" in said
+    assert "KeyError: '[card number]'" in said
+    assert "4111 1111 1111 1111" not in said.replace('raise KeyError("4111 1111 1111 1111")', "")
 
 
 def test_an_empty_secret_is_a_fault_of_the_command(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
+from shared.clock import perf_counter
 from shared.dead_letters import DeadLetter, Refused, dead_letter, from_validation, rejected_rows
 from shared.eventlog.port import Record, Topic
 from shared.messages import Message
@@ -156,3 +157,17 @@ def test_rejected_rows_of_a_file_are_letters_too() -> None:
 def test_a_letter_of_an_older_writer_can_be_read() -> None:
     old = b'{"topic": "t", "partition": 0, "offset": 1, "field": "f", "reason": "r", "text": "raw"}'
     assert DeadLetter.model_validate_json(old).value == ""
+
+
+def test_a_card_number_where_the_value_is_cut_is_no_half_of_one() -> None:
+    value = "x " * 95 + "4111 1111 1111 1111"
+    about = letter(Refused("note", value, "odd"))
+    assert "4111" not in about.value
+    assert len(about.value) <= 200
+
+
+@pytest.mark.parametrize("text", ["x" * 1_000_000, "1" * 1_000_000, "@" * 1_000_000, "+1 " * 300_000], ids=range(4))
+def test_a_long_value_costs_no_more_than_a_short_one(text: str) -> None:
+    began = perf_counter()
+    letter(Refused("note", text, "odd"))
+    assert perf_counter() - began < 0.5

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from shared.privacy import pseudonym, pseudonymised
+from shared.privacy import masked, pseudonym, pseudonymised
 
 KEY = b"a key"
 NAMES = ["", "4711", "名前", "x" * 100_000]
@@ -33,3 +33,37 @@ def test_a_name_that_comes_in_twice_is_replaced_once() -> None:
     assert pseudonymised("ann", KEY) == pseudonym("ann", KEY) == pseudonymised(pseudonym("ann", KEY), KEY)
     for name in ("0" * 31, "0" * 33, "G" * 32, "ABCDEF0123456789" * 2, "0" * 32 + "\n"):
         assert pseudonymised(name, KEY) == pseudonym(name, KEY)
+
+
+@pytest.mark.parametrize(
+    ("text", "seen"),
+    [
+        ("pay 4111111111111111 now", "pay [card number] now"),
+        ("4111 1111 1111 1111", "[card number]"),
+        ("card=3782-822463-10005,", "card=[card number],"),
+        ("{4111111111111111", "{[card number]"),
+        ("mail alice.b+c@example.co.uk.", "mail [e-mail address]."),
+        ("call +44 7700 900123, please", "call [phone number], please"),
+        ("(030) 123 456 78", "[phone number]"),
+        ("00491701234567", "[phone number]"),
+        ("ask @JaneDoe_1984!", "ask [handle]!"),
+    ],
+)
+def test_what_names_a_person_is_masked_wherever_it_stands(text: str, seen: str) -> None:
+    assert masked(text) == seen
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1767225600",  # epoch seconds
+        "567588278875213824",  # id of a post: no card number ends in this check digit
+        "2026-03-12-aad56c22",
+        "2026-03-12T04:05:06+00:00",
+        "fraud.events/3/1700000",
+        "0.0125 of 12,345.67",
+        "5bdcc146bf60754e6a042426089575c7",
+    ],
+)
+def test_numbers_dates_and_pseudonyms_stay(text: str) -> None:
+    assert masked(text) == text
