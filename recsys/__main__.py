@@ -244,7 +244,7 @@ def ingest(
             print(f"{count:,} records taken in")
             return
         try:
-            past = read_file(file)
+            past = read_file(file, until=runtime.clock.now() + config.MAX_AHEAD)
         except Refused as error:
             raise typer.BadParameter(str(error)) from error
         log.append(rejected_rows(DEAD, past.letters, personal=PERSONAL))

@@ -76,10 +76,11 @@ def hidden(events: pl.DataFrame, *, key: bytes) -> pl.DataFrame:
     return rows.select(partition, *(pl.col(name).cast(kind) for name, kind in EVENT_COLUMNS.items()))
 
 
-def read_file(path: Path) -> Past:
+def read_file(path: Path, *, until: int = 2**32 - 1) -> Past:
     """Deeds of a CSV or Parquet file: own columns (FILE_COLUMNS, the first four needed), or a known data set's.
 
-    Times are UTC, prices in whole units of one currency. A CSV's header is line 1.
+    A row after `until` is refused: a training would begin at it. Times are UTC, prices in whole units of one currency.
+    A CSV's header is line 1.
 
     Raises:
         Refused: columns are missing, or it is no such file, so that no row can be read.
@@ -99,11 +100,12 @@ def read_file(path: Path) -> Past:
         raw = raw.with_columns(aside=pl.lit(None, pl.String))
     aside = raw.filter(pl.col("aside").is_not_null()).group_by("aside").len().sort("aside")
     digest = digest_of_file(path)[:12]
-    events, letters = _checked(raw.filter(pl.col("aside").is_null()).drop("aside"), path, digest=digest)
+    mine = raw.filter(pl.col("aside").is_null()).drop("aside")
+    events, letters = _checked(mine, path, digest=digest, until=until)
     return Past(events.select(*EVENT_COLUMNS), _products(events), letters, dict(aside.iter_rows()))
 
 
-def _checked(raw: pl.DataFrame, path: Path, *, digest: str) -> tuple[pl.DataFrame, list[DeadLetter]]:
+def _checked(raw: pl.DataFrame, path: Path, *, digest: str, until: int) -> tuple[pl.DataFrame, list[DeadLetter]]:
     defaults = {"quantity": "1", "price": "0", "order_id": None, "title": "", "category": "", "family": ""}
     added = {name: pl.lit(value, pl.String) for name, value in defaults.items() if name not in raw.columns}
     rows = raw.with_columns(**added)
@@ -124,7 +126,7 @@ def _checked(raw: pl.DataFrame, path: Path, *, digest: str) -> tuple[pl.DataFram
         "user_id": (pl.col("user_id").str.contains(NAME), f"must match {NAME}"),
         "item_id": (pl.col("item_id").str.contains(IDENTIFIER), f"must match {IDENTIFIER}"),
         "event": (pl.col("event").is_in(KINDS), f"must be one of {', '.join(KINDS)}"),
-        "at": (pl.col("seconds").is_between(0, 2**32 - 1), "must be a date and time, YYYY-MM-DD HH:MM:SS"),
+        "at": (pl.col("seconds").is_between(0, until), "must be a date and time, YYYY-MM-DD HH:MM:SS, that has come"),
         "quantity": (pl.col("units").is_between(1, config.MAX_QUANTITY), "must be 1 to 100,000"),
         "price": (pl.col("amount").is_between(0, config.MAX_CENTS / 100), "must be an amount from 0 on"),
     }

@@ -71,6 +71,14 @@ def test_a_bad_row_is_reported_by_line_and_reason_and_the_rest_is_read(tmp_path:
     assert letter.reason.startswith("must ")
 
 
+def test_a_row_that_has_not_come_yet_is_refused(tmp_path: Path) -> None:
+    """One row of the year 2099 would make a training begin in 2099."""
+    (tmp_path / "events.csv").write_text("\n".join([HEADER, GOOD, GOOD.replace("2026", "2099")]))
+    past = read_file(tmp_path / "events.csv", until=START + DAY)
+    assert past.events.height == 1
+    assert [(letter.offset, letter.field) for letter in past.letters] == [(3, "at")]
+
+
 def test_a_row_with_two_faults_has_two_letters_and_is_left_out_once(tmp_path: Path) -> None:
     past = read(tmp_path, GOOD, "a b,pen,stolen,2026-01-01 10:00:00,1,1,,,")
     assert [(letter.offset, letter.field) for letter in past.letters] == [(3, "user_id"), (3, "event")]
