@@ -13,8 +13,8 @@ PARTITIONS = 8
 # handful of payments, which the rules decide instead.
 ALLOWED_LATENESS = 6 * HOUR
 
-# Against the time at which the payment was appended. One fast clock moves its partition's time, and
-# must not make everybody else's payments late.
+# Against the time at which the payment was appended. A fast clock moves its partition's time to that at most, so it
+# makes no other payment late.
 MAX_AHEAD = ALLOWED_LATENESS
 MAX_AGE = 30 * DAY
 

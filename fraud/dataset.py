@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from fraud import config
-from fraud.history import EVENT_COLUMNS
+from fraud.history import LAKE_COLUMNS
 from fraud.ingest import DECISION_COLUMNS
 from fraud.schema import EVENT, Event, message
 from shared.lake import Lake
@@ -43,7 +43,7 @@ def day_of(at: int) -> date:
 def events(lake: Lake, *, since: int = 0, as_of: int) -> pl.DataFrame:
     """Everything accepted that had happened from the day of `since` on and before `as_of`, by partition and offset."""
     refusals = lake.read("refusals").select("partition", "offset")
-    rows = complete(lake.read("events", since=day_of(since)), EVENT_COLUMNS).filter(pl.col("at") < as_of)
+    rows = complete(lake.read("events", since=day_of(since)), LAKE_COLUMNS).filter(pl.col("at") < as_of)
     return rows.join(refusals, on=["partition", "offset"], how="anti", maintain_order="left")
 
 
@@ -61,13 +61,14 @@ def complete(rows: pl.DataFrame, columns: Mapping[str, pl.DataType | type[pl.Dat
 
 def streams(rows: pl.DataFrame) -> list[Iterator[Event]]:
     """The rows as events, a stream a partition, in offset order."""
+    rows = complete(rows, {"appended": pl.Int64})
     return [_stream(rows.filter(pl.col("partition") == number)) for number in range(config.PARTITIONS)]
 
 
 def _stream(rows: pl.DataFrame) -> Iterator[Event]:
     for start in range(0, rows.height, CHUNK):
-        for text in rows.slice(start, CHUNK).select(message())["message"]:
-            yield EVENT.validate_json(text)
+        for text, appended in rows.slice(start, CHUNK).select(message(), "appended").iter_rows():
+            yield EVENT.validate_json(text).appended(appended)
 
 
 def labelled(payments: pl.DataFrame, rows: pl.DataFrame, decisions: pl.DataFrame) -> pl.DataFrame:

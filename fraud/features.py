@@ -90,7 +90,7 @@ class State:
                 return None, None
             probe = event.probe
         # A probe leaves no trace but on its own card: test traffic must not move the bank's time.
-        cell = None if probe else self._advance(event.at)
+        cell = None if probe else self._advance(event.moment)
         try:
             if isinstance(event, Transaction):
                 return self._pay(event, book), cell

@@ -20,6 +20,7 @@ EVENT_COLUMNS: dict[str, type[pl.DataType]] = {
     **dict.fromkeys(("at", "cents"), pl.Int64),
     **dict.fromkeys(("probe", "fraud"), pl.Boolean),
 }
+LAKE_COLUMNS = EVENT_COLUMNS | {"appended": pl.Int64}  # null for what came by file
 FILE_COLUMNS = {
     "TRANSACTION_ID": "id",
     "TX_DATETIME": "at",

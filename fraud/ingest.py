@@ -71,6 +71,7 @@ def accept(record: Record) -> Event:
     except ValidationError as error:
         raise from_validation(error, skip=KINDS) from error
     check_time(event, record.at)
+    event = event.appended(record.at)
     if isinstance(event, Tick):  # written to every partition
         return event
     if record.key != event.card:
@@ -205,10 +206,11 @@ def _write_events(lake: Lake, records: Sequence[Record], *, batch: str) -> dict[
         good.append(record)
         texts.append(event.model_dump_json())  # not as it came: JSON may be spread over lines, or say "yes"
         if event.kind != "payment" or not event.probe:
-            watermarks[record.partition] = max(watermarks.get(record.partition, 0), event.at)
+            watermarks[record.partition] = max(watermarks.get(record.partition, 0), event.moment)
     if good:
         rows = pl.read_ndjson("\n".join(texts).encode(), schema=EVENT_COLUMNS)
-        lake.write("events", rows.with_columns(_places(good)), batch=batch)
+        appended = pl.Series("appended", [record.at for record in good], dtype=pl.Int64)
+        lake.write("events", rows.with_columns(*_places(good), appended), batch=batch)
     return watermarks
 
 

@@ -6,10 +6,10 @@ Money is in whole cents, time in whole seconds since the epoch (UTC). On every t
 
 import hmac
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import polars as pl
-from pydantic import Field, TypeAdapter
+from pydantic import Field, PrivateAttr, TypeAdapter
 
 from fraud import config
 from shared import releases
@@ -44,7 +44,27 @@ STORY = Topic("fraud.story", 1, days=30)  # key: kind; a demo's only
 TOPICS = (EVENTS, DECISIONS, BOOK, DEAD, COMMANDS, ALARMS, REPORTS, RELEASES, HEARTBEATS, STORY)
 
 
-class Transaction(Message):
+class Arrived(Message):
+    """What `fraud.events` carries: something of an event time, which the log took at another."""
+
+    at: Seconds
+    _appended: int | None = PrivateAttr(None)  # by the log's clock; no producer can send it
+
+    @property
+    def moment(self) -> int:
+        """How far the event moves its partition's time: never beyond the time at which the log took it.
+
+        So a till whose clock is fast makes no other payment late, and closes no hour or day early.
+        """
+        return self.at if self._appended is None else min(self.at, self._appended)
+
+    def appended(self, at: int | None) -> Self:
+        """The event with the time at which the log took it; None: it came by file."""
+        self._appended = at
+        return self
+
+
+class Transaction(Arrived):
     """One card payment, as the till asks about it."""
 
     # [2.1] Structured, and only what is known while the card is in the terminal: a field that is filled
@@ -78,7 +98,7 @@ class TransactionRequest(Transaction, Request):
     """The same by HTTP, where a field that we do not know is a mistake of the caller."""
 
 
-class Label(Message):
+class Label(Arrived):
     """What was found out about a payment, and `at` what time the bank knew it."""
 
     kind: Literal["label"] = "label"
@@ -94,7 +114,7 @@ class Label(Message):
         return f"{self.card}.{self.id}"
 
 
-class Tick(Message):
+class Tick(Arrived):
     """Says to an idle partition that time has passed."""
 
     kind: Literal["tick"] = "tick"

@@ -22,7 +22,7 @@ import polars as pl
 from fraud import config, dataset, policy
 from fraud.artifact import Artifact
 from fraud.features import DEFINITION, StepFailed, needs
-from fraud.history import EVENT_COLUMNS
+from fraud.history import LAKE_COLUMNS
 from fraud.ingest import DECIDERS, accept, dead_letter, read_letter, read_verdict, unexpected
 from fraud.ingest import GROUP as INGESTS
 from fraud.order import Order
@@ -317,7 +317,7 @@ class Worker:
                     older, recent = self._read_lake(last, batch=HISTORY)
                 except LakeCorrupt:
                     older = recent = pl.DataFrame(schema=dict.fromkeys(PLACE, pl.Int64))
-            older, recent = dataset.complete(older, EVENT_COLUMNS), dataset.complete(recent, EVENT_COLUMNS)
+            older, recent = dataset.complete(older, LAKE_COLUMNS), dataset.complete(recent, LAKE_COLUMNS)
             self._lake_rows = older.filter(pl.col("kind") == "label"), recent
         return self._lake_rows
 
@@ -347,7 +347,7 @@ class Worker:
                     continue
                 ends[said.partition] = max(ends[said.partition], said.offset + 1)
                 if isinstance(said, Decision) and not said.probe:
-                    day = said.at // config.DAY
+                    day = min(said.at, record.at) // config.DAY
                     days[said.partition] = max(days[said.partition], day)
                     reviews[said.partition, day] += said.action == "review"
         reader.close()
@@ -476,7 +476,11 @@ class Worker:
         desk = self._desk(record.partition, payment)
         score = artifact.model.score(features)
         verdict = policy.decide(
-            score, payment.cents, artifact.policy, free=desk.free(payment.at), draw=lambda: self._draw(payment.identity)
+            score,
+            payment.cents,
+            artifact.policy,
+            free=desk.free(payment.moment),
+            draw=lambda: self._draw(payment.identity),
         )
         if not isfinite(score + sum(verdict.costs.values())):
             raise ValueError("the score or a cost is not finite")
@@ -506,7 +510,7 @@ class Worker:
     def _by_rules(self, record: Record, payment: Transaction, features: Features | None, mark: str) -> Decision:
         action, fired = policy.rules(payment.cents, features)
         desk = self._desk(record.partition, payment)
-        if action == "review" and desk.free(payment.at):  # the same analysts
+        if action == "review" and desk.free(payment.moment):  # the same analysts
             desk.take()
         why = {"late": ["too_late"], "error": ["failed"]}.get(mark, [])
         known = self._known(record, payment, features)

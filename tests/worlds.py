@@ -48,7 +48,8 @@ def bank(*, seed: int, days: int, cards: int, payments_a_day: float = 1.0) -> pl
 
 
 def troubled(rows: pl.DataFrame, *, seed: int, gaps: bool = True) -> pl.DataFrame:
-    """The same rows as a bad network would bring them, with `arrival` and `offset`, by partition and offset.
+    """The same rows as a bad network would bring them, with `arrival` (which is when the log takes them, `appended`)
+    and `offset`, by partition and offset.
 
     Late, too late, at the same second, without device, probes ahead of time; verdicts repeated, taken
     back, taken back again, late and early; `gaps`: hours without ticks.
@@ -81,7 +82,7 @@ def troubled(rows: pl.DataFrame, *, seed: int, gaps: bool = True) -> pl.DataFram
     )
     again = taken_back.filter(draw < 0.3).with_columns(arrival=pl.col("arrival") + DAY, fraud=~pl.col("fraud"))
     every = pl.concat([chosen.filter(kind="tick"), paid, twins, told, repeated, taken_back, again])
-    return placed(every.drop("draw", "late").sort("arrival", maintain_order=True))
+    return placed(every.drop("draw", "late").sort("arrival", maintain_order=True)).with_columns(appended="arrival")
 
 
 def placed(rows: pl.DataFrame) -> pl.DataFrame:

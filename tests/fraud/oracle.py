@@ -30,7 +30,9 @@ def oracle(rows: pl.DataFrame) -> tuple[pl.DataFrame, NDArray[np.float64]]:
     """Rows of `fraud.events` by partition and offset -> its payments, and their features (n, 36); NaN: too late."""
     rows = rows.with_columns(place=pl.int_range(pl.len()))
     paid, moves = pl.col("kind") == "payment", ~pl.col("probe").fill_null(False)
-    rows = rows.with_columns(after=pl.when(moves).then("at").otherwise(0).cum_max().over("partition"))
+    rows = rows.with_columns(
+        after=pl.when(moves).then(pl.min_horizontal("at", _appended(rows))).otherwise(0).cum_max().over("partition")
+    )
     before = pl.col("after").shift(1, fill_value=0).over("partition")
     rows = rows.with_columns(late=paid & (pl.col("at") < before - ALLOWED_LATENESS), open=pl.col("after") // HOUR)
     verdicts = _verdicts(rows)
@@ -46,6 +48,11 @@ def oracle(rows: pl.DataFrame) -> tuple[pl.DataFrame, NDArray[np.float64]]:
     matrix = np.full((payments.height, len(NAMES)), np.nan)
     matrix[~payments["late"].to_numpy()] = np.column_stack([found[name] for name in NAMES])
     return payments, matrix
+
+
+def _appended(rows: pl.DataFrame) -> pl.Expr:
+    """When the log took a row; null for one that came by file, which moves time by its own."""
+    return pl.col("appended") if "appended" in rows.columns else pl.lit(None, pl.Int64)
 
 
 def _verdicts(rows: pl.DataFrame) -> pl.DataFrame:

@@ -14,7 +14,7 @@ from fraud import config, dataset
 from fraud.config import ALLOWED_LATENESS, BOOK_LAG, DAY, HOUR, PARTITIONS
 from fraud.features import NAMES, State, fold
 from fraud.history import as_events, read_file
-from fraud.schema import Event, Features, Transaction
+from fraud.schema import Event, Features, Tick, Transaction
 from fraud.terminals import Book
 from tests.fraud.oracle import by_place, differences, oracle
 from tests.worlds import KEY, START, Replay, bank, label, payment, ticks, troubled
@@ -162,6 +162,24 @@ def test_too_late_a_payment_has_no_features_and_is_added_nowhere() -> None:
     assert state.step(late.model_copy(update={"id": "just", "at": late.at + 1}), book)[0] is not None
     assert len(state.cards["card"].at) == 2
     assert state.open.counts == {"shop": (2, 0)}
+
+
+@pytest.mark.parametrize("kind", ["payment", "label", "tick"])
+def test_an_event_moves_time_no_further_than_to_when_the_log_took_it(kind: str) -> None:
+    """So one fast clock makes nothing late, and closes no hour."""
+    state, book, ahead = State(0), Book(), START + 6 * HOUR
+    made: dict[str, Event] = {
+        "payment": payment(ahead, id="fast"),
+        "label": label(payment(START), ahead),
+        "tick": Tick(at=ahead),
+    }
+    state.step(payment(START), book)
+    _, cell = state.step(made[kind].appended(START + 60), book)
+    assert cell is None
+    assert state.watermark == START + 60
+    assert state.step(payment(START - ALLOWED_LATENESS + 60, id="slow"), book)[0] is not None
+    state.step(Tick(at=ahead).appended(ahead + 5), book)
+    assert state.watermark == ahead  # and a slow one moves it by its own time
 
 
 def test_a_probe_counts_on_its_own_card_only() -> None:

@@ -1,6 +1,7 @@
 """The worker, in process, on a real log: what it decides, what it refuses, and what survives when it dies."""
 
 import json
+import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -14,10 +15,10 @@ import pytest
 
 from fraud import dataset, policy
 from fraud.artifact import Artifact
-from fraud.config import DAY, EXPLORATION, HOUR, MAX_AGE, MAX_AHEAD
+from fraud.config import ALLOWED_LATENESS, DAY, EXPLORATION, HOUR, MAX_AGE, MAX_AHEAD, PARTITIONS
 from fraud.features import fold
 from fraud.ingest import DECIDERS, accept
-from fraud.schema import ALARMS, BOOK, DECISIONS, EVENTS, Action, Alarm, Cell, Decision, Transaction
+from fraud.schema import ALARMS, BOOK, DECISIONS, EVENTS, Action, Alarm, Cell, Decision, Tick, Transaction
 from shared.clock import monotonic
 from shared.eventlog import sqlite
 from shared.eventlog.port import Entry, Fenced, LogUnavailable, Topic, partition_of
@@ -538,3 +539,31 @@ def test_a_payment_waits_for_the_hours_that_another_partition_has_not_closed(ban
     bank.work(worker)
     bank.leave(worker)
     assert bank.decision(hasty).mark == "stale-book"
+
+
+@pytest.mark.parametrize("kind", ["payment", "tick"])
+def test_a_fast_clock_makes_no_payment_late_and_ends_no_day_of_the_analysts(
+    bank: Bank, world: Trained, kind: str
+) -> None:
+    """It is as far ahead as may be, and the other payments as late as may be."""
+    now = TODAY + DAY - HOUR
+    fast = payment(id="fast", at=now + MAX_AHEAD)
+    slow = payment(card=neighbour("card-a"), id="slow", at=now - ALLOWED_LATENESS)
+    bank.release(world.release)
+    bank.clock.observe(now)
+    bank.log.append([Entry(EVENTS, "tick", Tick(at=now).model_dump_json().encode(), p) for p in range(PARTITIONS)])
+    place = partition_of("card-a", PARTITIONS)
+    if kind == "payment":
+        bank.pay(fast)
+    else:
+        bank.log.append([Entry(EVENTS, "tick", Tick(at=now + MAX_AHEAD).model_dump_json().encode(), place)])
+    bank.pay(slow)
+    bank.decide()
+    assert (bank.decision(slow).path, bank.decision(slow).mark) == ("model", None)
+    assert json.loads(bank.notes()[place])[0] == TODAY // DAY
+    assert max(cell.until for cell in bank.cells() if cell.partition == place) < now // HOUR
+    shutil.rmtree(bank.var / "snapshots")
+    later = payment(card=neighbour("card-a"), id="later", at=now - ALLOWED_LATENESS)
+    bank.pay(later)
+    bank.decide()
+    assert bank.decision(later).path == "model"  # and the same after a rebuild
