@@ -29,6 +29,7 @@ from sentiment.hours import (
     write_hour,
 )
 from sentiment.ingest import POST_COLUMNS, Ingest
+from sentiment.mentions import BrandTables
 from sentiment.opinions import Reader
 from sentiment.schema import ALARMS, RELEASES, Alarm, Mention, Opinion, Post
 from shared.champion import Champion, ChampionFollower
@@ -38,6 +39,7 @@ from shared.eventlog.port import Entry, EventLog, Fenced, LogUnavailable
 from shared.lake import Lake
 from shared.privacy import PSEUDONYM, pseudonymised
 
+BITE = 2_000  # records that are taken in a step, of a partition
 RETRY = 30.0  # seconds before what failed is tried again
 WHOLE = ("ingest", "work")  # a dependency that is away holds all of it up
 
@@ -61,6 +63,8 @@ class Batch:
     ) -> None:
         self._log, self._lake, self._champion, self._reader = log, lake, champion, reader
         self._folder, self._told = folder, told
+        self._tables = BrandTables(folder / "aliases")
+        self._readers = {reader.brands.version: reader}  # by version of the brands' table
         self._ingest = Ingest(log, lake, secret=reader.secret, member="batch")
         self._releases = ChampionFollower(log, RELEASES, champion)
         self._retry_at: dict[int | str, float] = {}  # by hour, or kind of work
@@ -78,7 +82,7 @@ class Batch:
         Raises:
             Fenced, LogUnavailable: make a new one.
         """
-        taken = self._guarded("ingest", lambda: bool(self._ingest.step()))
+        taken = self._guarded("ingest", self._take_in)
         for reason in self._releases.poll():
             logger.error("not released: %s", reason)
         if self._damage:
@@ -88,6 +92,20 @@ class Batch:
     def close(self) -> None:
         self._ingest.consumer.close()
         self._releases.close()
+
+    def _take_in(self) -> bool:
+        """Records into the lake; whether there were any. Once it has caught up it is known when a new table begins."""
+        taken = self._ingest.step(BITE)
+        if taken < BITE:  # the running hour is linked by the one before
+            self._tables.adopt(self._reader.brands, since=self._ingest.watermark // HOUR + 1)
+        return taken > 0
+
+    def _reader_at(self, hour: int) -> Reader:
+        """With the table of brands that was in force."""
+        brands = self._tables.at(hour) or self._reader.brands
+        if brands.version not in self._readers:
+            self._readers[brands.version] = Reader(brands, secret=self._reader.secret)
+        return self._readers[brands.version]
 
     def _work(self) -> bool:
         """The next hour, or the night's work; whether there was any."""
@@ -158,15 +176,16 @@ class Batch:
         until = self._ingest.until
         if before is not None:  # the lake still has what was taken in before the group's offsets were lost
             until = tuple(map(max, until, before.until))
-        rows = self._count(hour, until)
+        reader = self._reader_at(hour)
+        rows = self._count(hour, until, reader)
         content = digest(rows)
         with self._publishing():
             if before is not None and before.digest == content:
-                published = before._replace(until=until, model=self._champion.version)
+                published = before._replace(until=until, model=self._champion.version, aliases=reader.brands.version)
             else:
                 version = 1 + max(self._written.get(hour, 0), 0 if before is None else before.version)
                 write_hour(self._folder, hour, version, rows)
-                published = Published(version, self._champion.version, content, until)
+                published = Published(version, self._champion.version, content, until, reader.brands.version)
             hours = {**self.manifest.hours, hour: published}
             self._switch(self.manifest._replace(hours=hours))
         self._told(hour, published)
@@ -182,7 +201,7 @@ class Batch:
             manifest.write(self._folder)
         self.manifest = manifest
 
-    def _count(self, hour: int, until: tuple[int, ...]) -> pl.DataFrame:
+    def _count(self, hour: int, until: tuple[int, ...], reader: Reader) -> pl.DataFrame:
         """The hour's mentions; those of bots and deleted posts bear a reason in `removed`, or are gone."""
         day = self._rows(hour * HOUR // DAY, hour * HOUR // DAY + 1).filter(_within(until))
         gone = self._lake.read("tombstones")
@@ -190,25 +209,25 @@ class Batch:
             day = day.join(gone.filter(_within(until)).select("id"), on="id", how="anti", maintain_order="left")
         bots = robots(day, hour)
         posts = day.filter(pl.col("at") // HOUR == hour).sort("at", "id")
-        known = self._known(hour, posts)
+        known = self._known(hour, posts, reader)
         rows: list[dict[str, object]] = []
         for row in posts.iter_rows(named=True):
             post = Post(id=row["id"], author=row["author"], at=row["at"], text=row["text"])
             place = (row["partition"], row["offset"])
-            opinion, mentions = self._reader.judged(
+            opinion, mentions = reader.judged(
                 post, self._champion.model, self._champion.version, place=place, known=known.get(post.id)
             )
             rows += [_row(mention, opinion, removed="bot" if post.author in bots else None) for mention in mentions]
         return pl.DataFrame(rows, schema=COLUMNS)
 
-    def _known(self, hour: int, posts: pl.DataFrame) -> dict[str, Opinion]:
+    def _known(self, hour: int, posts: pl.DataFrame, reader: Reader) -> dict[str, Opinion]:
         """By post, what this very model has said, in the stream or the version before: nothing is scored twice."""
-        known = self._streamed(hour, posts)
+        known = self._streamed(hour, posts, reader)
         before = self.manifest.hours.get(hour)
         # While no version is in force the opinions of the one before stand: an hour that is reopened loses none.
         if before is None or self._champion.version not in (before.model, None):
             return known
-        if self.manifest.aliases != self._reader.brands.version:  # other brands may be found in the same text
+        if (before.aliases or self.manifest.aliases) != reader.brands.version:  # it found other brands in the same text
             return known
         try:
             rows = read_hour(self._folder, hour, before.version)
@@ -217,7 +236,7 @@ class Batch:
             return known
         return known | dict(_opinions(rows))
 
-    def _streamed(self, hour: int, posts: pl.DataFrame) -> dict[str, Opinion]:
+    def _streamed(self, hour: int, posts: pl.DataFrame, reader: Reader) -> dict[str, Opinion]:
         """What the stream said by the model at its best: not by another version, and not for want of time."""
         day = hour * HOUR // DAY
         said = self._lake.read("opinions", since=date_of(day), until=date_of(day + 1))
@@ -225,7 +244,7 @@ class Batch:
             return {}
         mine = said.filter(
             (pl.col("model") == pl.lit(self._champion.version, pl.String))
-            & (pl.col("definition") == self._reader.definition)
+            & (pl.col("definition") == reader.definition)
             & pl.col("mark").is_null()
         ).select("id", "text", "label", "why_not", "score", "model")
         # The text, too: of an id that comes again with other words the stream may have read the other ones.

@@ -31,6 +31,7 @@ class Published(NamedTuple):
     model: str | None  # the version that scored it
     digest: str  # of its rows
     until: tuple[int, ...]  # by partition of posts, the offset up to which it has taken in what came
+    aliases: str = ""  # the version of the brands' table that found its mentions; an older manifest does not say
 
 
 class Manifest(NamedTuple):
@@ -56,8 +57,8 @@ class Manifest(NamedTuple):
         try:
             about = json.loads(text)
             hours = {
-                int(hour): Published(int(version), model, content, tuple(until))
-                for hour, (version, model, content, until, *_) in about.pop("hours").items()
+                int(hour): Published(int(version), model, content, tuple(until), *more[:1])
+                for hour, (version, model, content, until, *more) in about.pop("hours").items()
             }
             known = {name: about[name] for name in cls._fields if name in about}  # a newer version may say more
             return cls(**known | {"tombstones": tuple(about["tombstones"]), "hours": hours})

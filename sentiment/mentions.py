@@ -1,6 +1,6 @@
 """Which brands a post speaks of, and of which side of them: a versioned table of aliases with context words.
 
-Pure but for `Brands.read`, which reads the table.
+Pure but for `Brands.read`, which reads the table, and `BrandTables`, which keeps those that were in force.
 """
 
 import hashlib
@@ -33,6 +33,7 @@ class Brands:
     """The aliases of one world."""
 
     def __init__(self, table: Mapping[str, Mapping[str, Sequence[str]]]) -> None:
+        self.table = table
         self.names = tuple(sorted(table))
         self.version = hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()[:12]
         self._handles: dict[str, str] = {}
@@ -94,3 +95,32 @@ class Brands:
 def aspect(text: str) -> str | None:
     """What a text is about, if one of the known words says so."""
     return next((ASPECT[word] for word in WORD.findall(folded(text)) if word in ASPECT), None)
+
+
+class BrandTables:
+    """The tables that were in force, each from an hour on, as files of a folder.
+
+    An edit of the table tells of hours that are to come. One that is counted again, for a late post or a deletion, is
+    linked as it was, or old counts would change with each new alias.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._tables = {int(path.stem): Brands(json.loads(path.read_text())) for path in folder.glob("*.json")}
+
+    def at(self, hour: int) -> Brands | None:
+        """The table in force at an hour (since the epoch); None before the first was kept."""
+        since = max((since for since in self._tables if since <= hour), default=None)
+        return None if since is None else self._tables[since]
+
+    def adopt(self, brands: Brands, *, since: int) -> None:
+        """From hour `since` on this one is in force, unless it is already; the very first one is at every hour."""
+        last = max(self._tables, default=None)
+        if last is not None and self._tables[last].version == brands.version:
+            return
+        since = 0 if last is None else since
+        self._folder.mkdir(parents=True, exist_ok=True)
+        new = self._folder / f"{since}.new"
+        new.write_text(json.dumps(brands.table))
+        new.replace(new.with_suffix(".json"))
+        self._tables[since] = brands

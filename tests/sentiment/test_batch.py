@@ -1,7 +1,9 @@
 """The batch view: what it publishes, reopens and leaves alone, and that it may die anywhere."""
 
 import json
-from contextlib import closing, suppress
+import shutil
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import polars as pl
@@ -12,8 +14,9 @@ from sentiment import config
 from sentiment.batch import Batch
 from sentiment.config import DAY, HOUR, LATENESS, MINUTE
 from sentiment.hours import HoursCorrupt, Manifest, Published, digest, publishing, read_hour, write_hour
+from sentiment.mentions import Brands
 from sentiment.monitor import entry
-from sentiment.opinions import definition
+from sentiment.opinions import Reader, definition
 from sentiment.schema import OPINIONS, POSTS, Counts, Opinion, Post, Tombstone
 from sentiment.timeline import counted
 from shared.eventlog.port import Entry, Fenced
@@ -369,3 +372,57 @@ def test_of_many_at_once_one_changes_the_manifest_at_a_time(tmp_path: Path) -> N
     manifest = Manifest.read(tmp_path)
     assert manifest.revision == 60
     assert set(manifest.hours) == set(range(60))
+
+
+# --- tables of brands -----------------------------------------------------------------------------------
+
+
+@contextmanager
+def edited(crowd: Crowd) -> Iterator[None]:
+    """A new name for a brand stands in brands.toml, and all processes begin again."""
+    table = json.loads(json.dumps(BRANDS.table))
+    table["northair"]["aliases"] = [*table["northair"]["aliases"], "blue birds"]
+    before, crowd.reader = crowd.reader, Reader(Brands(table), secret=KEY)
+    yield
+    crowd.reader = before
+
+
+def test_an_edit_of_the_brands_tells_of_hours_to_come_and_changes_no_old_one(crowd: Crowd) -> None:
+    named, alias = "@northair is great", "the blue birds are great"
+    crowd.post(post(named, id="named"), post(alias, id="alias"))
+    crowd.tick(TODAY + 2 * HOUR + LATENESS)
+    crowd.stream()
+    before = crowd.publish()
+    with edited(crowd):
+        crowd.publish()
+        crowd.tick(TODAY + 3 * HOUR)
+        crowd.post(post(alias, id="new-alias", at=TODAY + 3 * HOUR))
+        crowd.post(post(named, id="late"), post(alias, id="late-alias"), Tombstone(id="named", at=TODAY + 3 * HOUR))
+        crowd.tick(TODAY + DAY + HOUR)
+        crowd.stream()
+        after = crowd.publish()
+        assert after.hours[FIRST].version == 2
+        assert set(crowd.published()[FIRST]["post"]) == {"late"}
+        assert set(crowd.published()[FIRST + 3]["post"]) == {"new-alias"}
+        assert after.hours[FIRST].aliases == before.hours[FIRST].aliases == BRANDS.version
+        assert after.hours[FIRST + 3].aliases == crowd.reader.brands.version
+        (crowd.var / "batch" / "manifest.json").write_text("{")  # all hours are published again
+        crowd.publish()
+        assert set(crowd.published()[FIRST]["post"]) == {"late"}
+    crowd.publish()  # the edit is taken back
+    assert set(crowd.published()[FIRST + 3]["post"]) == {"new-alias"}
+
+
+def test_an_hour_of_an_older_manifest_is_linked_by_the_table_that_there_is(crowd: Crowd) -> None:
+    crowd.post(post())
+    crowd.tick(TODAY + 2 * HOUR)
+    crowd.publish()
+    path = crowd.var / "batch" / "manifest.json"
+    about = json.loads(path.read_text())
+    about["hours"] = {hour: line[:4] for hour, line in about["hours"].items()}
+    path.write_text(json.dumps(about))
+    shutil.rmtree(crowd.var / "batch" / "aliases")
+    assert Manifest.read(crowd.var / "batch").hours[FIRST].aliases == ""
+    crowd.post(post("@northair again", id="late"))
+    crowd.tick(TODAY + DAY + HOUR)
+    assert crowd.publish().hours[FIRST].version == 2

@@ -313,10 +313,10 @@ def test_an_hour_that_cannot_be_published_holds_no_other_up(crowd: Crowd, monkey
     crowd.tick(TODAY + 5 * HOUR)
     count = Batch._count
 
-    def fails(self: Batch, hour: int, until: tuple[int, ...]) -> Any:
+    def fails(self: Batch, hour: int, *given: Any) -> Any:
         if hour == FIRST + 1:
             raise LakeCorrupt("a file of the lake cannot be read")
-        return count(self, hour, until)
+        return count(self, hour, *given)
 
     with monkeypatch.context() as broken:
         broken.setattr(Batch, "_count", fails)
@@ -337,10 +337,10 @@ def test_a_deletion_whose_hour_failed_in_the_night_is_seen_to_in_the_next(
     crowd.tick(TODAY + DAY + HOUR)
     count = Batch._count
 
-    def fails(self: Batch, hour: int, until: tuple[int, ...]) -> Any:
+    def fails(self: Batch, hour: int, *given: Any) -> Any:
         if hour == FIRST:
             raise LakeCorrupt("a file of the lake cannot be read")
-        return count(self, hour, until)
+        return count(self, hour, *given)
 
     with monkeypatch.context() as broken:
         broken.setattr(Batch, "_count", fails)
