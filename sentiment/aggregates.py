@@ -2,6 +2,9 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import polars as pl
 
 from sentiment.config import HOUR, MINUTE
 from sentiment.schema import Counts, Mention
@@ -68,3 +71,51 @@ def aggregate(mentions: Iterable[Mention]) -> dict[tuple[str, int], Cell]:
     for mention in mentions:
         hours.setdefault((mention.brand, mention.at // HOUR), Hour()).add(mention)
     return {(brand, start): cell for (brand, _), hour in hours.items() for start, cell in hour.minutes.items()}
+
+
+class Told(NamedTuple):
+    """What a view says of one brand within a window."""
+
+    counts: Counts = Counts()
+    shed: int = 0
+    models: frozenset[str] = frozenset()
+
+
+Minutes = dict[tuple[str, int], Told]  # by brand and start of the minute
+
+
+def counted(rows: pl.DataFrame) -> Minutes:
+    """What `aggregate` makes of a published hour's rows; of what was removed, that it was there."""
+    kept = [_mention(row) for row in rows.filter(pl.col("removed").is_null()).iter_rows(named=True)]
+    minutes = {key: Told(c.counts, c.shed, frozenset({c.model} - {None})) for key, c in aggregate(kept).items()}  # type: ignore[arg-type]  # no None is left
+    for row in rows.filter(pl.col("removed").is_not_null()).iter_rows(named=True):
+        key = row["brand"], row["at"] // MINUTE * MINUTE
+        minutes[key] = (known := minutes.get(key, Told()))._replace(counts=known.counts + Counts(raw=1))
+    return minutes
+
+
+def as_table(minutes: Minutes) -> pl.DataFrame:
+    """To be kept beside the rows, so that no reader counts them again."""
+    rows = [
+        {"brand": brand, "at": at, **told.counts._asdict(), "models": sorted(told.models)}
+        for (brand, at), told in sorted(minutes.items())
+    ]
+    kinds: dict[str, pl.DataType | type[pl.DataType]] = {
+        **{"brand": pl.String, "at": pl.Int64, "models": pl.List(pl.String)},
+        **dict.fromkeys(Counts._fields, pl.Int64),
+    }
+    return pl.DataFrame(rows, schema=kinds)
+
+
+def from_table(table: pl.DataFrame) -> Minutes:
+    """The minutes that `as_table` wrote."""
+    names = [name for name in Counts._fields if name in table.columns]
+    return {
+        (row["brand"], row["at"]): Told(Counts(**{name: row[name] for name in names}), 0, frozenset(row["models"]))
+        for row in table.iter_rows(named=True)
+    }
+
+
+def _mention(row: dict[str, object]) -> Mention:
+    names = ("brand", "aspect", "post", "author", "at", "text", "label", "model", "partition", "offset")
+    return Mention.model_validate({name: row[name] for name in names} | {"aliases": ""})

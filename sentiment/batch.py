@@ -15,6 +15,7 @@ from pathlib import Path
 import polars as pl
 
 from sentiment import config
+from sentiment.aggregates import as_table, counted
 from sentiment.artifact import Artifact
 from sentiment.config import DAY, HOUR, LATENESS
 from sentiment.hours import (
@@ -26,6 +27,7 @@ from sentiment.hours import (
     latest_versions,
     publishing,
     read_hour,
+    write_counts,
     write_hour,
 )
 from sentiment.ingest import POST_COLUMNS, Ingest
@@ -185,6 +187,7 @@ class Batch:
             else:
                 version = 1 + max(self._written.get(hour, 0), 0 if before is None else before.version)
                 write_hour(self._folder, hour, version, rows)
+                write_counts(self._folder, hour, version, as_table(counted(rows)))
                 published = Published(version, self._champion.version, content, until, reader.brands.version)
             hours = {**self.manifest.hours, hour: published}
             self._switch(self.manifest._replace(hours=hours))
@@ -204,7 +207,8 @@ class Batch:
     def _count(self, hour: int, until: tuple[int, ...], reader: Reader) -> pl.DataFrame:
         """The hour's mentions; those of bots and deleted posts bear a reason in `removed`, or are gone."""
         day = self._rows(hour * HOUR // DAY, hour * HOUR // DAY + 1).filter(_within(until))
-        gone = self._lake.read("tombstones")
+        # A deletion stands at a time that its post had passed; a version before this one wrote what the producer said.
+        gone = self._lake.read("tombstones", since=date_of(hour * HOUR // DAY - 1))
         if gone.height:
             day = day.join(gone.filter(_within(until)).select("id"), on="id", how="anti", maintain_order="left")
         bots = robots(day, hour)
@@ -277,12 +281,13 @@ class Batch:
         tombstones = self._ingest.until
         dirty = sorted(self._late() | self._deleted())
         done = [self._guarded(hour, partial(self._publish, hour)) for hour in dirty]
-        if not all(done):
-            tombstones = self.manifest.tombstones  # what was deleted is looked for again the next night
+        erased = today
+        if not all(done):  # what was deleted is looked for again the next night
+            tombstones, erased = self.manifest.tombstones, self.manifest.erased
         others = self._lake.read("uncounted", since=date_of(today - config.MAX_AGE // DAY - 1))
         expired = others.filter(why="expired").height if others.height else 0
         with self._publishing():
-            self._switch(self.manifest._replace(night=today, tombstones=tombstones, expired=expired))
+            self._switch(self.manifest._replace(night=today, erased=erased, tombstones=tombstones, expired=expired))
         return True
 
     def _late(self) -> set[int]:
@@ -307,13 +312,24 @@ class Batch:
 
     def _deleted(self) -> set[int]:
         """Published hours, of any age, of posts that were deleted since the last night."""
-        gone = self._lake.read("tombstones")
+        since = date_of(self.manifest.erased - 1) if self.manifest.erased > 0 else None
+        gone = self._lake.read("tombstones", since=since)
         if gone.height and self.manifest.tombstones:
             gone = gone.filter(~_within(self.manifest.tombstones))
         if gone.is_empty():
             return set()
-        posts = self._lake.read("posts").join(gone.select("id"), on="id", how="semi")
-        return {at // HOUR for at in posts["at"]} & set(self.manifest.hours)
+        known = sorted(set(gone["days"].explode().drop_nulls())) if "days" in gone.columns else []
+        # Of what was deleted more than a week after it was written no day is known: from the newest back, until all is
+        # found.
+        others = [day for day in map(days, reversed(self._lake.dates("posts"))) if day not in known]
+        hours, missing = set[int](), gone.select("id")
+        for day in [*known, *others]:
+            if missing.is_empty():
+                break
+            found = self._rows(day, day + 1).join(missing, on="id", how="semi")
+            hours |= {at // HOUR for at in found["at"]}
+            missing = missing.join(found, on="id", how="anti")
+        return hours & set(self.manifest.hours)
 
 
 def robots(day: pl.DataFrame, hour: int) -> set[str]:

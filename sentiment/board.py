@@ -1,6 +1,6 @@
 """The brands beside one another and over time, from both views: what a page draws."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from threading import Lock
 
 from sentiment.config import DAY, HOUR
@@ -81,14 +81,14 @@ class Board:
         """The brands as `brands` gives them, and each one's days."""
         return Compared(
             brands=self.brands(manifest, confusions, hours=hours),
-            days={name: self._published_days(manifest, confusions, name) for name in self.names},
+            days=self._published_days(manifest, confusions),
         )
 
     def series(self, manifest: Manifest, *, since: int = 0) -> Series:
         """From hour `since` (of the epoch) on. Raises HoursCorrupt."""
         speed = self._timeline.speed
         waiting = speed.hours(ALL) - manifest.hours.keys()
-        hours = sorted({*manifest.hours, *waiting})[-HOURS:]
+        hours = _latest({*manifest.hours, *waiting})
         newest = hours[-1] if hours else 0
         at, view = list[int](), list[View]()
         counts: dict[str, list[Counts]] = {name: [] for name in self.names}
@@ -133,26 +133,34 @@ class Board:
                 self._hours[brand, hour, version] = known
         return known
 
-    def _published_days(self, manifest: Manifest, confusions: Confusions, brand: str) -> list[Day]:
-        """Days of which batch has every hour."""
-        days = sorted({hour // 24 for hour in sorted(manifest.hours)[-HOURS:]})
-        whole = [day for day in days if all(hour in manifest.hours for hour in range(day * 24, day * 24 + 24))]
-        found = []
-        for day in whole:
+    def _published_days(self, manifest: Manifest, confusions: Confusions) -> dict[str, list[Day]]:
+        """By brand, the days of which batch has every hour; a day at a time, so that its files are opened once."""
+        days = sorted({hour // 24 for hour in _latest(manifest.hours)})
+        found: dict[str, list[Day]] = {name: [] for name in self.names}
+        for day in [day for day in days if all(hour in manifest.hours for hour in range(day * 24, day * 24 + 24))]:
             versions = tuple(manifest.hours[hour].version for hour in range(day * 24, day * 24 + 24))
             hangs_on = versions, sorted(version for of, version in confusions if of == day)
-            with self._lock:
-                known = self._days.get((brand, day))
-            if known is None or known[0] != hangs_on:
-                known = hangs_on, _day(self._point(manifest, confusions, brand, day * DAY, (day + 1) * DAY))
+            for brand in self.names:
                 with self._lock:
-                    self._days[brand, day] = known
-            found.append(known[1])
+                    known = self._days.get((brand, day))
+                if known is None or known[0] != hangs_on:
+                    known = hangs_on, _day(self._point(manifest, confusions, brand, day * DAY, (day + 1) * DAY))
+                    with self._lock:
+                        self._days[brand, day] = known
+                found[brand].append(known[1])
+        with self._lock:
+            self._days = {key: known for key, known in self._days.items() if key[1] >= min(days, default=0)}
         return found
 
     def _point(self, manifest: Manifest, confusions: Confusions, brand: str, since: int, until: int) -> Point:
         window = {"since": since, "until": until, "step": until - since}
         return next(self._timeline.points(manifest, brand, **window, confusions=dict(confusions)))
+
+
+def _latest(hours: Collection[int]) -> list[int]:
+    """Those that are shown, in order."""
+    newest = max(hours, default=0)
+    return sorted(hour for hour in hours if hour > newest - HOURS)
 
 
 def _day(point: Point) -> Day:

@@ -3,6 +3,7 @@
 import fcntl
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,6 +13,8 @@ from typing import NamedTuple, Self
 import polars as pl
 
 from shared.eventlog.port import Fenced
+
+logger = logging.getLogger(__name__)
 
 COLUMNS: dict[str, type[pl.DataType]] = {
     **dict.fromkeys(("brand", "aspect", "post", "author", "label", "model", "removed"), pl.String),
@@ -42,6 +45,7 @@ class Manifest(NamedTuple):
     revision: int = 0
     aliases: str = ""  # the version of the brands' table
     night: int = -1  # the last event day on whose eve dirty hours were reopened
+    erased: int = -1  # the same, and no deletion was left over
     tombstones: tuple[int, ...] = ()  # by partition, the offset up to which deletions have been seen to
     expired: int = 0  # posts that came too late for any version
     start: int | None = None  # the first hour there is
@@ -114,6 +118,36 @@ def read_hour(folder: Path, hour: int, version: int) -> pl.DataFrame:
         raise HoursCorrupt(f"{path} cannot be read ({error}): delete manifest.json, and batch makes it anew") from error
 
 
+def write_counts(folder: Path, hour: int, version: int, table: pl.DataFrame) -> None:
+    """What an hour's rows add up to, so that a request need not count them."""
+    path = _counts_path(folder, hour, version)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.new")
+    table.write_parquet(temporary)
+    temporary.replace(path)
+
+
+def read_counts(folder: Path, hour: int, version: int) -> pl.DataFrame | None:
+    """None where there are none that can be read: an older version wrote none, and the rows say the same."""
+    path = _counts_path(folder, hour, version)
+    try:
+        return pl.read_parquet(path)
+    except FileNotFoundError:
+        return None
+    except (pl.exceptions.PolarsError, OSError) as error:
+        logger.warning("%s cannot be read (%s): its hour is counted again", path, error)
+        return None
+
+
+def stamp(folder: Path) -> tuple[int, ...] | None:
+    """Another one for another manifest; None before there is one. It costs no reading."""
+    try:
+        about = (folder / "manifest.json").stat()
+    except FileNotFoundError:
+        return None
+    return about.st_ino, about.st_mtime_ns, about.st_size
+
+
 def latest_versions(folder: Path) -> dict[int, int]:
     """By hour, the highest version of which there is a file."""
     found: dict[int, int] = {}
@@ -130,6 +164,10 @@ def digest(rows: pl.DataFrame) -> str:
 
 def _path(folder: Path, hour: int, version: int) -> Path:
     return folder / str(hour // 24) / f"{hour}-{version}.parquet"
+
+
+def _counts_path(folder: Path, hour: int, version: int) -> Path:
+    return _path(folder, hour, version).with_suffix(".counts")
 
 
 def _replace(path: Path, content: bytes) -> None:

@@ -54,7 +54,8 @@ UNCOUNTED_COLUMNS: Columns = {
 }
 TOMBSTONE_COLUMNS: Columns = {
     "id": pl.String,
-    **dict.fromkeys(("at", "partition", "offset"), pl.Int64),
+    **dict.fromkeys(("at", "said", "partition", "offset"), pl.Int64),  # said: when it was, as the producer has it
+    "days": pl.List(pl.Int64),  # event days of the post, since the epoch; none are known of one older than a week
 }
 OPINION_COLUMNS: Columns = {
     **dict.fromkeys(("kind", "id", "text", "label", "why_not", "path", "mark", "model", "definition"), pl.String),
@@ -246,13 +247,16 @@ class Ingest:
             ids = self._known[record.partition]
             with suppress(Refused):  # the worker has written the dead letter
                 event = accept(record, self._secret)
-                if not isinstance(event, Tick):
+                if isinstance(event, Tombstone):
+                    # The time that its partition has come to, so it is never before that of its post.
+                    passed = {"at": max(event.at, ids.watermark), "said": event.at, "days": ids.days(event.id)}
+                    rows["tombstones"].append({"id": event.id} | passed | _place(record))
+                    ids.new(event.id, event.at, record.offset)
+                elif isinstance(event, Post):
                     first = ids.new(event.id, event.at, record.offset)
-                    why = None if first else "repeat"
-                    if first and event.at < ids.watermark - config.REOPEN:
-                        why = "expired"
-                    table = "tombstones" if isinstance(event, Tombstone) else "uncounted" if why else "posts"
-                    rows[table].append(event.model_dump() | _place(record) | {"why": why})
+                    expired = event.at < ids.watermark - config.REOPEN
+                    why = "repeat" if not first else "expired" if expired else None
+                    rows["uncounted" if why else "posts"].append(event.model_dump() | _place(record) | {"why": why})
                 ids.observe(event.at)
         for table, columns in POST_TABLES.items():
             self._lake.write(table, _frame(rows[table], columns), batch=batch)
@@ -268,7 +272,8 @@ class Ingest:
         days = [(table, day) for table in POST_TABLES for day in self._lake.dates(table) if begun and day >= since]
         for table, day in days:
             rows = self._lake.read(table, since=day, until=day + timedelta(days=1))
-            for id, at, number, offset in rows.select("id", "at", "partition", "offset").iter_rows():
+            time = pl.coalesce("said", "at") if "said" in rows.columns else pl.col("at")
+            for id, at, number, offset in rows.select("id", time, "partition", "offset").iter_rows():
                 if number in known and offset < positions[number].offset:
                     known[number].new(id, at, offset)
         self._known |= known

@@ -25,6 +25,10 @@ class KnownIds:
             self._starts.setdefault(day, offset)
         return first
 
+    def days(self, id: str) -> list[int]:
+        """The event days of the records of an id, as far as they are known."""
+        return [day for day, ids in self._days.items() if id in ids]
+
     def observe(self, at: int) -> None:
         """A record of this event time has passed."""
         self.watermark = max(self.watermark, at)

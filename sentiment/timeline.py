@@ -1,26 +1,30 @@
 """One answer from two views: hours that the manifest names come from batch, all others from the stream."""
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from threading import Lock
-from typing import Literal, NamedTuple
+from typing import Literal, TypeVar
 
 import numpy as np
 import polars as pl
 
 from sentiment import config
-from sentiment.aggregates import aggregate, by_number
+from sentiment.aggregates import Minutes, Told, by_number, counted, from_table
 from sentiment.config import HOUR
-from sentiment.hours import COLUMNS, HoursCorrupt, Manifest, Published, read_hour
-from sentiment.schema import MINUTE, MINUTES, Confusion, Counts, Late, Mention, Minute, Score
+from sentiment.hours import COLUMNS, HoursCorrupt, Manifest, Published, read_counts, read_hour, stamp
+from sentiment.schema import MINUTE, MINUTES, Confusion, Counts, Late, Minute, Score, Seal
 from sentiment.shares import Shares, shares, together
 from shared.clock import monotonic
 from shared.eventlog.port import Record
 from shared.messages import Message
 
 View = Literal["batch", "speed"]
-KEPT = 400  # hours of the batch view in memory
+Key = TypeVar("Key")
+Value = TypeVar("Value")
+KEPT = 1_000  # hours of the batch view whose counts are in memory
+ROWS = 48  # hours whose mentions are
 MOSTLY = 0.6  # of the scored posts of a window, that its corrected share has to stand on
 
 
@@ -58,25 +62,18 @@ class Point(Message):
         return Counts(*(sum(getattr(part, name) for part in self.parts) for name in Counts._fields))
 
 
-class Told(NamedTuple):
-    """The minutes of one brand within a window, of one view."""
-
-    counts: Counts
-    shed: int
-    models: frozenset[str]
-
-
-NOTHING = Told(Counts(), 0, frozenset())
-
-
 class Speed:
-    """The speed view: the highest revision of each minute, as the log gives them. Threads may share it."""
+    """The speed view: the highest revision of each minute, as the log gives them. Threads may share it.
+
+    It holds what batch does not have, and for a while what batch has just taken over.
+    """
 
     def __init__(self) -> None:
         self._lock = Lock()
         self._minutes: dict[str, dict[int, dict[int, Minute]]] = {}  # by brand, hour, start
         self._late: dict[tuple[str, int], dict[str, Late]] = {}  # by brand and hour, by post
-        self._published: dict[int, float] = {}  # by hour, when this process saw it become batch's
+        self._manifest: Manifest | None = None
+        self._leaving: dict[int, float] = {}  # by hour, when this process saw it become batch's
         self.marks = [0] * MINUTES.partitions
 
     @property
@@ -91,29 +88,42 @@ class Speed:
         """Raises ValidationError for a record that cannot be read, and changes nothing then."""
         message = MINUTE.validate_json(record.value)
         with self._lock:
-            if isinstance(message, Minute):
+            if isinstance(message, Seal):
+                self.marks[message.partition] = max(self.marks[message.partition], message.at)
+                return
+            number = message.at // HOUR
+            published = self._manifest.hours.get(number) if self._manifest else None
+            if isinstance(message, Late):
+                if _pending([message], published):
+                    self._late.setdefault((message.brand, number), {})[message.post] = message
+            elif published is None or number in self._leaving:
                 # Absolute and idempotent: a record read twice, or one of an owner that died, changes nothing.
-                hour = self._minutes.setdefault(message.brand, {}).setdefault(message.at // HOUR, {})
+                hour = self._minutes.setdefault(message.brand, {}).setdefault(number, {})
                 if message.at not in hour or hour[message.at].revision <= message.revision:
                     hour[message.at] = message
-            elif isinstance(message, Late):
-                self._late.setdefault((message.brand, message.at // HOUR), {})[message.post] = message
-            else:
-                self.marks[message.partition] = max(self.marks[message.partition], message.at)
 
-    def forget(self, manifest: Manifest) -> None:
-        """Drop what batch has had for so long that no request can still be looking at it here."""
+    def hand_over(self, manifest: Manifest) -> None:
+        """Drop what batch has, but of an hour that it has just taken over only when no request can still look here."""
         now = monotonic()
         with self._lock:
-            for hour in manifest.hours.keys() - self._published.keys():
-                self._published[hour] = now
-            old = {hour for hour, seen in self._published.items() if now - seen > config.RETENTION}
-            for brand in self._minutes.values():
-                for hour in brand.keys() & old:
-                    del brand[hour]
-            for key, posts in list(self._late.items()):
-                if key[1] in manifest.hours and not _pending(posts.values(), manifest.hours[key[1]]):
-                    del self._late[key]
+            if manifest is not self._manifest:
+                before, self._manifest = self._manifest, manifest
+                if before is None:  # no request is older than the first manifest
+                    self._drop(set(manifest.hours))
+                else:
+                    self._leaving |= dict.fromkeys(manifest.hours.keys() - before.hours.keys(), now)
+                for key, posts in list(self._late.items()):
+                    if not _pending(posts.values(), manifest.hours.get(key[1])):
+                        del self._late[key]
+            old = {hour for hour, seen in self._leaving.items() if now - seen > config.RETENTION}
+            if old:
+                self._drop(old)
+                self._leaving = {hour: seen for hour, seen in self._leaving.items() if hour not in old}
+
+    def _drop(self, hours: set[int]) -> None:
+        for brand in self._minutes.values():
+            for hour in brand.keys() & hours:
+                del brand[hour]
 
     def window(self, brand: str, hour: int, since: int, until: int) -> Told:
         with self._lock:
@@ -149,19 +159,25 @@ class Timeline:
         self._folder = folder
         self.speed = Speed()
         self._lock = Lock()
-        self._hours: OrderedDict[tuple[int, int], tuple[pl.DataFrame, dict[tuple[str, int], Told]]] = OrderedDict()
+        self._counts: OrderedDict[tuple[int, int], Minutes] = OrderedDict()  # by hour and version
+        self._rows: OrderedDict[tuple[int, int], pl.DataFrame] = OrderedDict()
         self._manifest: Manifest | None = None
+        self._stamp: tuple[int, ...] | None = None  # of the manifest that was read last
         self.damage = ""  # why the manifest could not be read last; the one before it is served meanwhile
+        with suppress(HoursCorrupt):  # so that the speed view takes nothing in that batch has
+            self.manifest()
 
     def manifest(self) -> Manifest:
         """The pointer, as it is now: take it once a request. Raises HoursCorrupt if none was ever readable."""
-        try:
-            self._manifest, self.damage = Manifest.read(self._folder), ""
-        except HoursCorrupt as error:
-            self.damage = str(error)
-            if self._manifest is None:
-                raise
-        self.speed.forget(self._manifest)
+        found = stamp(self._folder)
+        if self._manifest is None or found != self._stamp:
+            try:
+                self._manifest, self.damage, self._stamp = Manifest.read(self._folder), "", found
+            except HoursCorrupt as error:
+                self.damage = str(error)
+                if self._manifest is None:
+                    raise
+        self.speed.hand_over(self._manifest)
         return self._manifest
 
     def points(
@@ -180,20 +196,20 @@ class Timeline:
         """
         for at in range(since, until, step):
             end = min(at + step, until)
-            parts, rows = self._parts(manifest, brand, at, end)
-            point = Point(at=at, until=end, parts=tuple(parts))
+            point = Point(at=at, until=end, parts=tuple(self._parts(manifest, brand, at, end)))
             point = point.model_copy(update={"counted": _counted(point.counts)})
-            if step >= HOUR and rows and all(part.view == "batch" for part in parts):
-                point = _corrected(point, rows, confusions or {})
+            known = {version: of for (day, version), of in (confusions or {}).items() if day == at // config.DAY}
+            if step >= HOUR and known and all(part.view == "batch" for part in point.parts):
+                point = _corrected(point, self.voting(manifest, brand, since=at, until=end), known)
             yield point
 
     def hour(self, hour: int, version: int) -> pl.DataFrame:
-        """The rows of a published hour. Raises HoursCorrupt."""
-        return self._hour(hour, version)[0]
+        """The rows of a published hour; it never changes, so it is read once. Raises HoursCorrupt."""
+        return self._kept(self._rows, (hour, version), lambda: read_hour(self._folder, hour, version), most=ROWS)
 
     def counts(self, brand: str, hour: int, version: int) -> Counts:
         """Of a published hour. Raises HoursCorrupt."""
-        return _within(self._hour(hour, version)[1], brand, hour * HOUR, (hour + 1) * HOUR).counts
+        return _within(self._minutes(hour, version), brand, hour * HOUR, (hour + 1) * HOUR).counts
 
     def voting(self, manifest: Manifest, brand: str, *, since: int, until: int) -> pl.DataFrame:
         """The rows whose opinions published hours of a window count. Raises HoursCorrupt."""
@@ -202,26 +218,23 @@ class Timeline:
         rows = pl.concat(frames) if frames else pl.DataFrame(schema=COLUMNS)
         return _voting(rows.filter((pl.col("brand") == brand) & pl.col("at").is_between(since, until, closed="left")))
 
-    def _parts(self, manifest: Manifest, brand: str, at: int, end: int) -> tuple[list[Part], list[pl.DataFrame]]:
-        """A part for each view that owns an hour of the window, and the batch hours' rows."""
+    def _parts(self, manifest: Manifest, brand: str, at: int, end: int) -> list[Part]:
+        """A part for each view that owns an hour of the window."""
         hours = range(at // HOUR, (end - 1) // HOUR + 1)
-        parts, rows = [], []
+        parts = []
         for view in ("batch", "speed"):
             owned = [hour for hour in hours if (hour in manifest.hours) == (view == "batch")]
-            told, versions, pending = NOTHING, {}, 0
+            told, versions, pending = Told(), {}, 0
             for hour in owned:
                 published = manifest.hours.get(hour)
-                late = self.speed.late(brand, hour, published)
                 if published is None:
                     window = self.speed.window(brand, hour, at, end)
                 else:
                     versions[hour] = published.version
-                    frame, minutes = self._hour(hour, published.version)
-                    mine = frame.filter(pl.col("brand") == brand)
-                    rows.append(mine.filter(pl.col("at").is_between(at, end, closed="left")))
+                    minutes = self._minutes(hour, published.version)
                     window = _within(minutes, brand, max(at, hour * HOUR), min(end, (hour + 1) * HOUR))
                 told = Told(told.counts + window.counts, told.shed + window.shed, told.models | window.models)
-                pending += len(late)
+                pending += len(self.speed.late(brand, hour, published))
             if owned:
                 parts.append(
                     Part(
@@ -233,39 +246,32 @@ class Timeline:
                         late_pending=pending,
                     )
                 )
-        return parts, rows
+        return parts
 
-    def _hour(self, hour: int, version: int) -> tuple[pl.DataFrame, dict[tuple[str, int], Told]]:
-        """A published hour, counted; it never changes, so it is read once."""
+    def _minutes(self, hour: int, version: int) -> Minutes:
+        """The counts of a published hour. Raises HoursCorrupt."""
+
+        def read() -> Minutes:
+            table = read_counts(self._folder, hour, version)
+            return counted(self.hour(hour, version)) if table is None else from_table(table)
+
+        return self._kept(self._counts, (hour, version), read, most=KEPT)
+
+    def _kept(self, known: OrderedDict[Key, Value], key: Key, read: Callable[[], Value], *, most: int) -> Value:
+        """What `read` gives, of the latest that were asked for from memory."""
         with self._lock:
-            if (known := self._hours.get((hour, version))) is not None:
-                self._hours.move_to_end((hour, version))
-                return known
-        rows = read_hour(self._folder, hour, version)
-        minutes = counted(rows)
+            if (found := known.get(key)) is not None:
+                known.move_to_end(key)
+                return found
+        value = read()
         with self._lock:
-            self._hours[hour, version] = rows, minutes
-            if len(self._hours) > KEPT:
-                self._hours.popitem(last=False)
-        return rows, minutes
+            known[key] = value
+            if len(known) > most:
+                known.popitem(last=False)
+        return value
 
 
-def counted(rows: pl.DataFrame) -> dict[tuple[str, int], Told]:
-    """By brand and start of the minute: what `aggregate` makes of a published hour's rows."""
-    kept = [_mention(row) for row in rows.filter(pl.col("removed").is_null()).iter_rows(named=True)]
-    minutes = {key: Told(c.counts, c.shed, frozenset({c.model} - {None})) for key, c in aggregate(kept).items()}  # type: ignore[arg-type]  # no None is left
-    for row in rows.filter(pl.col("removed").is_not_null()).iter_rows(named=True):
-        key = row["brand"], row["at"] // config.MINUTE * config.MINUTE
-        minutes[key] = (known := minutes.get(key, NOTHING))._replace(counts=known.counts + Counts(raw=1))
-    return minutes
-
-
-def _mention(row: dict[str, object]) -> Mention:
-    names = ("brand", "aspect", "post", "author", "at", "text", "label", "model", "partition", "offset")
-    return Mention.model_validate({name: row[name] for name in names} | {"aliases": ""})
-
-
-def _within(minutes: dict[tuple[str, int], Told], brand: str, since: int, until: int) -> Told:
+def _within(minutes: Minutes, brand: str, since: int, until: int) -> Told:
     found = [minutes[brand, at] for at in range(since, until, config.MINUTE) if (brand, at) in minutes]
     counts = sum((told.counts for told in found), Counts())
     return Told(counts, 0, frozenset().union(*(told.models for told in found)))
@@ -276,12 +282,12 @@ def _counted(total: Counts) -> Score | None:
     return (total.negative / n, total.neutral / n, total.positive / n) if n else None
 
 
-def _corrected(point: Point, rows: list[pl.DataFrame], confusions: dict[tuple[int, str], Confusion]) -> Point:
+def _corrected(point: Point, voting: pl.DataFrame, confusions: Mapping[str, Confusion]) -> Point:
     """With the confusion of each version that scored, from audits of earlier days; `covers` says of how much."""
-    known = _voting(pl.concat(rows)).filter(pl.col("negative").is_not_null())
+    known = voting.filter(pl.col("negative").is_not_null())
     parts: list[tuple[int, Shares]] = []
     for (version,), mine in known.group_by("model", maintain_order=True):
-        confusion = confusions.get((point.at // config.DAY, str(version)))
+        confusion = confusions.get(str(version))
         scores = mine.select("negative", "neutral", "positive").to_numpy()
         found = shares(np.asarray(scores), mine["label"].to_list(), mine["author"].to_list(), confusion)
         if found.corrected is not None:

@@ -11,14 +11,16 @@ import pytest
 
 from sentiment import batch as module
 from sentiment import config
-from sentiment.batch import Batch
+from sentiment.aggregates import counted
+from sentiment.batch import Batch, date_of
 from sentiment.config import DAY, HOUR, LATENESS, MINUTE
 from sentiment.hours import HoursCorrupt, Manifest, Published, digest, publishing, read_hour, write_hour
 from sentiment.mentions import Brands
 from sentiment.monitor import entry
 from sentiment.opinions import Reader, definition
 from sentiment.schema import OPINIONS, POSTS, Counts, Opinion, Post, Tombstone
-from sentiment.timeline import counted
+from sentiment.timeline import Point
+from shared import lake as lake_module
 from shared.eventlog.port import Entry, Fenced
 from shared.privacy import pseudonym
 from tests.sentiment.crowd import BRANDS, KEY, TODAY, Crowd, Trained, post, quiet
@@ -426,3 +428,110 @@ def test_an_hour_of_an_older_manifest_is_linked_by_the_table_that_there_is(crowd
     crowd.post(post("@northair again", id="late"))
     crowd.tick(TODAY + DAY + HOUR)
     assert crowd.publish().hours[FIRST].version == 2
+
+
+# --- what a night and a request open --------------------------------------------------------------------
+
+
+def opened(monkeypatch: pytest.MonkeyPatch, table: str) -> set[str]:
+    """The event days of a table of which files are opened from now on."""
+    seen: set[str] = set()
+    read = lake_module.read_parquet
+
+    def watched(path: Path) -> pl.DataFrame:
+        if path.parent.parent.name == table:
+            seen.add(path.parent.name.removeprefix("date="))
+        return read(path)
+
+    monkeypatch.setattr(lake_module, "read_parquet", watched)
+    return seen
+
+
+def lived(crowd: Crowd, days: int) -> None:
+    """Days with three posts each, published now and then."""
+    for day in range(days):
+        crowd.tick(TODAY + day * DAY)
+        crowd.post(*(post(f"@northair {day} {n}", id=f"p-{day}-{n}", at=TODAY + day * DAY) for n in range(3)))
+        if day % 5 == 4:
+            crowd.publish()
+
+
+def test_a_deletion_opens_the_day_of_its_post_only(crowd: Crowd, monkeypatch: pytest.MonkeyPatch) -> None:
+    lived(crowd, 10)
+    crowd.post(Tombstone(id="p-8-0", at=TODAY))  # whatever time its producer gives it
+    crowd.tick(TODAY + 10 * DAY + HOUR)
+    batch = crowd.batch()
+    batch._ingest.catch_up()
+    seen = opened(monkeypatch, "posts")
+    assert batch._deleted() == {FIRST + 8 * 24}
+    assert seen == {str(date_of((TODAY + 8 * DAY) // DAY))}
+    crowd.leave(batch)
+    crowd.publish()
+    assert "p-8-0" not in set(crowd.published()[FIRST + 8 * 24]["post"])
+
+
+def test_a_deletion_of_a_post_that_is_weeks_old_is_looked_for_from_the_newest_day_back(
+    crowd: Crowd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lived(crowd, 20)
+    crowd.post(Tombstone(id="p-5-0", at=TODAY + 19 * DAY))
+    crowd.tick(TODAY + 20 * DAY + HOUR)
+    batch = crowd.batch()
+    batch._ingest.catch_up()
+    seen = opened(monkeypatch, "posts")
+    assert batch._deleted() == {FIRST + 5 * 24}
+    assert seen == {str(date_of((TODAY + day * DAY) // DAY)) for day in range(5, 20)}
+
+
+def test_counts_are_kept_beside_the_mentions_and_no_request_counts_again(
+    crowd: Crowd, world: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crowd.send(quiet(world.posts).filter(pl.col("at") < TODAY + DAY))
+    crowd.tick(TODAY + DAY)
+    manifest = crowd.publish()
+
+    def points() -> list[Point]:
+        return list(crowd.timeline().points(manifest, "northair", since=TODAY, until=TODAY + DAY, step=600))
+
+    with monkeypatch.context() as patched:
+        patched.setattr("sentiment.timeline.read_hour", lambda *_: pytest.fail("mentions were read"))
+        counted_once = points()
+    assert sum(point.counts.raw for point in counted_once) > 50
+    for path in (crowd.var / "batch").glob("*/*.counts"):  # as an older version left the hours, and damage
+        path.unlink() if path.stem.endswith("1") else path.write_bytes(b"PAR1")
+    assert points() == counted_once
+
+
+def test_a_manifest_is_read_again_only_when_it_has_changed(crowd: Crowd, monkeypatch: pytest.MonkeyPatch) -> None:
+    crowd.post(post())
+    crowd.tick(TODAY + 2 * HOUR)
+    crowd.publish()
+    timeline, read = crowd.timeline(), list[Path]()
+    from_disk = Manifest.read
+
+    def watched(folder: Path) -> Manifest:
+        read.append(folder)
+        return from_disk(folder)
+
+    monkeypatch.setattr("sentiment.timeline.Manifest.read", watched)
+    first = timeline.manifest()
+    assert all(timeline.manifest() is first for _ in range(100))
+    assert len(read) == 0
+    crowd.tick(TODAY + 3 * HOUR)
+    crowd.publish()
+    read.clear()
+    assert len(timeline.manifest().hours) == len(first.hours) + 1
+    assert len(read) == 1
+
+
+def test_after_a_restart_the_speed_view_holds_only_what_batch_does_not_have(crowd: Crowd) -> None:
+    for hour in range(30):
+        crowd.tick(TODAY + hour * HOUR)
+        crowd.post(post(f"@northair {hour}", id=f"p-{hour}", at=TODAY + hour * HOUR))
+    crowd.stream()
+    crowd.publish()
+    crowd.post(post("@northair is late", id="late", at=TODAY))
+    crowd.stream()
+    speed = crowd.timeline().speed
+    assert speed.hours("northair") == {FIRST, FIRST + 28, FIRST + 29}, "of the first one what came late"
+    assert {hour for hours in speed._minutes.values() for hour in hours} == {FIRST + 28, FIRST + 29}

@@ -296,10 +296,12 @@ def test_model_alarms_reports_and_metrics_are_told(client: httpx.Client) -> None
     assert client.get("/health/live").status_code == 200
 
 
-def test_a_damaged_view_is_said_and_the_rest_goes_on(client: httpx.Client, crowd: Crowd) -> None:
+def test_a_damaged_view_is_said_and_the_rest_goes_on(crowd: Crowd) -> None:
+    three(crowd)
     (crowd.var / "batch" / "manifest.json").write_text("{")
-    problem(client.get("/v1/brands"), 503)
-    assert client.get("/v1/model").status_code == 200
+    with serving(crowd) as client:
+        problem(client.get("/v1/brands"), 503)
+        assert client.get("/v1/model").status_code == 200
 
 
 def test_a_post_that_comes_after_its_deletion_is_never_shown(crowd: Crowd) -> None:

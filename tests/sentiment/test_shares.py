@@ -170,16 +170,16 @@ def scored(rng: np.random.Generator, version: str, prior: list[float], posts: in
     return pl.DataFrame(rows, schema=COLUMNS)
 
 
-def whole_day(confusions: dict[tuple[int, str], Confusion]) -> Point:
+def whole_day(confusions: dict[str, Confusion]) -> Point:
     """Version 1 until noon, and then version 2, of a crisis: 620 posts, a fifth negative, and 380, nine in ten."""
     rng = np.random.default_rng(1)
     rows = [scored(rng, "1", [0.2, 0.4, 0.4], 620, 0), scored(rng, "2", [0.9, 0.05, 0.05], 380, 12 * HOUR)]
     part = Part.model_validate({"view": "batch", "raw": 1_000} | dict.fromkeys(LABELS, 0))
-    return _corrected(Point(at=0, until=DAY, parts=(part,)), rows, confusions)
+    return _corrected(Point(at=0, until=DAY, parts=(part,)), pl.concat(rows), confusions)
 
 
 def test_a_corrected_share_covers_all_versions_of_its_day() -> None:
-    point = whole_day({(0, "1"): KNOWN, (0, "2"): KNOWN})
+    point = whole_day({"1": KNOWN, "2": KNOWN})
     assert point.corrected is not None
     assert point.low is not None
     assert point.high is not None
@@ -190,9 +190,9 @@ def test_a_corrected_share_covers_all_versions_of_its_day() -> None:
 
 
 def test_a_corrected_share_says_of_what_part_it_is() -> None:
-    point = whole_day({(0, "1"): KNOWN})
+    point = whole_day({"1": KNOWN})
     assert point.corrected is not None
     assert abs(point.corrected[0] - 0.2) < 0.05, "of what version 1 scored"
     assert point.covers == 0.62
-    assert whole_day({(0, "2"): KNOWN}).corrected is None, "that would be the smaller part"
+    assert whole_day({"2": KNOWN}).corrected is None, "that would be the smaller part"
     assert whole_day({}).covers is None
