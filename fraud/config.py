@@ -43,7 +43,10 @@ REVIEW_CATCH = 0.95  # share of frauds that a step-up and an analyst stop
 REVIEWS_A_DAY = 80  # what the analysts can look at
 # [7.1] A declined payment never shows whether it was good. One in a hundred passes, with its
 # propensity kept, or the next model would learn only from what this one let through.
-EXPLORATION = 0.01
+EXPLORATION = 0.01  # share of cards and days; one draw for all payments of a card on a day, or retries would be draws
+# What a card may have tried on a day for a payment to pass at random: it bounds what one draw can cost. Nine in ten
+# payments that the model would decline lie below it; of dearer ones nothing is learnt.
+EXPLORED_A_DAY = 500_00  # cents
 
 # --- labels -----------------------------------------------------------------------------------
 # No complaint by then counts as legitimate. The Handbook's bank waits seven days; chargebacks of a

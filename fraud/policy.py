@@ -105,11 +105,12 @@ def realised(action: Action, cents: int, *, fraud: bool) -> float:
     return 0.0 if fraud else config.DECLINE_PRICE + config.DECLINE_SHARE * amount
 
 
-def decide(score: Score, cents: int, policy: Policy, *, free: bool, draw: Callable[[], float]) -> Verdict:
+def decide(score: Score, cents: int, policy: Policy, *, free: bool, draw: Callable[[], float] | None) -> Verdict:
     """The action of least expected cost.
 
     `free`: an analyst has a place; without one the better of approve and decline is taken, because a
-    queue that nobody reads protects nobody. `draw`: uniform in [0, 1), the same for the same payment.
+    queue that nobody reads protects nobody. `draw`: uniform in [0, 1), the same for the same card and day; None where
+    the payment may not pass at random, so that its decline was certain.
     """
     # [1.1] Asked is what to do with a payment, not whether it is fraud: the same probability is worth a review
     # at 900 EUR and nothing at 9, which no threshold on the score can say.
@@ -120,6 +121,8 @@ def decide(score: Score, cents: int, policy: Policy, *, free: bool, draw: Callab
         best = "approve" if expected["approve"] <= expected["decline"] else "decline"
     if best != "decline":
         return Verdict(best, expected, overflow=overflow)
+    if draw is None:
+        return Verdict("decline", expected, overflow=overflow)
     if draw() < config.EXPLORATION:
         return Verdict("approve", expected, True, config.EXPLORATION, overflow)
     return Verdict("decline", expected, False, 1 - config.EXPLORATION, overflow)

@@ -9,7 +9,7 @@ import hmac
 import json
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from copy import copy
 from datetime import date, timedelta
@@ -480,7 +480,7 @@ class Worker:
             payment.cents,
             artifact.policy,
             free=desk.free(payment.moment),
-            draw=lambda: self._draw(payment.identity),
+            draw=self._chance(record, payment),
         )
         if not isfinite(score + sum(verdict.costs.values())):
             raise ValueError("the score or a cost is not finite")
@@ -538,11 +538,23 @@ class Worker:
             "probe": payment.probe,
         }
 
-    def _draw(self, identity: str) -> float:
-        """Uniform in [0, 1), the same for the same payment, and nobody's guess without the key."""
+    def _chance(self, record: Record, payment: Transaction) -> Callable[[], float] | None:
+        """The draw of the payment's card and day; None when the card has tried too much that day.
+
+        All that the card tried counts, declined or not, at earlier times or later ones: so the bound is the same in a
+        replay, and whatever times a till claims.
+        """
+        day = payment.at // config.DAY
+        card = self._memories[record.partition].state.cards[payment.card]
+        if card.spent(day * config.DAY, (day + 1) * config.DAY) > config.EXPLORED_A_DAY:
+            return None
+        return lambda: self._draw(payment.card, day)
+
+    def _draw(self, card: str, day: int) -> float:
+        """Uniform in [0, 1), the same for all payments of a card on a day, and nobody's guess without the key."""
         # [6.3] Two models side by side would fight over the same analysts, and fraudsters would find the weaker one.
         # So no A/B test: a small random slice passes, and every challenger is judged on what it shows.
-        return int.from_bytes(hmac.digest(self._secret, identity.encode(), "sha256")[:8]) / 2**64
+        return int.from_bytes(hmac.digest(self._secret, f"{card} {day}".encode(), "sha256")[:8]) / 2**64
 
     def _commit(self, moved: dict[int, int]) -> None:
         positions = {}

@@ -4,7 +4,7 @@ A payment j counts for payment i if it came first (its offset is smaller) and t_
 """
 
 from array import array
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from typing import NamedTuple
 
 from fraud.config import CARD_WINDOWS, HABIT, LARGE
@@ -84,6 +84,10 @@ class Card:
             frauds,
             since_fraud if frauds else -1,
         )
+
+    def spent(self, start: int, end: int) -> int:
+        """Cents of all payments from `start` until before `end`, in whatever order they came."""
+        return self.total[bisect_left(self.at, end)] - self.total[bisect_left(self.at, start)]
 
     def add(self, at: int, cents: int, device: int, country: int, *, median: int) -> None:
         """Count a payment from here on; `median` is what its own `see` said."""

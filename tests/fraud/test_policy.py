@@ -110,6 +110,12 @@ def test_the_draw_decides_at_the_share_of_exploration() -> None:
     assert (at.action, at.explored, at.propensity) == ("decline", False, 1 - config.EXPLORATION)
 
 
+def test_what_may_not_pass_at_random_is_declined_for_certain() -> None:
+    """Its propensity says so: a weight that stands for payments which were never let through would be made up."""
+    verdict = decide(1.0, 50_00, POLICY, free=True, draw=None)
+    assert (verdict.action, verdict.explored, verdict.propensity) == ("decline", False, 1.0)
+
+
 def test_an_overflow_that_would_be_declined_is_explored_too() -> None:
     verdict = decide(0.3, 300_00, POLICY, free=False, draw=lambda: 0.0)
     assert (verdict.action, verdict.explored, verdict.overflow) == ("approve", True, True)

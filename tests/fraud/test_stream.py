@@ -3,6 +3,7 @@
 import json
 import shutil
 import sqlite3
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from itertools import chain, count
@@ -15,14 +16,15 @@ import pytest
 
 from fraud import dataset, policy
 from fraud.artifact import Artifact
-from fraud.config import ALLOWED_LATENESS, DAY, EXPLORATION, HOUR, MAX_AGE, MAX_AHEAD, PARTITIONS
+from fraud.config import ALLOWED_LATENESS, DAY, EXPLORATION, EXPLORED_A_DAY, HOUR, MAX_AGE, MAX_AHEAD, PARTITIONS
 from fraud.features import fold
 from fraud.ingest import DECIDERS, accept
 from fraud.schema import ALARMS, BOOK, DECISIONS, EVENTS, Action, Alarm, Cell, Decision, Tick, Transaction
+from fraud.stream import Worker
 from shared.clock import monotonic
 from shared.eventlog import sqlite
 from shared.eventlog.port import Entry, Fenced, LogUnavailable, Topic, partition_of
-from tests.fraud.bank import TODAY, Bank, Trained, copied, days, neighbour, once, payment, payments
+from tests.fraud.bank import KEY, TODAY, Bank, Trained, copied, days, neighbour, once, payment, payments
 
 
 class Undisturbed:
@@ -72,7 +74,7 @@ def test_decisions_are_what_features_model_and_policy_say(undisturbed: Undisturb
     past = dataset.streams(dataset.events(undisturbed.bank.lake, as_of=TODAY + HOUR))
     live = [[accept(r) for r in undisturbed.bank.read(EVENTS) if r.partition == p] for p in range(EVENTS.partitions)]
     desks = [policy.Desk() for _ in live]
-    decisions, counted = undisturbed.bank.decisions(), 0
+    decisions, counted, spent = undisturbed.bank.decisions(), 0, Counter[tuple[str, int]]()
     for partition, event, features in fold([chain(*both) for both in zip(past, live, strict=True)]):
         if not isinstance(event, Transaction) or event.identity not in decisions:
             continue
@@ -82,8 +84,10 @@ def test_decisions_are_what_features_model_and_policy_say(undisturbed: Undisturb
         assert said.probability == model.score(features)
         desk = desks[partition]
         free = desk.free(event.at)
-        draw = 0.0 if said.explored else 1.0
-        expected = policy.decide(said.probability, event.cents, prices, free=free, draw=lambda draw=draw: draw)  # type: ignore[misc]  # no type for a default
+        spent[event.card, event.at // DAY] += event.cents
+        chance = None if spent[event.card, event.at // DAY] > EXPLORED_A_DAY else 0.0 if said.explored else 1.0
+        draw = None if chance is None else lambda chance=chance: chance
+        expected = policy.decide(said.probability, event.cents, prices, free=free, draw=draw)
         assert (said.action, said.costs, said.propensity) == (expected.action, expected.costs, expected.propensity)
         assert said.rules == policy.rules(event.cents, features)[0]
         if said.action == "review":
@@ -92,18 +96,74 @@ def test_decisions_are_what_features_model_and_policy_say(undisturbed: Undisturb
     assert counted == len(decisions)
 
 
-def test_exploration_lets_pass_one_would_be_decline_in_a_hundred_with_its_propensity(
+def drawn(card: str, day: int) -> bool:
+    """Whether would-be declines of the card pass on that day."""
+    return Worker._draw(Draws, card, day) < EXPLORATION  # type: ignore[arg-type]  # all that it looks at
+
+
+class Draws:
+    _secret = KEY
+
+
+def test_exploration_lets_pass_what_its_card_and_day_were_drawn_for_with_the_propensity(
     bank: Bank, world: Trained
 ) -> None:
     bank.release(bank.variant(world.release, version="2", log_odds=12.0))
     bank.send(days(world, 0, 0))
     bank.decide()
+    spent = Counter[tuple[str, int]]()
+    for event in payments(days(world, 0, 0)):  # in order of offsets
+        spent[event.card, event.at // DAY] += event.cents
     decisions = [x for x in bank.decisions().values() if x.explored or x.action == "decline"]
     passed = [x for x in decisions if x.explored]
     assert 0 < len(passed) < 4 * EXPLORATION * len(decisions)
     assert {(x.action, x.propensity) for x in passed} == {("approve", EXPLORATION)}
     assert all("let_through" in x.reasons for x in passed)
-    assert {x.propensity for x in decisions if not x.explored} == {1 - EXPLORATION}
+    assert {drawn(x.card, x.at // DAY) for x in passed} == {True}
+    for said in decisions:
+        if spent[said.card, said.at // DAY] <= EXPLORED_A_DAY:
+            assert said.explored == drawn(said.card, said.at // DAY)
+            assert said.propensity == (EXPLORATION if said.explored else 1 - EXPLORATION)
+
+
+def certain(bank: Bank, world: Trained, *sent: Transaction) -> list[Decision]:
+    """The decisions of a model that takes all for fraud, in order."""
+    bank.release(bank.variant(world.release, version="2", log_odds=12.0))
+    bank.pay(*sent)
+    bank.decide()
+    return [bank.decision(each) for each in sent]
+
+
+def cards(*, explored: bool) -> Iterator[str]:
+    return (name for name in (f"card-{n}" for n in count()) if drawn(name, TODAY // DAY) == explored)
+
+
+def test_many_payments_of_a_card_and_day_are_one_draw(bank: Bank, world: Trained) -> None:
+    """Else who tries a stolen card under a hundred new ids has it pass by chance alone."""
+    unlucky, lucky = next(cards(explored=False)), next(cards(explored=True))
+    tries = [payment(card=unlucky, id=f"try-{n}", at=TODAY + HOUR + n, cents=1_00) for n in range(300)]
+    two = [payment(card=lucky, id=f"try-{n}", at=TODAY + HOUR + n, cents=1_00) for n in range(2)]
+    said = certain(bank, world, *tries, *two)
+    assert {x.action for x in said[:300]} == {"decline"}
+    assert [(x.action, x.explored) for x in said[300:]] == [("approve", True)] * 2
+
+
+def test_what_a_card_may_have_passed_at_random_on_a_day_is_capped(bank: Bank, world: Trained) -> None:
+    """Whatever times a till claims: what the card has tried that day counts, earlier or later."""
+    card, third = next(cards(explored=True)), EXPLORED_A_DAY // 3
+    at = [TODAY + 5 * HOUR, TODAY + 4 * HOUR, TODAY + 3 * HOUR, TODAY + 2 * HOUR]
+    said = certain(bank, world, *(payment(card=card, id=str(n), at=at, cents=third) for n, at in enumerate(at)))
+    assert [(x.action, x.explored, x.propensity) for x in said] == [
+        *[("approve", True, EXPLORATION)] * 3,
+        ("decline", False, 1.0),
+    ]
+    assert sum(x.cents for x in said if x.explored) <= EXPLORED_A_DAY
+
+
+def test_a_payment_above_the_cap_never_passes_at_random(bank: Bank, world: Trained) -> None:
+    card = next(cards(explored=True))
+    (said,) = certain(bank, world, payment(card=card, id="dear", at=TODAY + HOUR, cents=EXPLORED_A_DAY + 1))
+    assert (said.action, said.explored, said.propensity) == ("decline", False, 1.0)
 
 
 def test_a_late_payment_is_left_to_the_rules_and_leaves_no_trace(bank: Bank) -> None:
