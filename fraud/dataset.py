@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import NamedTuple
 
 import numpy as np
@@ -42,8 +42,10 @@ def day_of(at: int) -> date:
 
 def events(lake: Lake, *, since: int = 0, as_of: int) -> pl.DataFrame:
     """Everything accepted that had happened from the day of `since` on and before `as_of`, by partition and offset."""
-    refusals = lake.read("refusals").select("partition", "offset")
-    rows = complete(lake.read("events", since=day_of(since)), LAKE_COLUMNS).filter(pl.col("at") < as_of)
+    # A verdict is not before its event, whose own time may be some hours ahead of the log's.
+    refusals = lake.read("refusals", since=day_of(max(0, since - config.MAX_AHEAD))).select("partition", "offset")
+    wanted = lake.read("events", since=day_of(since), until=day_of(as_of) + timedelta(days=1))
+    rows = complete(wanted, LAKE_COLUMNS).filter(pl.col("at") < as_of)
     return rows.join(refusals, on=["partition", "offset"], how="anti", maintain_order="left")
 
 
@@ -97,7 +99,8 @@ def labelled(payments: pl.DataFrame, rows: pl.DataFrame, decisions: pl.DataFrame
 
 def halves(cards: pl.Series) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
     """A fixed half of the cards: the same card is always on the same side."""
-    return np.array([hashlib.blake2b(card.encode(), digest_size=1).digest()[0] % 2 == 0 for card in cards])
+    sides = [hashlib.blake2b(card.encode(), digest_size=1).digest()[0] % 2 == 0 for card in cards]
+    return np.array(sides, dtype=np.bool_)
 
 
 def version(rows: pl.DataFrame) -> str:

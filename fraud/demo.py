@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from fraud import config
+from fraud import config, dataset
 from fraud.account import latency, money, precision_recall, quality, service
 from fraud.artifact import Artifact, reference
 from fraud.history import as_events, write_history
 from fraud.live import Live
 from fraud.schema import Wanted
 from fraud.simulate import labels, simulate
+from fraud.train import HISTORY as LEARNT
 from fraud.train import Candidate, train
 from shared import story
 from shared.clock import SystemClock, perf_counter
@@ -149,6 +150,7 @@ def live_on(live: Live, world: pl.DataFrame, *, end: int, number: int) -> None:
         live.go_on_with(weeks.with_columns(later, id=pl.col("id") + f"-{turn}"))
         for day in range(live.next_day, live.next_day + ENCORE):
             live.hours(day, pause=PAUSE)
+            live.forget()
 
 
 def retrained(live: Live) -> bool:
@@ -190,7 +192,8 @@ def learn(settings: Settings, stage: Stage, *, as_of: int, seed: int) -> Candida
     if (alias := registry.alias("champion")) is not None:
         version = registry.version(alias)
         champion = registry.fetch(version.artifact, digest=version.digest, into=settings.var / "models")
-    with stage.progress(lake.read("events").height, "events folded") as done:
+    number = dataset.events(lake, since=as_of - LEARNT * config.DAY, as_of=as_of).height
+    with stage.progress(number, "events folded") as done:
         return train(lake, registry, as_of=as_of, seed=seed, champion=champion, progress=done)
 
 

@@ -131,6 +131,10 @@ class Live:
         """The payments so far, with the action taken and what the rules would have done."""
         return pl.concat(self._decided)
 
+    def forget(self) -> None:
+        """Let go of the payments so far: a demo that lives on has closed its books."""
+        self._decided.clear()
+
     def days(self, days: range, *, until: Callable[[], bool] = lambda: False) -> int:
         """Send these days, but no more once `until` holds after one; gives the last day sent."""
         with self._stage.progress(len(days), "days") as done:

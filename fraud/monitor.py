@@ -48,6 +48,7 @@ GUARD_COUNT = 500  # decisions of a new version before its share of stopped paym
 GUARD_FACTOR = 5.0  # times the usual share of declined payments; a night's is up to three times a day's
 RETRY = 30.0  # seconds before a dependency that is away is asked again
 REMEMBERED = 1_000  # commands before the last one that are known by their key
+REPORTED = 400  # reports before the last one that are known
 GUARDED = {name: DECISION_COLUMNS[name] for name in ("at", "action", "model")}  # columns
 LOOK = 0.02  # seconds between two looks at work beside the loop
 
@@ -116,7 +117,7 @@ class Monitor:
         self._next = 0  # offset of the next command
         self._handled_until = 0  # offset behind the last command that was handled or begun, also before a restart
         self._unfinished: set[int] = set()  # offsets of commands that were begun
-        self._handled: set[str] = set()  # keys of commands
+        self._handled: dict[str, None] = {}  # keys of the last commands, the oldest first
         self._training: BackgroundJob[Trained] = BackgroundJob()
         self._retraining: Retraining | None = None
         self._errands: BackgroundJob[Callable[[], None]] = BackgroundJob()  # what asks the registry; what then follows
@@ -127,7 +128,7 @@ class Monitor:
         self._unchecked = True  # whether this code can use the champion
         self._heart = Heart("monitor", HEARTBEATS)
         self._ledger: Ledger[Release] = Ledger()
-        self._reports: list[Report] = []
+        self._reports: deque[Report] = deque(maxlen=REPORTED)
         self._retrain_on: int | None = None
         self._alarmed: set[str] = set()  # kinds, since the last release
         self._alarmed_at: dict[tuple[str, str], int] = {}  # by kind and message: when it was raised last
@@ -230,7 +231,7 @@ class Monitor:
             beginning([ALARMS, REPORTS]) | {Place(COMMANDS.name, 0): max(0, self._next - REMEMBERED)}
         )
         alarms: list[Alarm] = []
-        begun: set[str] = set()  # keys of commands that have to be finished, though they may have come again
+        begun: dict[str, None] = {}  # keys of commands that have to be finished, though they may have come again
         while records := reader.poll(10_000, 0.0):
             for record in records:
                 try:
@@ -240,11 +241,11 @@ class Monitor:
                         alarms.append(Alarm.model_validate_json(record.value))
                     elif record.offset < self._handled_until:
                         keys = begun if record.offset in self._unfinished else self._handled
-                        keys.add(_key(Command.model_validate_json(record.value), record.offset))
+                        keys[_key(Command.model_validate_json(record.value), record.offset)] = None
                 except ValidationError:
                     logger.error("skipped %s offset %d: it cannot be read", record.topic, record.offset)
         reader.close()
-        self._handled -= begun
+        self._handled = {key: None for key in self._handled if key not in begun}
         self._ledger = self._manager.ledger()
         self._alias = self._ledger.version()
         since = self._ledger.lines[-1].at if self._ledger.lines else 0
@@ -266,9 +267,11 @@ class Monitor:
         passed = min(self._ingest.watermarks) // config.DAY - 1
         if self._reports:
             following = self._reports[-1].day + 1
-        else:
+        elif self._taken:
             days = self._lake.dates("decisions")
             following = (days[0] - date(1970, 1, 1)).days if days else passed + 1
+        else:  # the lake has what it had at the last look
+            return None
         return following if following <= passed else None
 
     # --- judging ---------------------------------------------------------------------------------
@@ -379,7 +382,8 @@ class Monitor:
         """Raise an alarm about something that is tried again and again, at most once a day."""
         now = self._clock.now()
         if now - self._alarmed_at.get((kind, message), -config.DAY) >= config.DAY:
-            self._alarmed_at[kind, message] = now
+            lately = {about: at for about, at in self._alarmed_at.items() if now - at < config.DAY}
+            self._alarmed_at = {**lately, (kind, message): now}
             self._raise(kind, now, message, action=action, retrain=retrain)
 
     def _guard(self, decisions: pl.DataFrame) -> None:
@@ -435,7 +439,9 @@ class Monitor:
         if key in self._handled or self._ledger.by_key(key) is not None:
             logger.info("command %s %s was handled before", command.kind, key)
             return
-        self._handled.add(key)
+        self._handled[key] = None
+        if len(self._handled) > REMEMBERED:
+            del self._handled[next(iter(self._handled))]
         now, why = self._clock.now(), command.why or "asked for"
         if command.kind == "retrain":
             as_of = now - now % config.DAY

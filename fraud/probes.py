@@ -9,12 +9,14 @@ import json
 import multiprocessing
 import signal
 import threading
+from collections import deque
 from multiprocessing.sharedctypes import Synchronized
 from typing import Any, NamedTuple
 
 from fraud import config
 from shared.clock import perf_counter, sleep
 
+LATEST = 1_000_000  # answers that are kept, and a hundredth as many failures: a demo goes on until Ctrl-C
 SENDERS = 32  # connections: more than wait at a time, or the loop would be closed
 
 
@@ -60,9 +62,9 @@ def _send_all(
 ) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the demo, and this ends with it
     headers = {"X-API-Key": operator_key, "Content-Type": "application/json"}
-    latencies: list[float] = []
+    latencies: deque[float] = deque(maxlen=LATEST)
     paths: dict[str, int] = {}
-    failures: list[str] = []
+    failures: deque[str] = deque(maxlen=LATEST // 100)
     start, lock, count = perf_counter(), threading.Lock(), 0
 
     def send() -> None:
@@ -102,4 +104,4 @@ def _send_all(
         sender.start()
     for sender in senders:
         sender.join()
-    results.put((latencies, failures, paths))
+    results.put((list(latencies), list(failures), paths))

@@ -103,7 +103,7 @@ def train(
     rows = dataset.events(lake, since=since, as_of=as_of)
     if rows.is_empty():
         raise NotEnough(f"no events from {dataset.day_of(since)} to {dataset.day_of(as_of)} in the lake: ingest some")
-    known = folded(rows, dataset.decisions(lake), progress)
+    known = folded(rows, dataset.decisions(lake, since=dataset.day_of(since)), progress)
     at = known.payments["at"].to_numpy()
     split = dataset.split(as_of)
     # Cut off in mid-history, a card's first month has windows that serving would have filled.

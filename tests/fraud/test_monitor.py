@@ -156,6 +156,21 @@ def moved(rows: pl.DataFrame) -> pl.DataFrame:
     return rows.with_columns(at=pl.when(paid).then(pl.col("at") - pl.col("at") % (3 * HOUR)).otherwise(pl.col("at")))
 
 
+def test_what_a_monitor_remembers_is_bounded(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(monitor, "REMEMBERED", 3)
+    for number in range(8):
+        room.ask("promote", version="1", expected="none", key=f"key-{number}")
+        room.watch()
+        room.bank.clock.observe(TODAY + number * DAY)
+        room.monitor._alarm_daily("registry", f"message {number}", action="tried again")
+    assert list(room.monitor._handled) == ["key-5", "key-6", "key-7"]
+    assert list(room.monitor._alarmed_at) == [("registry", "message 7")]
+    before = len(room.alarms)
+    room.ask("promote", version="1", expected="none", key="key-7")
+    room.watch()
+    assert len([alarm for alarm in room.alarms[before:] if alarm.kind == "command"]) == 0
+
+
 @pytest.mark.slow
 def test_drift_is_an_alarm_on_the_second_day_in_a_row_and_is_said_once(room: Room, world: Trained) -> None:
     room.day(moved(days(world, 0, 0)))

@@ -1,5 +1,6 @@
 """From the lake to the registry: the same again, all that says where a model came from, and a gate that can say no."""
 
+import itertools
 import json
 import os
 import shutil
@@ -9,10 +10,11 @@ import polars as pl
 import pytest
 from mlflow import MlflowClient
 
+from fraud import dataset
 from fraud.artifact import GOLDEN
 from fraud.config import DAY
 from fraud.features import DEFINITION, NAMES
-from fraud.train import NotEnough, train
+from fraud.train import HISTORY, NotEnough, train
 from shared.lake import Lake, LakeCorrupt
 from shared.registry import Registry, Version
 from shared.releases import Release
@@ -101,6 +103,20 @@ def test_a_history_without_labels_is_not_enough(world: Trained, registry: Regist
     lake, known = Lake(tmp_path / "lake"), Lake(world.var / "lake").read("events")
     lake.write("events", known.filter(pl.col("kind") != "label"), batch="history")
     with pytest.raises(NotEnough, match="with 0 known frauds to learn from"):
+        train(lake, registry, as_of=TODAY, seed=SEED, champion=None)
+
+
+def test_a_training_opens_no_date_that_it_does_not_learn_from(registry: Registry, tmp_path: Path) -> None:
+    """Cut in half, a file stops a training that opens it."""
+    lake = Lake(tmp_path / "lake")
+    label = {"kind": "label", "card": "c", "id": "1", "terminal": "t", "fraud": True, "source": "analyst"}
+    lake.write("events", pl.DataFrame({"partition": 0, "offset": 0, "at": TODAY - DAY} | label), batch="b")
+    for table, age in itertools.product(("events", "decisions", "refusals"), (-2, HISTORY + 2)):
+        folder = lake.folder / table / f"date={dataset.day_of(TODAY - age * DAY)}"
+        folder.mkdir(parents=True)
+        if table == "events" or age > 0:
+            (folder / "other.parquet").write_bytes(b"PAR1")
+    with pytest.raises(NotEnough, match="0 payments with 0 known frauds"):
         train(lake, registry, as_of=TODAY, seed=SEED, champion=None)
 
 
