@@ -226,14 +226,17 @@ def ingest(
         print(f"{taking.Ingest(runtime.open_log(), runtime.lake()).catch_up():,} records taken in")
         return
     try:
-        payments, letters = take(file, days=0)
+        payments, letters = take(file, days=0, now=runtime.clock.now())
     except (Refused, TooShort) as error:
         raise typer.BadParameter(str(error)) from error
-    runtime.open_log().append(rejected_rows(DEAD, letters, personal=PERSONAL))
+    with closing(runtime.open_log()) as log:
+        log.append(rejected_rows(DEAD, letters, personal=PERSONAL))
     all_known = (payments["at"][-1] + config.MATURITY) // config.DAY * config.DAY + config.DAY
+    # Time must not be ahead when the past ends: every payment that follows would be late.
+    until = min(all_known, runtime.clock.now() + 1)
     try:
         source = digest_of_file(file)
-        _, new = write_past(runtime.settings, payments, until=all_known, seed=0, source=source)
+        _, new = write_past(runtime.settings, payments, until=until, seed=0, source=source)
     except Refused as error:
         raise typer.BadParameter(str(error)) from error
     print(

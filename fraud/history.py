@@ -31,6 +31,7 @@ FILE_COLUMNS = {
     "COUNTRY": "country",  # may be missing, as may DEVICE
     "DEVICE": "device",
 }
+LATEST = 2**32 - 1  # event time is 32 bits wide
 
 
 def as_events(payments: pl.DataFrame, labels: pl.DataFrame, *, key: bytes, ticks: tuple[int, int]) -> pl.DataFrame:
@@ -107,10 +108,12 @@ def _brought(lake: Lake, rows: pl.DataFrame) -> pl.DataFrame:
     return pl.DataFrame(schema=schema) if known.is_empty() else known.select(*schema)
 
 
-def read_file(path: Path) -> tuple[pl.DataFrame, list[DeadLetter]]:
+def read_file(path: Path, *, now: int = LATEST) -> tuple[pl.DataFrame, list[DeadLetter]]:
     """Payments of a CSV or Parquet file with the columns of FILE_COLUMNS, and the rows refused, by line.
 
     Amounts are in EUR, times in UTC. A CSV's header is line 1.
+
+    `now`: what comes later is refused.
 
     Raises:
         Refused: columns are missing, or it is no such file, so that no row can be read.
@@ -125,7 +128,7 @@ def read_file(path: Path) -> tuple[pl.DataFrame, list[DeadLetter]]:
         "id": (pl.col("id").str.contains(identifier), f"must match {identifier}"),
         "card": (pl.col("card").str.contains(identifier), f"must match {identifier}"),
         "terminal": (pl.col("terminal").str.contains(identifier), f"must match {identifier}"),
-        "at": (_seconds("at").is_between(0, 2**32 - 1), "must be a date and time, YYYY-MM-DD HH:MM:SS"),
+        "at": (_seconds("at").is_between(0, now), "must be a date and time, YYYY-MM-DD HH:MM:SS, that has come"),
         "cents": (
             amount.is_finite() & amount.is_between(0, config.MAX_CENTS / 100),
             "must be an amount in EUR, 0 to 100,000",

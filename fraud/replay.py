@@ -8,7 +8,7 @@ import polars as pl
 from fraud import config, evaluate
 from fraud.account import money, service
 from fraud.demo import RATE, learn, past, told
-from fraud.history import read_file
+from fraud.history import LATEST, read_file
 from fraud.live import Live
 from fraud.schema import DEAD, PERSONAL, Wanted
 from shared.clock import SystemClock, perf_counter
@@ -71,19 +71,20 @@ def run(settings: Settings, file: Path, *, port: int, days: int, seed: int) -> N
         stage.next_steps([("make demo-fraud", "a bank with an attack, whose truth is known")])
 
 
-def take(file: Path, *, days: int) -> tuple[pl.DataFrame, list[DeadLetter]]:
-    """A file's first days; complaints come when MATURITY is over, as in the Handbook.
+def take(file: Path, *, days: int, now: int = LATEST) -> tuple[pl.DataFrame, list[DeadLetter]]:
+    """A file's first days up to `now`; complaints come when MATURITY is over, as in the Handbook, or have come by now.
 
     Raises:
         Refused: columns are missing. TooShort: no row can be read.
     """
-    payments, letters = read_file(file)
+    payments, letters = read_file(file, now=now)
     if payments.is_empty():
         first = f"; line {letters[0].offset}, {letters[0].field}: {letters[0].reason}" if letters else ""
         raise TooShort(f"{file.name} has no payment that can be read{first}")
     if days:
         payments = payments.filter(pl.col("at") < (payments["at"][0] // config.DAY + days) * config.DAY)
-    return payments.with_columns(complaint_after=pl.lit(config.MATURITY - 1, pl.Int64)), letters
+    after = pl.min_horizontal(pl.lit(config.MATURITY - 1, pl.Int64), now - pl.col("at"))
+    return payments.with_columns(complaint_after=after), letters
 
 
 def ranking(decided: pl.DataFrame) -> tuple[list[str], list[list[str]]]:

@@ -5,7 +5,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
+from typer.testing import CliRunner
 
+from fraud.__main__ import app
 from fraud.config import DAY, HOUR, PARTITIONS
 from fraud.history import EVENT_COLUMNS, FILE_COLUMNS, as_events, read_file, write_history
 from shared import ingested_files
@@ -244,6 +246,23 @@ def test_hours_without_an_event_have_their_ticks() -> None:
     nothing = events().filter(pl.col("kind") == "payment").head(0)
     rows = as_events(nothing, nothing, key=KEY, ticks=(START, START + HOUR))
     assert rows.select("partition", "at").rows() == [(p, at) for at in (START, START + HOUR) for p in range(PARTITIONS)]
+
+
+def test_an_ingested_file_brings_nothing_of_the_future(tmp_path: Path) -> None:
+    """Else every payment that follows would be late, until the last fraud of the file had its week."""
+    now = START + 5 * DAY + 90
+    times = ["2026-01-01 00:00:00", "2026-01-06 00:01:00", "2026-01-06 00:01:31"]
+    rows = [line(TRANSACTION_ID=f"tx{n}", TX_DATETIME=at, TX_FRAUD="1") for n, at in enumerate(times)]
+    (tmp_path / "payments.csv").write_text("\n".join([HEADER, *rows]))
+    words = ["--var", str(tmp_path), "--virtual", str(now), "ingest", str(tmp_path / "payments.csv")]
+    said = CliRunner().invoke(app, words)
+    assert "2 new of 2 payments" in said.stdout, said.output
+    assert "1 rows refused" in said.stdout
+    known = Lake(tmp_path / "lake").read("events")
+    assert known["at"].max() == now
+    assert known.filter(pl.col("kind") == "label").sort("id")["at"].to_list() == [now, now]
+    assert known.filter(pl.col("kind") == "tick")["at"].max() == START + 5 * DAY
+    assert "0 new of 2 payments" in CliRunner().invoke(app, words).stdout
 
 
 def test_at_the_same_second_the_tick_goes_first() -> None:
