@@ -157,7 +157,7 @@ def monitor(context: typer.Context, seed: int = 0) -> None:
                     monitor.step()
                     stopping.wait(0.1)  # larger bites cost less
 
-    with claim(runtime.settings.var, f"{config.SERVICE}-monitor"):
+    with claim(runtime.settings.var, f"{config.SERVICE}-monitor"), runtime.using_lake():
         run_until_stopped(watch)
 
 
@@ -218,27 +218,26 @@ def ingest(
     from shared.ingested_files import digest_of_file
 
     runtime: Runtime = context.obj
-    if rebuild:
-        with claim(runtime.settings.var, f"{config.SERVICE}-monitor"), closing(runtime.open_log()) as log:
-            print(taking.rebuild(log, runtime.lake()))
-        return
-    if file is None:
-        print(f"{taking.Ingest(runtime.open_log(), runtime.lake()).catch_up():,} records taken in")
-        return
-    try:
-        payments, letters = take(file, days=0, now=runtime.clock.now())
-    except (Refused, TooShort) as error:
-        raise typer.BadParameter(str(error)) from error
-    with closing(runtime.open_log()) as log:
+    with runtime.using_lake(alone=rebuild) as lake, closing(runtime.open_log()) as log:
+        if rebuild:
+            print(taking.rebuild(log, lake))
+            return
+        if file is None:
+            print(f"{taking.Ingest(log, lake).catch_up():,} records taken in")
+            return
+        try:
+            payments, letters = take(file, days=0, now=runtime.clock.now())
+        except (Refused, TooShort) as error:
+            raise typer.BadParameter(str(error)) from error
         log.append(rejected_rows(DEAD, letters, personal=PERSONAL))
-    all_known = (payments["at"][-1] + config.MATURITY) // config.DAY * config.DAY + config.DAY
-    # Time must not be ahead when the past ends: every payment that follows would be late.
-    until = min(all_known, runtime.clock.now() + 1)
-    try:
-        source = digest_of_file(file)
-        _, new = write_past(runtime.settings, payments, until=until, seed=0, source=source)
-    except Refused as error:
-        raise typer.BadParameter(str(error)) from error
+        all_known = (payments["at"][-1] + config.MATURITY) // config.DAY * config.DAY + config.DAY
+        # Time must not be ahead when the past ends: every payment that follows would be late.
+        until = min(all_known, runtime.clock.now() + 1)
+        try:
+            source = digest_of_file(file)
+            _, new = write_past(runtime.settings, payments, until=until, seed=0, source=source)
+        except Refused as error:
+            raise typer.BadParameter(str(error)) from error
     print(
         f"{new:,} new of {payments.height:,} payments taken in, known by card and transaction id;"
         f" {len(letters):,} rows refused: see the topic fraud.dead"

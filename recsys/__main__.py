@@ -98,7 +98,7 @@ def night(
     runtime: Runtime = context.obj
     if date and not re.fullmatch(r"\d{4}-\d{2}-\d{2}", date):
         raise typer.BadParameter(f"--date {date}: expected YYYY-MM-DD")
-    with closing(runtime.open_log(wait=True)) as log:
+    with runtime.using_lake(), closing(runtime.open_log(wait=True)) as log:
         try:
             date = date or date_of(runtime.clock.now())
             done = nights_of(runtime, log, seed=seed).run(date, afresh=afresh, undo=afresh)
@@ -169,7 +169,7 @@ def monitor(context: typer.Context, seed: int = 0) -> None:
                 if not monitor.step():
                     stopping.wait(0.1)
 
-    with claim(runtime.settings.var, f"{runtime.service}-monitor"):
+    with claim(runtime.settings.var, f"{runtime.service}-monitor"), runtime.using_lake():
         run_until_stopped(watch)
 
 
@@ -226,31 +226,24 @@ def ingest(
     from recsys import ingest as taking
     from recsys.history import read_file, write_history
     from recsys.schema import DEAD, PERSONAL
-    from recsys.table import Busy, sole
     from shared.dead_letters import Refused, rejected_rows
     from shared.ingested_files import digest_of_file
 
     runtime: Runtime = context.obj
-    with closing(runtime.open_log()) as log:
+    key = runtime.key("pseudonym_key")
+    with runtime.using_lake(alone=rebuild) as lake, closing(runtime.open_log()) as log:
         if rebuild:
-            try:
-                with sole(runtime.settings.var / "tables"):
-                    print(taking.rebuild(log, runtime.lake(), key=runtime.key("pseudonym_key")))
-            except Busy as error:
-                raise typer.BadParameter(str(error)) from error
+            print(taking.rebuild(log, lake, key=key))
             return
         if file is None:
-            count = taking.ingest(log, runtime.lake(), taking.frozen(log), key=runtime.key("pseudonym_key"))
-            print(f"{count:,} records taken in")
+            print(f"{taking.ingest(log, lake, taking.frozen(log), key=key):,} records taken in")
             return
         try:
             past = read_file(file, until=runtime.clock.now() + config.MAX_AHEAD)
         except Refused as error:
             raise typer.BadParameter(str(error)) from error
         log.append(rejected_rows(DEAD, past.letters, personal=PERSONAL))
-    new = write_history(
-        runtime.lake(), past.events, past.products, key=runtime.key("pseudonym_key"), source=digest_of_file(file)
-    )
+        new = write_history(lake, past.events, past.products, key=key, source=digest_of_file(file))
     aside = "".join(f", {count:,} set aside ({reason})" for reason, count in past.set_aside.items())
     print(
         f"{new:,} new of {past.events.height:,} rows taken in, known by file and line{aside},"

@@ -173,7 +173,8 @@ def batch(
                             stopping.set()
                         stopping.wait(0.1)  # larger bites cost less
 
-    run_until_stopped(work)
+    with runtime.using_lake():
+        run_until_stopped(work)
 
 
 @app.command()
@@ -284,24 +285,35 @@ def paper(
 def ingest(
     context: typer.Context,
     file: Annotated[
-        Path, typer.Argument(exists=True, dir_okay=False, help="As for replay: labelled posts to learn from.")
-    ],
+        Path | None,
+        typer.Argument(exists=True, dir_okay=False, help="As for replay: labelled posts to learn from."),
+    ] = None,
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="Make the lake again, from files and log.")] = False,
 ) -> None:
-    """Labels that people gave before anything is live, into the lake."""
+    """Labels that people gave before anything is live, into the lake. What the topics hold is taken in by `batch`."""
+    from sentiment import ingest as taking
     from sentiment.history import Unusable, read_file, write_labels
     from sentiment.schema import DEAD, PERSONAL
     from shared.dead_letters import rejected_rows
+    from shared.ingested_files import digest_of_file
 
     runtime: SentimentRuntime = context.obj
-    try:
-        posts, letters = read_file(file)
-    except Unusable as error:
-        raise typer.BadParameter(str(error)) from error
-    write_labels(runtime.lake(), posts, known_at=int(posts["at"][-1]) + 1)
-    if letters:
-        with closing(runtime.open_log()) as log:
-            log.append(rejected_rows(DEAD, letters, personal=PERSONAL))
-    print(f"{posts['label'].drop_nulls().len():,} labels taken in, {len(letters):,} rows refused (see {DEAD.name})")
+    with runtime.using_lake(alone=rebuild) as lake, closing(runtime.open_log()) as log:
+        if rebuild:
+            print(taking.rebuild(log, lake, secret=runtime.key("pseudonym_key")))
+            return
+        if file is None:
+            raise typer.BadParameter("name a file of labelled posts, or say --rebuild; `batch` takes in the topics")
+        try:
+            posts, letters = read_file(file)
+        except Unusable as error:
+            raise typer.BadParameter(str(error)) from error
+        new = write_labels(lake, posts, known_at=int(posts["at"][-1]) + 1, source=digest_of_file(file))
+        log.append(rejected_rows(DEAD, letters, personal=PERSONAL))
+    print(
+        f"{new:,} new of {posts['label'].drop_nulls().len():,} labels taken in, known by the post's id, or by file and"
+        f" line; {len(letters):,} rows refused: see the topic {DEAD.name}"
+    )
 
 
 @app.command()

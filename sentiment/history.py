@@ -1,13 +1,13 @@
 """Files and simulated pasts -> posts and labels, for what never came through the log."""
 
-import hashlib
 from pathlib import Path
 
 import polars as pl
 
 from sentiment.config import MAX_TEXT
 from shared.dead_letters import DeadLetter
-from shared.lake import Lake
+from shared.ingested_files import IngestedFiles, digest_of_file
+from shared.lake import HISTORY, Lake
 
 Columns = dict[str, pl.DataType | type[pl.DataType]]
 
@@ -46,8 +46,13 @@ class Unusable(Exception):
     """A file lacks a column, or holds no post that can be read."""
 
 
-def write_labels(lake: Lake, posts: pl.DataFrame, *, known_at: int) -> None:
-    """Labels that people gave before there was a log: of every post that has one, known at `known_at`."""
+def write_labels(lake: Lake, posts: pl.DataFrame, *, known_at: int, source: str = "") -> int:
+    """Add labels that people gave before there was a log, known at `known_at`, to those of earlier files.
+
+    A label is known by the id of its post. `source`: the digest of the file, if it is one. Gives how many are new.
+    """
+    files = IngestedFiles(lake)
+    files.finish()
     labelled = posts.filter(pl.col("label").is_not_null() & ~pl.col("kind").is_in(["foreign", "spam", "bot"]))
     rows = labelled.select(
         "text",
@@ -58,15 +63,19 @@ def write_labels(lake: Lake, posts: pl.DataFrame, *, known_at: int) -> None:
         known_at=pl.lit(known_at, pl.Int64),
         inclusion=pl.lit(1.0),
         partition=pl.lit(0, pl.Int64),
-        offset=-1 - pl.int_range(pl.len()),  # below the log's, and those of files before
     )
-    known = lake.read("audits")
+    rows = rows.unique("post", keep="first", maintain_order=True)
+    known = lake.read("audits", batch=HISTORY)
+    if known.height:
+        rows = rows.join(known.select("post"), on="post", how="anti", maintain_order="left")
+    # The offsets lie below the log's, and those of files before.
     lowest = min(0, *known["offset"]) if known.height else 0
-    rows = rows.with_columns(pl.col("offset") + lowest)
-    batch = hashlib.sha256(rows.select("post", "text", "label").write_csv().encode()).hexdigest()[:16]
+    rows = rows.with_columns(offset=lowest - 1 - pl.int_range(pl.len(), dtype=pl.Int64))
     absent = {name: kind for name, kind in AUDIT_COLUMNS.items() if name not in rows.columns}
-    rows = rows.with_columns(pl.lit(None, kind).alias(name) for name, kind in absent.items())
-    lake.write("audits", rows, batch=f"history-{batch}")
+    files.add(
+        "audits", rows.with_columns(pl.lit(None, kind).alias(name) for name, kind in absent.items()), source=source
+    )
+    return rows.height
 
 
 def read_file(path: Path) -> tuple[pl.DataFrame, list[DeadLetter]]:
@@ -90,11 +99,12 @@ def read_file(path: Path) -> tuple[pl.DataFrame, list[DeadLetter]]:
     if missing:
         raise Unusable(f"{path.name} lacks a column for {', '.join(missing)}: {FILE_COLUMNS[missing[0]]}")
     labels = FIVE if names["label"] == "score" else LABELS
+    digest = digest_of_file(path)[:12]
     rows = raw.with_row_index("line", offset=1).select(
         "line",
         at=_seconds(raw, str(names["at"])),
         text=pl.col("text").cast(pl.String),
-        id=pl.format("{}", names["id"]) if names["id"] else pl.format("line-{}", "line"),
+        id=pl.format("{}", names["id"]) if names["id"] else pl.format(f"{digest}-{{}}", "line"),
         author=pl.col(names["author"]).cast(pl.String) if names["author"] else pl.lit(None, pl.String),
         label=pl.col(names["label"]).cast(pl.String).replace_strict(labels, default=None)
         if names["label"]

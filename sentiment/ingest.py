@@ -1,7 +1,7 @@
 """Topic or file -> validated lake by event date. What does not validate becomes a dead letter."""
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from typing import NamedTuple
@@ -34,11 +34,14 @@ from sentiment.schema import (
     Tick,
     Tombstone,
 )
+from shared import lake_rebuild
 from shared.dead_letters import Refused, from_validation
 from shared.dead_letters import dead_letter as letter_of
 from shared.dependencies import DEPENDENCY_ERRORS
 from shared.eventlog.port import Entry, EventLog, Fenced, Place, Position, Record, Topic, is_misplaced
+from shared.ingested_files import IngestedFiles
 from shared.lake import Lake
+from shared.lake_rebuild import Rebuilt, taken_records
 from shared.privacy import pseudonymised
 
 GROUP = "sentiment-ingest"
@@ -218,14 +221,21 @@ class Ingest:
 
     def _take(self, records: Sequence[Record]) -> None:
         """Write records to the lake, and commit behind them."""
-        batch = f"{records[0].topic}-{records[0].partition}-{records[0].offset:012d}"  # no other batch starts there
+        batch = _batch(records)
         by_topic = {topic: [r for r in records if r.topic == topic.name] for topic in TAKEN}
+        partitions = {record.partition for record in by_topic[POSTS]}
         try:
-            marks = self._write_posts(by_topic[POSTS], batch=batch)
+            self._recall(partitions - self._known.keys())
+            write_posts(self._lake, by_topic[POSTS], self._known, secret=self._secret, batch=batch)
         except BaseException:
             self._known.clear()  # the records come again
             raise
-        refusals = [letter for said in SAID for letter in self._write_said(by_topic[said.topic], said, batch=batch)]
+        marks = {Place(POSTS.name, number): self._known[number].watermark for number in partitions}
+        refusals = [
+            letter
+            for said in SAID
+            for letter in write_said(self._lake, by_topic[said.topic], said, secret=self._secret, batch=batch)
+        ]
         positions = {Place(r.topic, r.partition): r.offset + 1 for r in records}
         self.consumer.commit(
             refusals, {place: Position(offset, str(marks.get(place, ""))) for place, offset in positions.items()}
@@ -238,70 +248,109 @@ class Ingest:
             total += taken
         return total
 
-    def _write_posts(self, records: Sequence[Record], *, batch: str) -> dict[Place, int]:
-        """Posts that count, others, and deletions; gives how far time has come, by partition."""
-        partitions = {record.partition for record in records}
-        self._recall(partitions - self._known.keys())
-        rows: dict[str, list[dict[str, object]]] = {table: [] for table in POST_TABLES}
-        for record in records:
-            ids = self._known[record.partition]
-            with suppress(Refused):  # the worker has written the dead letter
-                event = accept(record, self._secret)
-                if isinstance(event, Tombstone):
-                    # The time that its partition has come to, so it is never before that of its post.
-                    passed = {"at": max(event.at, ids.watermark), "said": event.at, "days": ids.days(event.id)}
-                    rows["tombstones"].append({"id": event.id} | passed | _place(record))
-                    ids.new(event.id, event.at, record.offset)
-                elif isinstance(event, Post):
-                    first = ids.new(event.id, event.at, record.offset)
-                    expired = event.at < ids.watermark - config.REOPEN
-                    why = "repeat" if not first else "expired" if expired else None
-                    rows["uncounted" if why else "posts"].append(event.model_dump() | _place(record) | {"why": why})
-                ids.observe(event.at)
-        for table, columns in POST_TABLES.items():
-            self._lake.write(table, _frame(rows[table], columns), batch=batch)
-        return {Place(POSTS.name, number): self._known[number].watermark for number in partitions}
-
     def _recall(self, partitions: Collection[int]) -> None:
         """Build what is known of partitions from the lake, which has every record that was taken in."""
         positions = {number: self.consumer.owned[Place(POSTS.name, number)] for number in partitions}
-        known = {number: KnownIds(int(position.note or 0)) for number, position in positions.items()}
-        begun = [ids.watermark for ids in known.values() if ids.watermark]
-        since = day_of(max(0, min(begun, default=0) - config.REOPEN - DAY))
-        # A day at a time: eight days of texts may be more than the memory holds.
-        days = [(table, day) for table in POST_TABLES for day in self._lake.dates(table) if begun and day >= since]
-        for table, day in days:
-            rows = self._lake.read(table, since=day, until=day + timedelta(days=1))
-            time = pl.coalesce("said", "at") if "said" in rows.columns else pl.col("at")
-            for id, at, number, offset in rows.select("id", time, "partition", "offset").iter_rows():
-                if number in known and offset < positions[number].offset:
-                    known[number].new(id, at, offset)
-        self._known |= known
+        watermarks = {number: int(position.note or 0) for number, position in positions.items()}
+        ends = {number: position.offset for number, position in positions.items()}
+        self._known |= known_ids(self._lake, watermarks, before=ends)
 
-    def _write_said(self, records: Sequence[Record], said: Said, *, batch: str) -> list[Entry]:
-        """What was said of posts; gives the dead letters of what cannot be read."""
-        rows, refusals = [], []
-        for record in records:
-            try:
-                if said.topic == OPINIONS:
-                    message: Opinion | Audit | Correction = accept_opinion(record)
-                else:
-                    message = said.kind.model_validate_json(record.value)
-                    _check_key(record, said.topic, said.key, getattr(message, said.key))
-            except ValidationError as error:
-                refusals.append(dead_letter(record, from_validation(error)))
-                continue
-            except Refused as error:
-                refusals.append(dead_letter(record, error))
-                continue
-            other: dict[str, object] = {}
-            if isinstance(message, Audit):
-                other = {"of": message.at, "at": message.known_at}
-            elif isinstance(message, Correction):
-                other = {"reader": pseudonymised(message.reader, self._secret)}
-            rows.append(message.model_dump() | _place(record) | other)
-        self._lake.write(said.table, _frame(rows, said.columns), batch=batch)
-        return refusals
+
+def known_ids(lake: Lake, watermarks: Mapping[int, int], *, before: Mapping[int, int]) -> dict[int, KnownIds]:
+    """By partition of posts, the ids of the records before an offset, as the lake has them.
+
+    `watermarks`: by partition, how far event time has come.
+    """
+    known = {number: KnownIds(watermark) for number, watermark in watermarks.items()}
+    begun = [watermark for watermark in watermarks.values() if watermark]
+    since = day_of(max(0, min(begun, default=0) - config.REOPEN - DAY))
+    # A day at a time: eight days of texts may be more than the memory holds.
+    days = [(table, day) for table in POST_TABLES for day in lake.dates(table) if begun and day >= since]
+    for table, day in days:
+        rows = lake.read(table, since=day, until=day + timedelta(days=1))
+        time = pl.coalesce("said", "at") if "said" in rows.columns else pl.col("at")
+        for id, at, number, offset in rows.select("id", time, "partition", "offset").iter_rows():
+            if number in known and offset < before[number]:
+                known[number].new(id, at, offset)
+    return known
+
+
+def write_posts(
+    lake: Lake, records: Sequence[Record], known: Mapping[int, KnownIds], *, secret: bytes, batch: str
+) -> None:
+    """Posts that count, others, and deletions; moves what is `known` of the partitions on."""
+    rows: dict[str, list[dict[str, object]]] = {table: [] for table in POST_TABLES}
+    for record in records:
+        ids = known[record.partition]
+        with suppress(Refused):  # the worker has written the dead letter
+            event = accept(record, secret)
+            if isinstance(event, Tombstone):
+                # The time that its partition has come to, so it is never before that of its post.
+                passed = {"at": max(event.at, ids.watermark), "said": event.at, "days": ids.days(event.id)}
+                rows["tombstones"].append({"id": event.id} | passed | _place(record))
+                ids.new(event.id, event.at, record.offset)
+            elif isinstance(event, Post):
+                first = ids.new(event.id, event.at, record.offset)
+                expired = event.at < ids.watermark - config.REOPEN
+                why = "repeat" if not first else "expired" if expired else None
+                rows["uncounted" if why else "posts"].append(event.model_dump() | _place(record) | {"why": why})
+            ids.observe(min(event.at, record.at))
+    if gone := [row["id"] for row in rows["tombstones"]]:  # from what is kept to make the lake again, too
+        IngestedFiles(lake).erase("audits", pl.col("post").is_in(gone))
+    for table, columns in POST_TABLES.items():
+        lake.write(table, _frame(rows[table], columns), batch=batch)
+
+
+def write_said(lake: Lake, records: Sequence[Record], said: Said, *, secret: bytes, batch: str) -> list[Entry]:
+    """What was said of posts; gives the dead letters of what cannot be read."""
+    rows, refusals = [], []
+    for record in records:
+        try:
+            if said.topic == OPINIONS:
+                message: Opinion | Audit | Correction = accept_opinion(record)
+            else:
+                message = said.kind.model_validate_json(record.value)
+                _check_key(record, said.topic, said.key, getattr(message, said.key))
+        except ValidationError as error:
+            refusals.append(dead_letter(record, from_validation(error)))
+            continue
+        except Refused as error:
+            refusals.append(dead_letter(record, error))
+            continue
+        other: dict[str, object] = {}
+        if isinstance(message, Audit):
+            other = {"of": message.at, "at": message.known_at}
+        elif isinstance(message, Correction):
+            other = {"reader": pseudonymised(message.reader, secret)}
+        rows.append(message.model_dump() | _place(record) | other)
+    lake.write(said.table, _frame(rows, said.columns), batch=batch)
+    return refusals
+
+
+def rebuild(log: EventLog, lake: Lake, *, secret: bytes) -> Rebuilt:
+    """Make the lake again. Nothing else may write to it meanwhile."""
+    begin = log.starts(POSTS)
+
+    def take(new: Lake) -> int:
+        carried = pl.concat([new.read(table).select("partition", "at") for table in POST_TABLES])
+        latest = dict(carried.group_by("partition").agg(pl.col("at").max()).iter_rows())
+        known, count = known_ids(new, {n: latest.get(n, 0) for n in begin}, before=begin), 0
+        for records in taken_records(log, GROUP, TAKEN):
+            by_topic = {topic: [r for r in records if r.topic == topic.name] for topic in TAKEN}
+            batch = _batch(records) if records else ""
+            write_posts(new, by_topic[POSTS], known, secret=secret, batch=batch)
+            for said in SAID:  # their dead letters were written before
+                write_said(new, by_topic[said.topic], said, secret=secret, batch=batch)
+            count += len(records)
+        return count
+
+    starts = dict.fromkeys(POST_TABLES, begin) | {said.table: log.starts(said.topic) for said in SAID}
+    return lake_rebuild.rebuild(lake, take, starts=starts)
+
+
+def _batch(records: Sequence[Record]) -> str:
+    """Names a batch; no other begins there."""
+    return f"{records[0].topic}-{records[0].partition}-{records[0].offset:012d}"
 
 
 def _place(record: Record) -> dict[str, int]:

@@ -308,7 +308,7 @@ class Worker:
                     kind="deleted", id=event.id, at=event.at, partition=record.partition, offset=record.offset
                 )
                 self._out.append(Entry(OPINIONS, event.id, gone.model_dump_json().encode()))
-        source.observe(event.at)
+        source.observe(min(event.at, record.at))  # a fast clock closes no hour early
 
     def _score(self, source: Source, post: Post, record: Record) -> None:
         late, expired = sealed(post.at // HOUR, source.watermark), post.at < source.watermark - config.REOPEN

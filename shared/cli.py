@@ -142,6 +142,21 @@ class Runtime:
     def lake(self) -> Lake:
         return Lake(self.settings.var / "lake")
 
+    @contextmanager
+    def using_lake(self, *, alone: bool = False) -> Iterator[Lake]:
+        """The lake, for a command that writes to it; or `alone`, for the one that makes it again.
+
+        Raises:
+            typer.BadParameter: it is being made again; or, alone, another command writes to it.
+        """
+        said = "stop the commands that write to it first" if alone else "it is being made again; try when that is over"
+        with ExitStack() as held:
+            try:
+                held.enter_context(claim(self.settings.var, f"{self.service}-lake", alone=alone))
+            except Held as error:
+                raise typer.BadParameter(f"the lake of {self.service} is in use: {said}") from error
+            yield self.lake()
+
     def store(self, source: Topic) -> "Store":
         """Views of a topic; they keep rows as long as the log keeps the topic."""
         from shared.store import open_store
@@ -255,8 +270,10 @@ class Held(typer.BadParameter):
 
 
 @contextmanager
-def claim(folder: Path, name: str) -> Iterator[None]:
+def claim(folder: Path, name: str, *, alone: bool = True) -> Iterator[None]:
     """Hold a name, such as `fraud-monitor`, on this machine; at most one process does.
+
+    Not `alone`: together with others that do not want it for themselves either.
 
     It is a lock on a file in `folder`, so it is free again when the process ends, even by SIGKILL. Machines do not
     share it.
@@ -267,15 +284,16 @@ def claim(folder: Path, name: str) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / f"{name}.lock").open("a+") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
             holder = file.read().strip() or "unknown"
             said = f"{name} is already running on this machine (process {holder}, {file.name}); stop that process first"
             raise Held(said) from None
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
+        if alone:
+            file.truncate(0)
+            file.write(f"{os.getpid()}\n")
+            file.flush()
         yield
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from recsys import config, ingest
 from recsys.schema import DEAD, ERASURES, EVENTS, INPUTS, Erasure
-from recsys.table import sole
+from shared.cli import claim
 from shared.eventlog.port import Consumer, Entry, LogUnavailable, Place, Position, Record
 from shared.ingested_files import IngestedFiles
 from shared.lake import Lake
@@ -137,11 +137,11 @@ def test_a_damaged_lake_is_made_again_from_files_and_log(shop: Shop) -> None:
     assert ingest.ingest(shop.log, shop.lake, ingest.frozen(shop.log), key=KEY) == 1
 
 
-def test_a_lake_is_not_made_again_while_a_night_is_at_work(shop: Shop) -> None:
-    with sole(shop.tables):
+def test_a_lake_is_not_made_again_while_a_command_writes_to_it(shop: Shop) -> None:
+    with claim(shop.var, "recsys-lake", alone=False):
         done = subprocess.run(shop.command("ingest", "--rebuild"), capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert "another night or rollback is at work" in done.stderr
+    assert "the lake of recsys is in use" in done.stderr
 
 
 def test_an_erasure_removes_the_shopper_from_what_the_lake_would_be_made_of(shop: Shop) -> None:

@@ -1,10 +1,12 @@
 """Labels count from when they were known, and go with the posts that are deleted."""
 
+import subprocess
 from contextlib import closing
 from pathlib import Path
 
 import polars as pl
 import pytest
+from polars.testing import assert_frame_equal
 from typer.testing import CliRunner
 
 from sentiment import dataset
@@ -16,8 +18,9 @@ from sentiment.schema import AUDITS, DEAD, TOPICS, Audit, Tombstone
 from shared.clock import VirtualClock
 from shared.eventlog import open_log
 from shared.eventlog.port import Entry, beginning
+from shared.ingested_files import IngestedFiles, digest_of_file
 from shared.lake import Lake
-from tests.sentiment.crowd import START, TODAY, Crowd, post
+from tests.sentiment.crowd import KEY, START, TODAY, Crowd, post
 
 
 def audit(number: int, *, known_at: int, at: int = TODAY) -> Entry:
@@ -156,3 +159,45 @@ def test_rows_that_ingest_refuses_are_dead_letters(tmp_path: Path) -> None:
         with closing(log.reader(beginning([DEAD]))) as reader:
             (letter,) = reader.poll(10, 0.0)
     assert b'"field":"id"' in letter.value
+
+
+def test_a_damaged_lake_is_made_again_from_files_and_log(crowd: Crowd) -> None:
+    """Repeats, expired posts, deletions and audits stand where they stood."""
+    crowd.tick(TODAY)
+    crowd.post(*(post(f"@northair is great {n}", id=f"p-{n}", at=TODAY + n) for n in range(20)))
+    crowd.post(post("@northair again", id="p-1", at=TODAY + 30), Tombstone(id="p-2", at=TODAY + 40))
+    crowd.tick(TODAY + HOUR)
+    crowd.stream()
+    crowd.ingest()
+    tables = ("posts", "uncounted", "tombstones", "opinions", "audits")
+    before = {table: crowd.lake.read(table) for table in tables}
+    assert before["uncounted"].height == 1
+    for path in crowd.lake.folder.glob("posts/*/*.parquet"):
+        path.write_bytes(b"PAR1")
+    (crowd.var / "pseudonym_key.secret").write_bytes(KEY)
+    done = subprocess.run(crowd.command("ingest", "--rebuild"), capture_output=True, text=True, check=True)
+    assert "the lake is made again" in done.stdout
+    for table, rows in before.items():
+        assert_frame_equal(crowd.lake.read(table), rows)
+
+
+def test_the_same_file_again_brings_no_new_label_and_lines_of_two_files_are_two_posts(tmp_path: Path) -> None:
+    lake = Lake(tmp_path / "lake")
+    for name in ("one", "two"):
+        file = tmp_path / f"{name}.csv"
+        file.write_text(f"at,text,label\n1767225600,{name} is great,positive\n1767225601,{name} is bad,negative\n")
+        posts, _ = read_file(file)
+        assert write_labels(lake, posts, known_at=START + DAY, source=digest_of_file(file)) == 2
+        assert write_labels(lake, posts, known_at=START + DAY, source=digest_of_file(file)) == 0
+    assert labelled(lake, as_of=START + 9 * DAY).height == 4
+
+
+def test_a_deletion_removes_the_label_from_what_the_lake_would_be_made_of(crowd: Crowd) -> None:
+    files = IngestedFiles(crowd.lake)
+    write_labels(crowd.lake, labels_of("p", 3), known_at=TODAY - HOUR)
+    crowd.post(Tombstone(id="p-1", at=TODAY))
+    crowd.ingest()
+    again = Lake(crowd.var / "again")
+    files.restore(again)
+    assert {"p-0", "p-2"} <= set(again.read("audits")["post"])
+    assert "p-1" not in set(again.read("audits")["post"])

@@ -9,7 +9,7 @@ from sentiment import config
 from sentiment.config import DAY, HOUR, LATENESS, MINUTE
 from sentiment.opinions import Reader, seen
 from sentiment.policy import decide
-from sentiment.schema import ALARMS, ALL, MINUTES, OPINIONS, POSTS, Alarm, Tombstone
+from sentiment.schema import ALARMS, ALL, MINUTES, OPINIONS, POSTS, Alarm, Tick, Tombstone
 from sentiment.stream import LIMIT, Worker, sealed
 from shared.eventlog.port import Entry, Fenced
 from tests.sentiment.crowd import BRANDS, TODAY, Crowd, Trained, post, quiet
@@ -287,3 +287,21 @@ def test_a_post_of_a_megabyte_does_not_come_back_whole(crowd: Crowd) -> None:
     crowd.log.append([Entry(POSTS, "p-1", json.dumps(GOOD | {"text": MEGABYTE}).encode())])
     crowd.stream()
     assert len(crowd.letters()[0].model_dump_json()) < 5_000
+
+
+@pytest.mark.parametrize("kind", ["post", "tick"])
+def test_a_fast_clock_closes_no_hour_early(crowd: Crowd, kind: str) -> None:
+    """It is as far ahead as may be; the hour stays open for as long as lateness allows by the log's clock."""
+    now = TODAY + HOUR + LATENESS - MINUTE  # the hour before is sealed in a minute
+    ahead = now + config.MAX_AHEAD
+    crowd.tick(now)
+    if kind == "tick":
+        tick = Tick(at=ahead).model_dump_json().encode()
+        crowd.log.append([Entry(POSTS, "tick", tick, n) for n in range(POSTS.partitions)])
+    else:
+        crowd.post(*(post(id=f"fast-{n}", at=ahead) for n in range(200)))
+    crowd.post(post("@northair is great", id="p-late", at=TODAY + HOUR - 1))
+    crowd.stream()
+    found = [mention.late for mention in crowd.mentions() if mention.post == "p-late"]
+    assert found
+    assert not any(found)

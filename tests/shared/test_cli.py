@@ -77,6 +77,18 @@ def test_topics_are_kept_as_long_as_the_settings_say(tmp_path: Path, monkeypatch
         runtime(tmp_path).open_log()
 
 
+def test_who_makes_a_lake_again_is_alone_with_it_and_all_others_share_it(tmp_path: Path) -> None:
+    one, two = runtime(tmp_path), runtime(tmp_path)
+    with one.using_lake() as lake, two.using_lake():
+        assert lake.folder == tmp_path / "lake"
+        with pytest.raises(typer.BadParameter, match="stop the commands"), two.using_lake(alone=True):
+            pass
+    with one.using_lake(alone=True), pytest.raises(typer.BadParameter, match="being made again"), two.using_lake():
+        pass
+    with one.using_lake():
+        pass
+
+
 def test_the_clock_is_the_system_s_unless_a_virtual_one_is_asked_for(tmp_path: Path) -> None:
     parts = runtime(tmp_path)
     assert isinstance(parts.clock, SystemClock)
