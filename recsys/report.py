@@ -20,12 +20,14 @@ def judge(lake: Lake, day: int, before: Sequence[Report], *, version: str, recip
     since, until = day * config.DAY, (day + 1) * config.DAY
     first, end = dataset.day_of(since), dataset.day_of(until)
     rows = lake.read("events", since=first, until=end)
-    shown = dataset.impressions(lake, since=first, until=end)
+    # A list of the evening before may be clicked on after midnight; one that is not in the log counts on neither side.
+    shown = dataset.impressions(lake, since=dataset.day_of(max(0, since - config.DAY)), until=end)
+    known = [] if shown.is_empty() else shown["list_id"].to_list()
     clicks, purchases, distances = 0, 0, dict[str, float]()
     drifted: tuple[str, ...] = ()
     if not rows.is_empty():
         rows = rows.unique(["user", "id"], keep="first", maintain_order=True)
-        clicks = rows.filter((pl.col("kind") == "click") & pl.col("list_id").is_not_null()).height
+        clicks = rows.filter((pl.col("kind") == "click") & pl.col("list_id").is_in(known)).height
         purchases = rows.filter(pl.col("kind") == "purchase").height
     if recipe is not None and purchases:
         usual, limits = reference(recipe)
@@ -40,7 +42,7 @@ def judge(lake: Lake, day: int, before: Sequence[Report], *, version: str, recip
     return Report(
         day=day,
         version=version,
-        lists=shown.height,
+        lists=shown.filter(pl.col("at") >= since).height,
         clicks=clicks,
         usual_clicks=sum(report.clicks for report in alike) / lists if lists else None,
         purchases=purchases,

@@ -173,11 +173,15 @@ def test_a_list_that_the_log_takes_after_it_was_answered_as_unlogged_counts_nowh
         assert (counted["logged"], late["logged"]) == (True, False)
         held.set()
         until(lambda: len(shop.said(IMPRESSIONS)) == 3)
+        for number, shown in enumerate((counted, late)):
+            deed = {"kind": "click", "id": f"c{number}", "user": "u000001", "item": shown["items"][0]["item"]}
+            asking.post("/v1/events", json=deed | {"list_id": shown["list_id"], "position": 1})
     ingest.ingest(shop.log, shop.lake, ingest.frozen(shop.log), key=KEY)
     day = TODAY // DAY
     lists = dataset.impressions(shop.lake, since=dataset.day_of(TODAY), until=dataset.day_of(TODAY + DAY))
     assert lists["list_id"].to_list() == [counted["list_id"]]
-    assert report.judge(shop.lake, day, [], version="", recipe=None).lists == 1
+    judged = report.judge(shop.lake, day, [], version="", recipe=None)
+    assert (judged.lists, judged.clicks) == (1, 1)
 
 
 def test_a_command_is_a_record_for_the_monitor(shop: Shop) -> None:
