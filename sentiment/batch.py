@@ -6,6 +6,7 @@ those that are dirty. It may be killed anywhere: an hour's file counts from the 
 
 import logging
 import math
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from datetime import date, timedelta
@@ -42,6 +43,7 @@ from shared.lake import Lake
 from shared.privacy import PSEUDONYM, pseudonymised
 
 BITE = 2_000  # records that are taken in a step, of a partition
+TOLD = 1_000  # alarms that are remembered, so that each is told once
 RETRY = 30.0  # seconds before what failed is tried again
 WHOLE = ("ingest", "work")  # a dependency that is away holds all of it up
 
@@ -69,8 +71,10 @@ class Batch:
         self._readers = {reader.brands.version: reader}  # by version of the brands' table
         self._ingest = Ingest(log, lake, secret=reader.secret, member="batch")
         self._releases = ChampionFollower(log, RELEASES, champion)
+        self._next = 0  # of the hours from the first one on, all below it are published
+        self._all_scored = -1  # the revision of the manifest in which no hour is without a model
         self._retry_at: dict[int | str, float] = {}  # by hour, or kind of work
-        self._alarmed: set[str] = set()
+        self._alarmed: deque[str] = deque(maxlen=TOLD)
         self._damage = ""  # why the manifest could not be read; until it is complete again, the new one is not written
         self._written: dict[int, int] = {}  # by hour, the latest version on disk that the lost manifest may have named
         try:
@@ -132,7 +136,9 @@ class Batch:
         if self._waits(key):
             return False
         try:
-            return work()
+            worked = work()
+            self._retry_at.pop(key, None)
+            return worked
         except (Fenced, LogUnavailable):
             raise
         except Exception as error:
@@ -150,7 +156,7 @@ class Batch:
     def _raise(self, message: str, *, action: str) -> None:
         """An alarm, once."""
         if message not in self._alarmed:
-            self._alarmed.add(message)
+            self._alarmed.append(message)
             alarm = Alarm(kind="lake", at=self._ingest.watermark, message=message, action=action)
             self._log.append([Entry(ALARMS, alarm.kind, alarm.model_dump_json().encode())])
 
@@ -169,7 +175,10 @@ class Batch:
             assert isinstance(first, int)
             self.manifest = self.manifest._replace(start=first // HOUR)
         assert self.manifest.start is not None
-        missing = (h for h in range(self.manifest.start, closed) if h not in self.manifest.hours and not self._waits(h))
+        self._next = max(self._next, self.manifest.start)
+        while self._next in self.manifest.hours:
+            self._next += 1
+        missing = (h for h in range(self._next, closed) if h not in self.manifest.hours and not self._waits(h))
         return next(missing, None)
 
     def _publish(self, hour: int) -> bool:
@@ -294,7 +303,10 @@ class Batch:
         """Hours to which posts have come since they were published, or that lie before the first one."""
         start = self.manifest.start or 0
         last = max(self.manifest.night, start * HOUR // DAY)  # what has come since may be as old as the oldest then
-        rows = self._rows(last - config.REOPEN // DAY - 1, days(date.max))
+        since = last - config.REOPEN // DAY - 1
+        # Before its first night this version looks at all posts: an older one did not note which were late.
+        begun = self.manifest.erased >= 0
+        rows = self._lake.read("late", since=date_of(since)) if begun else self._rows(since, days(date.max))
         found = rows.select("partition", "offset", hour=pl.col("at") // HOUR).iter_rows()
         hours = self.manifest.hours
         return {
@@ -305,9 +317,11 @@ class Batch:
 
     def _unscored(self) -> int | None:
         """The next hour that was published while no model was in force, now that one is."""
-        if self._champion.version is None:
+        if self._champion.version is None or self._all_scored == self.manifest.revision:
             return None
-        unscored = (hour for hour, published in self.manifest.hours.items() if published.model is None)
+        unscored = [hour for hour, published in self.manifest.hours.items() if published.model is None]
+        if not unscored:
+            self._all_scored = self.manifest.revision
         return next((hour for hour in unscored if not self._waits(hour)), None)
 
     def _deleted(self) -> set[int]:

@@ -171,7 +171,7 @@ def _counts_path(folder: Path, hour: int, version: int) -> Path:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    temporary = path.with_suffix(f".{os.getpid()}")
+    temporary = path.with_suffix(".new")  # one name: what a killed run has left is written over
     with temporary.open("wb") as file:
         file.write(content)
         file.flush()

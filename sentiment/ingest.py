@@ -10,10 +10,10 @@ import polars as pl
 from pydantic import ValidationError
 
 from sentiment import config
-from sentiment.config import DAY
+from sentiment.config import DAY, HOUR
 from sentiment.dataset import day_of
 from sentiment.history import AUDIT_COLUMNS, Columns
-from sentiment.known_ids import KnownIds
+from sentiment.known_ids import KnownIds, sealed
 from sentiment.schema import (
     AUDITS,
     CORRECTIONS,
@@ -55,6 +55,7 @@ UNCOUNTED_COLUMNS: Columns = {
     **dict.fromkeys(("id", "why"), pl.String),  # why: a repeat, or expired: its hour could not be published again
     **dict.fromkeys(("at", "partition", "offset"), pl.Int64),
 }
+LATE_COLUMNS: Columns = dict.fromkeys(("at", "partition", "offset"), pl.Int64)  # of posts whose hour was sealed
 TOMBSTONE_COLUMNS: Columns = {
     "id": pl.String,
     **dict.fromkeys(("at", "said", "partition", "offset"), pl.Int64),  # said: when it was, as the producer has it
@@ -70,7 +71,13 @@ CORRECTION_COLUMNS: Columns = {
     **dict.fromkeys(("post", "shown", "label", "model", "reader"), pl.String),
     **dict.fromkeys(("at", "partition", "offset"), pl.Int64),
 }
-POST_TABLES = {"posts": POST_COLUMNS, "uncounted": UNCOUNTED_COLUMNS, "tombstones": TOMBSTONE_COLUMNS}
+IDS = ("posts", "uncounted", "tombstones")  # tables that together have every id
+POST_TABLES = {
+    "posts": POST_COLUMNS,
+    "late": LATE_COLUMNS,
+    "uncounted": UNCOUNTED_COLUMNS,
+    "tombstones": TOMBSTONE_COLUMNS,
+}
 
 logger = logging.getLogger(__name__)
 
@@ -265,7 +272,7 @@ def known_ids(lake: Lake, watermarks: Mapping[int, int], *, before: Mapping[int,
     begun = [watermark for watermark in watermarks.values() if watermark]
     since = day_of(max(0, min(begun, default=0) - config.REOPEN - DAY))
     # A day at a time: eight days of texts may be more than the memory holds.
-    days = [(table, day) for table in POST_TABLES for day in lake.dates(table) if begun and day >= since]
+    days = [(table, day) for table in IDS for day in lake.dates(table) if begun and day >= since]
     for table, day in days:
         rows = lake.read(table, since=day, until=day + timedelta(days=1))
         time = pl.coalesce("said", "at") if "said" in rows.columns else pl.col("at")
@@ -293,7 +300,10 @@ def write_posts(
                 first = ids.new(event.id, event.at, record.offset)
                 expired = event.at < ids.watermark - config.REOPEN
                 why = "repeat" if not first else "expired" if expired else None
-                rows["uncounted" if why else "posts"].append(event.model_dump() | _place(record) | {"why": why})
+                row = event.model_dump() | _place(record) | {"why": why}
+                rows["uncounted" if why else "posts"].append(row)
+                if why is None and sealed(event.at // HOUR, ids.watermark):
+                    rows["late"].append(row)
             ids.observe(min(event.at, record.at))
     if gone := [row["id"] for row in rows["tombstones"]]:  # from what is kept to make the lake again, too
         IngestedFiles(lake).erase("audits", pl.col("post").is_in(gone))

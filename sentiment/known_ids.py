@@ -1,7 +1,12 @@
 """The one rule by which both views tell a repeat: the first record of an id counts, in the order of the log."""
 
 from sentiment import config
-from sentiment.config import DAY
+from sentiment.config import DAY, HOUR, LATENESS
+
+
+def sealed(hour: int, watermark: int) -> bool:
+    """Whether an hour (since the epoch) takes no more posts in the stream at this event time."""
+    return (hour + 1) * HOUR + LATENESS <= watermark
 
 
 class KnownIds:

@@ -7,6 +7,7 @@ of its work may fail for itself: that is an alarm, it is tried again, and the ot
 import json
 import logging
 import math
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
@@ -60,6 +61,8 @@ GUARD_FLIPS = 0.40  # of labels: a retrain changes one in ten to one in five
 WAITING = 0.1  # of a crisis' posts: when more came late, its verdict waits for the night that takes them in
 RETRY = 5.0  # seconds before a part of the work that failed is tried again
 KEYS = 1_000  # of the latest commands, which are not carried out when they come again
+ALARMS_KEPT = 1_000  # of the latest, which are not told again
+REPORTS_KEPT = 400  # days
 GROUP = "sentiment-monitor"
 PLACE = Place(COMMANDS.name, 0)
 NOTHING = "nothing changed"
@@ -171,14 +174,14 @@ class Monitor:
         self._judge = Judge(lake, brands, fetch=fetch)
         self._watch, self._timeline, self._view = Watch(), Timeline(folder), Manifest()
         self._commands = log.consumer(GROUP, [COMMANDS], "monitor")
-        self._minutes = log.reader(beginning([MINUTES]))
+        self._minutes = log.reader(beginning([MINUTES]))  # of some weeks, as the topic is kept
         self._opinions = log.reader({Place(OPINIONS.name, p): end for p, end in log.ends(OPINIONS).items()})
         self._releases = ReleaseManager(log, RELEASES, Release, clock=clock, append=self._append, switch=self._check)
         self._position: Position | None = None  # of the commands; none while another monitor has them
-        self._handled: set[str] = set()  # keys of commands
+        self._handled: dict[str, None] = {}  # keys of the latest commands
         self._ledger: Ledger[Release] = Ledger()
-        self._alarms: list[Alarm] = []
-        self._reports: list[Report] = []
+        self._alarms: deque[Alarm] = deque(maxlen=ALARMS_KEPT)
+        self._reports: deque[Report] = deque(maxlen=REPORTS_KEPT)
         self._retrain_on: int | None = None
         self._drifted_since: int | None = None  # event time: posts from then on are new to the champion
         self._guarded: list[Opinion] = []  # at most GUARD_COUNT
@@ -344,7 +347,7 @@ class Monitor:
             if alarm.kind == "monitor":  # so that a trouble that goes on is not told again
                 self._troubles[alarm.message.partition(":")[0]] = alarm.message
         elif record.offset < self._position.offset:
-            self._handled.add(_key(Command.model_validate_json(record.value), record))
+            self._handled[_key(Command.model_validate_json(record.value), record)] = None
 
     def _new(self, alarm: Alarm) -> bool:
         """Whether it is of the time of the champion."""
@@ -649,7 +652,9 @@ class Monitor:
         key = _key(command, record)
         if key in self._handled:
             return self._append([])
-        self._handled.add(key)
+        self._handled[key] = None
+        if len(self._handled) > KEYS:
+            del self._handled[next(iter(self._handled))]
         self._tasks.append(Task(record.offset, command, key))
         self._write_note()
 

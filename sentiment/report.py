@@ -90,7 +90,8 @@ class Judge:
         rows = self._lake.read("audits", since=day_of(since * DAY), until=day_of(until * DAY))
         if rows.is_empty() or version is None:
             return rows.clear()
-        gone = self._lake.read("tombstones")
+        written = rows["of"].drop_nulls().min()  # a deletion stands at no earlier time than its post
+        gone = self._lake.read("tombstones", since=day_of(int(written)) if isinstance(written, int) else None)
         if gone.height:
             rows = rows.join(gone.select(post="id"), on="post", how="anti", maintain_order="left")
         rows = rows.filter((pl.col("model") == version) & pl.col("score").is_not_null())

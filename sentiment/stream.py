@@ -14,9 +14,9 @@ from typing import TypeVar
 from sentiment import config
 from sentiment.aggregates import Hour
 from sentiment.artifact import Artifact
-from sentiment.config import HOUR, LATENESS, MINUTE
+from sentiment.config import HOUR, MINUTE
 from sentiment.ingest import accept, accept_mention, accept_opinion, dead_letter
-from sentiment.known_ids import KnownIds
+from sentiment.known_ids import KnownIds, sealed
 from sentiment.opinions import Reader
 from sentiment.policy import Load
 from sentiment.schema import (
@@ -53,11 +53,6 @@ logger = logging.getLogger(__name__)
 
 class PartitionLost(Exception):
     """A partition went to another worker while its state was being built."""
-
-
-def sealed(hour: int, watermark: int) -> bool:
-    """Whether an hour (since the epoch) takes no more mentions at this event time."""
-    return (hour + 1) * HOUR + LATENESS <= watermark
 
 
 class Source(KnownIds):

@@ -535,3 +535,38 @@ def test_after_a_restart_the_speed_view_holds_only_what_batch_does_not_have(crow
     speed = crowd.timeline().speed
     assert speed.hours("northair") == {FIRST, FIRST + 28, FIRST + 29}, "of the first one what came late"
     assert {hour for hours in speed._minutes.values() for hour in hours} == {FIRST + 28, FIRST + 29}
+
+
+def test_a_night_that_looks_for_late_posts_opens_no_day(crowd: Crowd, monkeypatch: pytest.MonkeyPatch) -> None:
+    lived(crowd, 10)
+    crowd.tick(TODAY + 10 * DAY + HOUR)
+    crowd.publish()
+    crowd.post(post("@northair is late", id="late", at=TODAY + 9 * DAY))
+    crowd.tick(TODAY + 11 * DAY + HOUR)
+    batch = crowd.batch()
+    batch._ingest.catch_up()
+    seen = opened(monkeypatch, "posts")
+    assert batch._late() == {FIRST + 9 * 24}
+    assert seen == set()
+    crowd.leave(batch)
+    crowd.publish()
+    assert "late" in set(crowd.published()[FIRST + 9 * 24]["post"])
+
+
+def test_what_an_older_version_took_in_late_is_published_in_the_first_night(
+    crowd: Crowd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crowd.post(post())
+    crowd.tick(TODAY + 3 * HOUR)
+    crowd.publish()
+    with monkeypatch.context() as older:
+        older.setattr("sentiment.ingest.sealed", lambda *_: False)  # it noted no late posts
+        crowd.post(post("@northair again", id="late"))
+        crowd.ingest()
+    path = crowd.var / "batch" / "manifest.json"
+    about = json.loads(path.read_text())
+    del about["erased"]
+    path.write_text(json.dumps(about))
+    crowd.tick(TODAY + DAY + HOUR)
+    crowd.publish()
+    assert set(crowd.published()[FIRST]["post"]) == {"p-1", "late"}

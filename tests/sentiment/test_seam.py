@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from sentiment.account import mentioned, seam
 from sentiment.config import DAY, HOUR, LATENESS
 from sentiment.schema import ALL, MINUTES, Tombstone
+from sentiment.timeline import Speed
 from shared.clock import monotonic, sleep
 from shared.eventlog.port import Fenced, LogUnavailable, beginning
 from tests.sentiment.crowd import TODAY, Crowd, Trained, as_post, post
@@ -277,3 +278,27 @@ def test_repeats_at_any_time_are_the_same_in_both_views(
             agreed(crowd)
         counted = sum(rows.filter(brand="northair").height for rows in crowd.published().values())
         assert counted == sum(agreed(crowd).values())
+
+
+def test_of_each_key_of_the_minutes_the_newest_record_says_it_all(crowd: Crowd, world: Trained) -> None:
+    """The topic is compacted, so a follower that begins late may find no others."""
+    posts = world.posts.filter(pl.col("sent") < TODAY + 20 * HOUR)
+    worker = crowd.worker()
+    for part in posts.iter_slices(30):
+        crowd.send(part)
+        crowd.rebuilt(worker)
+        crowd.work(worker)
+        crowd.told(worker)
+    crowd.post(post("@northair is late", id="late-1"), post("@northair is late again", id="late-2"))
+    crowd.work(worker)
+    crowd.told(worker)
+    records = crowd.read(MINUTES)
+    newest = {(record.partition, record.key): record for record in records}
+    assert len(newest) < len(records)
+    whole, compacted = Speed(), Speed()
+    whole.take(records)
+    compacted.take(sorted(newest.values(), key=lambda record: record.offset))
+    assert compacted._minutes == whole._minutes
+    assert compacted._late == whole._late
+    assert compacted.marks == whole.marks
+    assert {"late-1", "late-2"} <= compacted.late("northair", TODAY // HOUR, None)

@@ -7,10 +7,11 @@ import pytest
 
 from sentiment import config
 from sentiment.config import DAY, HOUR, LATENESS, MINUTE
+from sentiment.known_ids import sealed
 from sentiment.opinions import Reader, seen
 from sentiment.policy import decide
 from sentiment.schema import ALARMS, ALL, MINUTES, OPINIONS, POSTS, Alarm, Tick, Tombstone
-from sentiment.stream import LIMIT, Worker, sealed
+from sentiment.stream import LIMIT, Worker
 from shared.eventlog.port import Entry, Fenced
 from tests.sentiment.crowd import BRANDS, TODAY, Crowd, Trained, post, quiet
 
