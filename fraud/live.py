@@ -55,7 +55,7 @@ class Live:
         self._world, self._stage = world, stage
         self.clock = VirtualClock(today * config.DAY)
         self.log = open_log(settings.log, clock=self.clock)
-        self.log.create(TOPICS)
+        self.log.create([topic._replace(days=None) for topic in TOPICS])  # as its children do, on a virtual clock
         self.port = port
         self.key = settings.key("operator_key").decode()
         self.sent = 0

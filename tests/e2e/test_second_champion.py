@@ -19,10 +19,11 @@ from fraud.history import FILE_COLUMNS
 from fraud.schema import RELEASES
 from fraud.simulate import simulate
 from shared.checklist import ROOT
-from shared.children import free_port, ready
+from shared.children import ready
 from shared.clock import SystemClock, monotonic, sleep
 from shared.eventlog import open_log
 from shared.releases import Ledger, Release, read_ledger
+from tests.servers import free_ports
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -51,7 +52,8 @@ class Service:
     """The commands on one folder, and what its server answers."""
 
     def __init__(self, var: Path) -> None:
-        self.var, self.port = var, free_port(8000)
+        (self.port,) = free_ports(1)
+        self.var = var
         self.url = f"http://127.0.0.1:{self.port}"
 
     def run(self, *words: str) -> str:
