@@ -67,7 +67,7 @@ class Keys:
 def guard(access: Access, keys: Keys) -> Callable[[Request], Awaitable[None]]:
     """A FastAPI dependency of all routes: answers 401 without a key, and 403 when the key's role may not ask for this.
 
-    A route that `access` does not name answers nobody: KeyError.
+    A route that `access` does not name is refused for every caller: KeyError, which is a 500.
     """
 
     async def check(request: Request) -> None:
