@@ -1,5 +1,6 @@
 """The edge over HTTP: lists with reasons, events, errors that name field and value, a log that is away."""
 
+import logging
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -273,3 +274,26 @@ def test_lists_go_on_while_every_thread_that_writes_to_the_log_hangs(
             released.set()
     assert [answer.status_code for answer in answers] == [200] * 12
     assert {answer.json()["logged"] for answer in answers} == {False}
+
+
+def test_no_shopper_s_name_reaches_a_file_or_a_line_of_the_logs(
+    shop: Shop, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    name = "alice-of-example-com"
+    shop.night()
+    with client(shop) as asking:
+        asking.get(f"/v1/recommendations/{name}")
+        asking.get(f"/v1/recommendations/{name}@example.com")
+        deed = {"kind": "click", "id": "c1", "user": name, "item": "i00001"}
+        assert asking.post("/v1/events", json=deed).status_code == 202
+        assert name not in asking.post("/v1/events", json=deed | {"user": f"{name}@"}).text
+        asking.get(f"/v1/shoppers/{name}")
+        assert asking.delete(f"/v1/users/{name}").status_code == 202
+    files = {path: path.read_bytes() for path in shop.var.rglob("*") if path.is_file()}
+    assert [path for path, content in files.items() if name.encode() in content] == []
+    hidden = pseudonym(name, KEY).encode()
+    assert any(hidden in content for content in files.values())  # so one would have seen it there
+    captured = capfd.readouterr()
+    ours = [x.getMessage() for x in caplog.records if not x.name.startswith("http")]  # not the client's own
+    assert [text for text in (*ours, captured.out, captured.err) if name in text] == []

@@ -1,5 +1,6 @@
 """The edge over HTTP, on a real log and a real batch view."""
 
+import logging
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -310,3 +311,25 @@ def test_a_post_that_comes_after_its_deletion_is_never_shown(crowd: Crowd) -> No
     with serving(crowd) as client:
         assert client.get("/v1/opinions/p-9").status_code == 404
         assert client.get("/v1/audits").json() == []
+
+
+def test_no_text_or_reader_reaches_a_file_or_a_line_of_the_logs(
+    client: httpx.Client, crowd: Crowd, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    said = client.post("/v1/opinions", json={"text": "Jane-Doe says @northair is awful"}).json()
+    correction = {"post": said["id"], "label": "neutral", "reader": "Jane-Doe"}
+    assert client.post("/v1/corrections", json=correction).status_code == 202
+    for path, body in (
+        ("opinions", {"text": "Jane-Doe" * 9_999}),
+        ("corrections", correction | {"reader": "Jane-Doe!"}),
+    ):
+        refused = client.post(f"/v1/{path}", json=body)
+        assert refused.status_code >= 400
+        assert "Jane-Doe" not in refused.text
+    files = {path: path.read_bytes() for path in crowd.var.rglob("*") if path.is_file()}
+    assert [path for path, content in files.items() if b"Jane-Doe" in content] == []
+    assert any(said["id"].encode() in content for content in files.values())  # so one would have seen it there
+    captured = capfd.readouterr()
+    ours = [x.getMessage() for x in caplog.records if not x.name.startswith("http")]  # not the client's own
+    assert [text for text in (*ours, captured.out, captured.err) if "Jane-Doe" in text] == []
