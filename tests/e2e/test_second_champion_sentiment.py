@@ -1,0 +1,174 @@
+"""sentiment as its README says, on the real clock and under steady traffic: from a file to the second champion."""
+
+import json
+import subprocess
+import sys
+import threading
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError, URLError
+
+import polars as pl
+import pytest
+
+from sentiment.config import DAY
+from sentiment.grammar import LIVE
+from sentiment.schema import POSTS, RELEASES, Post
+from sentiment.simulate import history, simulate
+from shared.checklist import ROOT
+from shared.children import free_port
+from shared.clock import SystemClock, monotonic, sleep
+from shared.eventlog import open_log
+from shared.eventlog.port import Entry
+from shared.lake import Lake
+from shared.releases import Release, read_ledger
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(900)]
+
+PAST = 5  # days of labelled posts
+PAUSE = 0.05  # seconds between two posts
+AUDITS = 60  # people's labels, so that a second version can be judged on what the first has not seen
+
+
+class Service:
+    """The commands on one folder, and what its server answers."""
+
+    def __init__(self, var: Path) -> None:
+        self.var, self.port = var, free_port(8_400)
+
+    def run(self, *words: str) -> str:
+        command = [sys.executable, "-m", "sentiment", "--var", str(self.var), *words]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=400, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    @contextmanager
+    def started(self, *words: str) -> Iterator[None]:
+        with (self.var / f"{words[0]}.log").open("w") as log:
+            command = [sys.executable, "-m", "sentiment", "--var", str(self.var), *words]
+            child = subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT)
+        try:
+            yield
+        finally:
+            child.terminate()
+            assert child.wait(60) == 0
+
+    def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        key = (self.var / "operator_key.secret").read_text().strip()
+        data = None if body is None else json.dumps(body).encode()
+        headers = {"X-API-Key": key, "Content-Type": "application/json"}
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", data, headers, method=method)
+        with urllib.request.urlopen(request, timeout=20) as response:
+            return json.loads(response.read())
+
+    def ready(self) -> bool:
+        try:
+            return bool(self.ask("GET", "/health/ready"))
+        except (URLError, OSError):
+            return False
+
+    def in_force(self) -> str:
+        with closing(open_log(f"sqlite:///{self.var}/log.db", clock=SystemClock())) as log:
+            return read_ledger(log, RELEASES, Release).version()
+
+    def promoted(self, version: str) -> bool:
+        """Whether it is in force; if not, it is asked for, and counts once however often. Chance may be against it."""
+        if (now := self.in_force()) != version:
+            with suppress(HTTPError):  # the server has not read the ledger up to its end yet
+                wanted = {"kind": "promote", "version": version, "why": "as the README says"}
+                wanted |= {"expected_champion": now, "key": f"{now}-{version}"}
+                self.ask("POST", "/v1/commands", wanted | {"force": True})
+        return now == version
+
+
+class Traffic:
+    """A collector that posts all the time, and a person who labels what is drawn."""
+
+    def __init__(self, service: Service) -> None:
+        self._service, self._stopping = service, threading.Event()
+        day = SystemClock().now() // DAY * DAY
+        self._posts = simulate(seed=9, start=day, days=4, posts_a_day=2_000, grammar=LIVE)
+        self.truth = dict(self._posts.select("id", "label").iter_rows())
+        self.sent = 0
+        self._thread = threading.Thread(target=self._go_on)
+
+    def __enter__(self) -> "Traffic":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopping.set()
+        self._thread.join()
+
+    def _go_on(self) -> None:
+        with closing(open_log(f"sqlite:///{self._service.var}/log.db", clock=SystemClock())) as log:
+            for row in self._posts.iter_rows(named=True):
+                if self._stopping.wait(PAUSE):
+                    return
+                one = Post(id=row["id"], author=row["author"], at=SystemClock().now(), text=row["text"])
+                log.append([Entry(POSTS, one.id, one.model_dump_json().encode())])
+                self.sent += 1
+
+    def audit(self) -> None:
+        """Label what was drawn and waits."""
+        for drawn in self._service.ask("GET", "/v1/audits?limit=100"):
+            if (label := self.truth.get(drawn["id"])) is not None:
+                with suppress(HTTPError):  # it has just been given
+                    self._service.ask("POST", "/v1/audits", {"post": drawn["id"], "label": label})
+
+    def audited(self, service: Service) -> bool:
+        """Whether enough of it is in the lake."""
+        self.audit()
+        rows = Lake(service.var / "lake").read("audits")
+        return rows.filter(pl.col("model").is_not_null()).height >= AUDITS
+
+
+def write_past(path: Path) -> None:
+    """Days of labelled posts as a CSV, up to today."""
+    today = SystemClock().now() // DAY * DAY
+    rows = history(seed=7, start=today - PAST * DAY, days=PAST, posts_a_day=400)
+    rows = rows.filter(~pl.col("kind").is_in(["foreign", "spam"]))
+    created = pl.from_epoch("at").dt.strftime("%Y-%m-%d %H:%M:%S")
+    rows.select("id", "author", "text", "label", created_at=created).write_csv(path)
+
+
+def until(done: Callable[[], object], *, seconds: float = 240.0) -> None:
+    end = monotonic() + seconds
+    while not done():
+        assert monotonic() < end, "it did not happen"
+        sleep(0.2)
+
+
+def test_from_a_file_to_the_second_champion_under_steady_traffic(tmp_path: Path) -> None:
+    service = Service(tmp_path / "var")
+    write_past(tmp_path / "past.csv")
+    assert "; 0 rows refused" in service.run("ingest", str(tmp_path / "past.csv"))
+    assert "0 new of" in service.run("ingest", str(tmp_path / "past.csv"))
+    assert "version 1:" in service.run("train", "--linear")
+    with ExitStack() as running:
+        running.enter_context(service.started("serve", "--port", str(service.port)))
+        running.enter_context(service.started("batch"))
+        running.enter_context(service.started("monitor", "--linear"))
+        until(service.ready)
+        until(lambda: service.promoted("1"))
+        traffic = running.enter_context(Traffic(service))
+        until(lambda: any(opinion["model"] == "1" for opinion in service.ask("GET", "/v1/opinions")))
+        until(lambda: traffic.audited(service))
+        assert "version 2:" in service.run("train", "--linear")
+        until(lambda: service.promoted("2"))
+        until(lambda: service.ask("GET", "/v1/opinions?limit=1")[0]["model"] == "2")
+        now = SystemClock().now()
+        until(lambda: counted(service, now) >= 50)
+    rows = Lake(service.var / "lake").read("posts")
+    assert 0 < rows.height <= traffic.sent
+    assert rows["author"].str.contains("^[0-9a-f]{32}$").all()
+
+
+def counted(service: Service, now: int) -> int:
+    """Posts that the timeline of all brands has."""
+    path = f"/v1/brands/*/timeline?from={now - DAY}&to={now + DAY}&step=hour"
+    points = service.ask("GET", path)["points"]
+    return sum(part["raw"] for point in points for part in point["parts"])
