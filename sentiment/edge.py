@@ -128,6 +128,8 @@ class Edge:
         def start() -> dict[Place, int]:
             if needed:
                 self._ends = {Place(OPINIONS.name, number): end for number, end in self._log.ends(OPINIONS).items()}
+                for place, end in self._ends.items():  # no more are kept, and a deletion stands behind its opinion
+                    at[place] = max(at[place], end - KEPT)
             return at
 
         def on_batch(records: Sequence[Record], after: Mapping[Place, int]) -> None:

@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry
 
 from sentiment import edge as module
 from sentiment.edge import Edge
-from sentiment.schema import OPINIONS, Tombstone
+from sentiment.schema import MINUTES, OPINIONS, Tombstone
 from shared.eventlog.port import Place, Record
 from tests.sentiment.crowd import TODAY, Crowd, post
 
@@ -77,3 +77,18 @@ def test_what_it_remembers_is_bounded(crowd: Crowd, monkeypatch: pytest.MonkeyPa
             assert max(opinions, len(edge._gone), len(edge._audited)) <= 10
         assert len(edge.opinions) == 10
         assert edge.watch.now().posts == 30
+
+
+def test_it_begins_with_the_latest_opinions_and_not_with_the_first(
+    crowd: Crowd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crowd.post(*(post(f"@northair {number}", id=f"p-{number}") for number in range(100)))
+    crowd.stream()
+    monkeypatch.setattr(module, "KEPT", 3)
+    with following(crowd) as edge:
+        start = edge.needed._start()
+        ends = crowd.log.ends(OPINIONS)
+        assert {place.partition: offset for place, offset in start.items() if place.topic == OPINIONS.name} == {
+            number: end - 3 for number, end in ends.items()
+        }
+        assert {offset for place, offset in start.items() if place.topic == MINUTES.name} == {0}
