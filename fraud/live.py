@@ -35,7 +35,7 @@ from shared.children import Children, ready
 from shared.clock import VirtualClock, perf_counter, sleep
 from shared.console import Stage
 from shared.eventlog import open_log
-from shared.eventlog.port import Entry, beginning
+from shared.eventlog.port import Entry, beginning, for_ever
 from shared.releases import Ledger, Release
 from shared.settings import Settings
 from shared.story import Scene
@@ -55,7 +55,7 @@ class Live:
         self._world, self._stage = world, stage
         self.clock = VirtualClock(today * config.DAY)
         self.log = open_log(settings.log, clock=self.clock)
-        self.log.create([topic._replace(days=None) for topic in TOPICS])  # as its children do, on a virtual clock
+        self.log.create(for_ever(TOPICS))
         self.port = port
         self.key = settings.key("operator_key").decode()
         self.sent = 0

@@ -44,7 +44,7 @@ from recsys.table import Busy
 from shared.children import Children
 from shared.clock import VirtualClock, perf_counter, sleep
 from shared.eventlog import open_log
-from shared.eventlog.port import Entry, beginning
+from shared.eventlog.port import Entry, beginning, for_ever
 from shared.privacy import pseudonym
 from shared.releases import Ledger
 from shared.settings import Settings
@@ -78,7 +78,7 @@ class Live:
         self.lives: dict[str, Life] = {}  # by way of recommending
         self.clock = VirtualClock(self.night_of(today))
         self.log = open_log(settings.log, clock=self.clock)
-        self.log.create(TOPICS)
+        self.log.create(for_ever(TOPICS))
         self.nights = nights(self.log, self.clock)
         self.days: list[Day] = []
         self.otherwise = Otherwise(items=shop.appeal.size)

@@ -20,7 +20,7 @@ from shared.clock import SystemClock, VirtualClock, perf_counter
 from shared.console import Stage
 from shared.dead_letters import rejected_rows
 from shared.eventlog import open_log
-from shared.eventlog.port import Entry, EventLog
+from shared.eventlog.port import Entry, EventLog, for_ever
 from shared.lake import Lake
 from shared.registry import Registry
 from shared.results import Run
@@ -80,7 +80,7 @@ def run(settings: Settings, file: Path, *, name: str, days: int, seed: int) -> N
     with stage.act(f"{lived} nights, and what each user bought after them") as act:
         clock = VirtualClock(today * config.DAY)
         log = open_log(settings.log, clock=clock)
-        log.create(TOPICS)
+        log.create(for_ever(TOPICS))
         log.append([*rejected_rows(DEAD, past.letters, personal=PERSONAL), released(candidate, at=clock.now())])
         named = hidden(past.events, key=settings.key("pseudonym_key"))
         nights = nights_of(settings, registry, seed)(log, clock)

@@ -36,7 +36,7 @@ from shared.children import Children, ready
 from shared.clock import VirtualClock, perf_counter, sleep
 from shared.console import Stage
 from shared.eventlog import open_log
-from shared.eventlog.port import Entry, Topic, beginning
+from shared.eventlog.port import Entry, Topic, beginning, for_ever
 from shared.releases import Ledger, Release
 from shared.settings import Settings
 from shared.story import Scene
@@ -65,7 +65,7 @@ class Live:
         self.settings, self._stage, self.port = settings, stage, port
         self.clock = VirtualClock(today)
         self.log = open_log(settings.log, clock=self.clock)
-        self.log.create(TOPICS)
+        self.log.create(for_ever(TOPICS))
         self.key = settings.key("operator_key").decode()
         self.sent, self.requests, self.failures = 0, 0, list[str]()
         self.busy = 0.0  # seconds of sending and counting

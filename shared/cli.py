@@ -20,7 +20,7 @@ from shared.champion import is_digest, whole
 from shared.clock import Clock, SystemClock, VirtualClock, monotonic, sleep
 from shared.dependencies import DEPENDENCY_ERRORS
 from shared.eventlog import open_log
-from shared.eventlog.port import DAY, Entry, EventLog, Fenced, LogUnavailable, Topic
+from shared.eventlog.port import DAY, Entry, EventLog, Fenced, LogUnavailable, Topic, for_ever
 from shared.lake import Lake
 from shared.privacy import masked
 from shared.settings import Settings, check_driver
@@ -136,7 +136,7 @@ class Runtime:
             known = ", ".join(topic.name for topic in self.topics)
             raise ValueError(f"MLSD_RETENTION names {', '.join(sorted(unknown))}; the topics are {known}")
         if isinstance(self.clock, VirtualClock):
-            return [topic._replace(days=None) for topic in self.topics]
+            return for_ever(self.topics)
         return [topic._replace(days=wanted.get(topic.name, topic.days)) for topic in self.topics]
 
     def lake(self) -> Lake:

@@ -42,6 +42,11 @@ class Topic(NamedTuple):
     days: int | None = None  # that a record is kept, by the time of its append; without: for ever
 
 
+def for_ever(topics: Sequence[Topic]) -> list[Topic]:
+    """The topics, whose records are kept for ever: as demos and replays need it, whose closing report reads them."""
+    return [topic._replace(days=None) for topic in topics]
+
+
 class Entry(NamedTuple):
     """A record to be appended; without a partition its key picks one."""
 

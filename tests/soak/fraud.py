@@ -23,7 +23,7 @@ from shared.children import Stuck, ready
 from shared.clock import SystemClock, monotonic, sleep
 from shared.console import Stage
 from shared.eventlog import open_log
-from shared.eventlog.port import EventLog, LogUnavailable, Record, Topic, beginning
+from shared.eventlog.port import EventLog, LogUnavailable, Record, Topic, beginning, for_ever
 from shared.registry import Registry
 from shared.releases import Release
 from shared.results import Run
@@ -200,7 +200,7 @@ def _settle_in(settings: Settings, log: EventLog, stage: Stage, *, seed: int) ->
     version = learn(settings, stage, as_of=today, seed=seed).version
     registry = Registry(settings.mlflow, config.SERVICE)
     registry.fetch(version.artifact, digest=version.digest, into=settings.var / "models")
-    log.create(TOPICS)
+    log.create(for_ever(TOPICS))
     log.append([entry(Release.promotion(version, at=today, who="soak", why="the first, whatever the gate says"))])
     return past
 
