@@ -197,9 +197,9 @@ class Live:
             earlier = before
 
     def _test_at(self, probes: Probes, now: int) -> None:
-        """Let test payments have this time from now on; over a gap of weeks, wait until they have come near it."""
+        """Let test payments have this time from now on; wait until they have come so near that few are late."""
         probes.now.value = now
-        near = now - config.MAX_AGE // 2
+        near = now - config.ALLOWED_LATENESS // 2
         self.children.wait(lambda: probes.answered.value >= near, "test payments get no answer; see serve.log")
 
     def _settle(self, group: str) -> None:
