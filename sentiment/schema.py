@@ -35,7 +35,7 @@ OPINIONS = Topic("sentiment.opinions", config.POST_PARTITIONS, days=30)  # key: 
 MENTIONS = Topic("sentiment.mentions", config.BRAND_PARTITIONS, days=14)  # key: brand
 # A minute is told many times, and its last revision is all that counts; the watch for crises looks back BASELINE_DAYS,
 # and serve at what batch does not have. Key: brand:minute, beside its brand's mentions.
-MINUTES = Topic("sentiment.minutes", config.BRAND_PARTITIONS, compacted=True, days=30)
+MINUTES = Topic("sentiment.minutes", config.BRAND_PARTITIONS, compacted=True, days=15)
 AUDITS = Topic("sentiment.audits", 1, days=90)  # key: post id
 CORRECTIONS = Topic("sentiment.corrections", 1, days=90)  # key: post id
 DEAD = Topic("sentiment.dead", 1, days=90)  # key: topic/partition/offset of the record refused
