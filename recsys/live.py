@@ -161,10 +161,10 @@ class Live:
     # --- an operator ----------------------------------------------------------------------------------
 
     def command(self, command: Wanted) -> None:
-        """Post a promote or a rollback, and wait until a release or an alarm answers it."""
+        """Post a promote or a rollback, and wait until a release or an alarm of its own answers it."""
         self.judged()
         self.follow()
-        subject, before = TABLE if command.kind == "rollback" else RECIPE, len(self.alarms)
+        subject = TABLE if command.kind == "rollback" else RECIPE
         key = f"{OWN}{len(self.ledger.lines)}"
         body = command.model_dump() | {"expected_champion": self.ledger.version(subject), "key": key}
 
@@ -179,7 +179,7 @@ class Live:
 
         def answered() -> bool:
             self.follow()
-            return self.ledger.by_key(key, subject) is not None or len(self.alarms) > before
+            return self.ledger.by_key(key, subject) is not None or any(alarm.key == key for alarm in self.alarms)
 
         self.children.wait(sent, f"{command.kind} is refused; see serve.log")
         self.children.wait(answered, f"{command.kind} is not carried out; see monitor.log")
