@@ -62,7 +62,9 @@ class Record(NamedTuple):
     offset: int
     key: str
     value: bytes
-    at: int  # seconds: the appender's clock
+    # Seconds since the epoch at which it was appended: by the broker's clock on Kafka, by the host's on the embedded
+    # log, whose processes share one host; with a virtual clock by the appender's own.
+    at: int
 
 
 class Place(NamedTuple):

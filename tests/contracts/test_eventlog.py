@@ -22,7 +22,7 @@ from uuid import uuid4
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from kafka import OffsetAndMetadata, TopicPartition
+from kafka import OffsetAndMetadata
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.partitioner.default import murmur2
 
@@ -51,6 +51,7 @@ from shared.eventlog.port import (
     partition_of,
 )
 from shared.eventlog.sqlite import TIDY, SqliteLog
+from tests.retention import shorten
 from tests.threads import at_once
 
 IN = Topic("in", 4)
@@ -1077,28 +1078,18 @@ def test_while_the_broker_is_away_every_call_says_so_and_then_goes_on(broker: Ka
 # --- what is kept ------------------------------------------------------------------------------
 
 
-def shorten(log: EventLog, topic: Topic, before: int, *, partition: int = 0) -> None:
-    """Remove the records of a partition before an offset, as retention does."""
-    if isinstance(log, KafkaLog):
-        log._admin.delete_records({TopicPartition(log.prefix + topic.name, partition): before})
-    else:
-        assert isinstance(log, SqliteLog)
-        with log._connection.write():
-            log._connection.remove_before(log._connection.streams(topic.name)[partition], before)
-
-
 def test_starts_are_the_first_offsets_that_are_left(log: EventLog) -> None:
     assert log.starts(IN) == dict.fromkeys(range(4), 0)
     fill(log, 5, partition=2)
     assert log.starts(IN) == dict.fromkeys(range(4), 0)
-    shorten(log, IN, 3, partition=2)
+    shorten(log, IN, {2: 3})
     assert log.starts(IN) == {0: 0, 1: 0, 2: 3, 3: 0}
     assert log.ends(IN) == {0: 0, 1: 0, 2: 5, 3: 0}
 
 
 def test_where_all_has_gone_the_start_is_the_end_and_offsets_go_on(log: EventLog) -> None:
     fill(log, 5)
-    shorten(log, IN, 5)
+    shorten(log, IN, {0: 5})
     assert log.starts(IN)[0] == log.ends(IN)[0] == 5
     with closing(log.reader({Place("in", 0): 0})) as reader:
         assert reader.poll(10, 0.2) == []
@@ -1109,7 +1100,7 @@ def test_where_all_has_gone_the_start_is_the_end_and_offsets_go_on(log: EventLog
 
 def test_a_reader_before_the_start_goes_on_at_it(log: EventLog) -> None:
     fill(log, 5)
-    shorten(log, IN, 3)
+    shorten(log, IN, {0: 3})
     assert values(everything(log, IN)) == [3, 4]
 
 
@@ -1118,7 +1109,7 @@ def test_a_member_that_stands_before_the_start_goes_on_at_it(log: EventLog, join
     member = join("a")
     assert len(drain(member, 6)) == 6
     member.commit([], at(2))
-    shorten(log, IN, 4)
+    shorten(log, IN, {0: 4})
     again = join("a")
     assert values(drain(again, 2)) == [4, 5]
     again.commit([], at(6))

@@ -2,12 +2,10 @@
 
 import shutil
 import subprocess
-from collections.abc import Mapping
 from contextlib import closing
 
 import polars as pl
 import pytest
-from kafka import TopicPartition
 from polars.testing import assert_frame_equal
 from prometheus_client import CollectorRegistry
 
@@ -18,25 +16,11 @@ from fraud.schema import ALARMS, BOOK, DECISIONS, EVENTS, Alarm, Cell, Decision
 from fraud.stream import entries_of
 from fraud.terminals import Book
 from shared.clock import monotonic, sleep
-from shared.eventlog.kafka import KafkaLog
-from shared.eventlog.port import MAX_RECORD, Topic
-from shared.eventlog.sqlite import SqliteLog
+from shared.eventlog.port import MAX_RECORD
 from shared.lake import HISTORY
 from shared.store import open_store
 from tests.fraud.bank import KEY, Bank, Trained, copied, days, payments
-
-
-def shorten(bank: Bank, topic: Topic, before: Mapping[int, int]) -> None:
-    """Remove the records of each partition before an offset, as retention does."""
-    if isinstance(bank.log, KafkaLog):
-        name = bank.log.prefix + topic.name
-        bank.log._admin.delete_records({TopicPartition(name, n): offset for n, offset in before.items()})
-        return
-    assert isinstance(bank.log, SqliteLog)
-    with bank.log._connection.write():
-        streams = bank.log._connection.streams(topic.name)
-        for partition, offset in before.items():
-            bank.log._connection.remove_before(streams[partition], offset)
+from tests.retention import shorten
 
 
 def take_in(bank: Bank) -> None:
@@ -92,7 +76,7 @@ def test_what_the_log_has_let_go_of_comes_from_the_lake(
     shutil.rmtree(bank.var / "snapshots")
     if snapshot != "none":
         shutil.copytree(world.var / "snapshots", bank.var / "snapshots")  # it knows what was before the log
-    shorten(bank, EVENTS, taken)
+    shorten(bank.log, EVENTS, taken)
     bank.send(third)
     bank.decide()
     assert seen(bank.decisions()) == seen(undisturbed)
@@ -104,7 +88,7 @@ def test_records_that_are_in_neither_are_an_alarm_and_the_worker_goes_on(bank: B
     bank.send(first)
     bank.decide()
     shutil.rmtree(bank.var / "snapshots")
-    shorten(bank, EVENTS, bank.log.ends(EVENTS))
+    shorten(bank.log, EVENTS, bank.log.ends(EVENTS))
     bank.send(second)
     bank.decide()
     assert {x.identity for x in payments(second)} <= set(bank.decisions())
@@ -118,7 +102,7 @@ def test_a_worker_whose_undecided_events_have_gone_goes_on_with_what_is_left(any
     bank.send(first)
     bank.decide()
     bank.send(second)
-    shorten(bank, EVENTS, bank.log.ends(EVENTS))
+    shorten(bank.log, EVENTS, bank.log.ends(EVENTS))
     bank.send(third)
     bank.decide()
     assert set(bank.decisions()) == {x.identity for x in payments(pl.concat([first, third]))}
@@ -130,7 +114,7 @@ def test_a_gateway_with_an_empty_view_answers_from_the_decisions_that_are_left(a
     first, second, _ = parts(world)
     bank.send(first)
     bank.decide()
-    shorten(bank, DECISIONS, bank.log.ends(DECISIONS))
+    shorten(bank.log, DECISIONS, bank.log.ends(DECISIONS))
     bank.send(second)
     bank.decide()
     edge = Edge(
@@ -199,7 +183,7 @@ def test_a_damaged_lake_is_made_again_from_files_and_log(any_bank: Bank, world: 
     bank.send(first)
     bank.decide()
     take_in(bank)
-    shorten(bank, EVENTS, {n: end // 2 for n, end in bank.log.ends(EVENTS).items()})
+    shorten(bank.log, EVENTS, {n: end // 2 for n, end in bank.log.ends(EVENTS).items()})
     bank.send(second)
     bank.decide()
     take_in(bank)

@@ -6,12 +6,13 @@ import pytest
 
 from recsys import config
 from recsys.config import DAY, HOUR
-from recsys.schema import CATALOGUE, ERASURES, Erasure, Product
+from recsys.schema import CATALOGUE, ERASURES, EVENTS, Erasure, Product
 from recsys.shelf import NoTable
 from recsys.table import Table
 from recsys.topk import drawn
 from shared.eventlog.port import Entry, Place, Reader
 from tests.recsys.shop import MIDNIGHT, TODAY, Shop, Trained, event, named
+from tests.retention import shorten
 
 NOW = TODAY + 3 * HOUR
 
@@ -256,3 +257,13 @@ def test_a_request_copies_no_set_of_what_is_sold_out(shop: Shop) -> None:
     for wanted in (user, named("stranger")):
         assert first[0] not in shelf.recommend(wanted, 20, now=NOW).items
     assert first[0] not in shelf.popular(20).items
+
+
+def test_a_log_that_has_let_go_of_events_after_the_cut_still_serves_what_is_left(shop: Shop) -> None:
+    """As when the table of weeks ago is brought back: what was bought since is known as far as the log goes."""
+    user = plain_user(shop, shop.night().version)
+    first, second = shop.shelf().recommend(user, 2, now=NOW).items
+    shop.happens(event(user=user, item=first, at=NOW))
+    shorten(shop.log, EVENTS, shop.log.ends(EVENTS))
+    shop.happens(event(user=user, item=second, at=NOW + 60, id="later"))
+    assert second not in shop.shelf().recommend(user, 50, now=NOW + 90).items

@@ -24,6 +24,7 @@ from shared.eventlog import open_log, sqlite
 from shared.eventlog.port import Entry, EventLog, Fenced, Place, Position
 from shared.lake import Lake, LakeCorrupt
 from shared.registry import Registry
+from tests.retention import shorten
 from tests.sentiment import test_crisis
 from tests.sentiment.crowd import BRANDS, TODAY, Crowd, Trained, open_registry, post
 from tests.sentiment.test_batch import views
@@ -546,3 +547,26 @@ def test_what_is_built_counts_while_the_rest_is_still_to_be_built(crowd: Crowd, 
         partitions.append(len({record.partition for record in crowd.read(OPINIONS)}))
     assert partitions[-1] == 1
     assert worker.rebuilding
+
+
+def test_a_log_that_has_let_go_of_what_is_counted_takes_nothing_from_worker_and_gateway(any_crowd: Crowd) -> None:
+    """All before the last two days is gone; a new worker, a new gateway and batch go on as if it were there."""
+    crowd = any_crowd
+    crowd.tick(TODAY)
+    crowd.post(*(post(f"@northair is great {n}", id=f"p-{n}", at=TODAY + n) for n in range(50)))
+    crowd.tick(TODAY + 10 * DAY)
+    crowd.stream()
+    crowd.publish()
+    before = {topic: crowd.log.ends(topic) for topic in (POSTS, MENTIONS, OPINIONS)}
+    crowd.post(*(post(f"@northair is bad {n}", id=f"q-{n}", at=TODAY + 10 * DAY + n) for n in range(50)))
+    for topic, ends in before.items():
+        shorten(crowd.log, topic, ends)
+    crowd.stream()
+    crowd.tick(TODAY + 11 * DAY)
+    crowd.stream()
+    crowd.publish()
+    counted = {hour: rows["post"].n_unique() for hour, rows in crowd.published().items() if rows.height}
+    assert counted == {TODAY // HOUR: 50, (TODAY + 10 * DAY) // HOUR: 50}
+    timeline = crowd.timeline()
+    points = timeline.points(timeline.manifest(), "northair", since=TODAY, until=TODAY + 11 * DAY, step=11 * DAY)
+    assert [point.counts.raw for point in points] == [100]
