@@ -97,14 +97,20 @@ class Service:
             return False
 
     def post(self, payment: dict[str, object]) -> dict[str, object]:
-        key = (self.bank.var / "operator_key.secret").read_text()
-        headers = {"X-API-Key": key, "Content-Type": "application/json"}
+        headers = self.key | {"Content-Type": "application/json"}
         request = urllib.request.Request(f"{self.url}/v1/decisions", json.dumps(payment).encode(), headers)
         with urllib.request.urlopen(request, timeout=5) as response:
             return dict(json.loads(response.read()))
 
+    @property
+    def key(self) -> dict[str, str]:
+        """The header of the operator."""
+        return {"X-API-Key": (self.bank.var / "operator_key.secret").read_text()}
+
     def metric(self, name: str) -> float:
-        with urllib.request.urlopen(f"{self.url}/metrics", timeout=20) as response:
+        with urllib.request.urlopen(
+            urllib.request.Request(f"{self.url}/metrics", headers=self.key), timeout=20
+        ) as response:
             lines = response.read().decode().splitlines()
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
 
