@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 
 import polars as pl
-from pydantic import Field, PrivateAttr, TypeAdapter
+from pydantic import Field, TypeAdapter
 
 from fraud import config
 from shared import releases
@@ -44,11 +44,13 @@ STORY = Topic("fraud.story", 1, days=30)  # key: kind; a demo's only
 TOPICS = (EVENTS, DECISIONS, BOOK, DEAD, COMMANDS, ALARMS, REPORTS, RELEASES, HEARTBEATS, STORY)
 
 
+APPENDED = "_appended"
+
+
 class Arrived(Message):
     """What `fraud.events` carries: something of an event time, which the log took at another."""
 
     at: Seconds
-    _appended: int | None = PrivateAttr(None)  # by the log's clock; no producer can send it
 
     @property
     def moment(self) -> int:
@@ -56,11 +58,13 @@ class Arrived(Message):
 
         So a till whose clock is fast makes no other payment late, and closes no hour or day early.
         """
-        return self.at if self._appended is None else min(self.at, self._appended)
+        appended: int = self.__dict__.get(APPENDED, self.at)
+        return min(self.at, appended)
 
     def appended(self, at: int | None) -> Self:
-        """The event with the time at which the log took it; None: it came by file."""
-        self._appended = at
+        """The event with the time at which the log took it, which no producer can send; None: it came by file."""
+        if at is not None:
+            self.__dict__[APPENDED] = at  # beside the fields, as a cached property is: it is no part of the message
         return self
 
 
