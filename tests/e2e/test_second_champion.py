@@ -1,12 +1,8 @@
 """fraud as its README says, on the real clock and under steady traffic: from a file to the second champion."""
 
-import json
-import subprocess
-import sys
 import threading
-import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
@@ -18,12 +14,11 @@ from fraud.config import DAY
 from fraud.history import FILE_COLUMNS
 from fraud.schema import RELEASES
 from fraud.simulate import simulate
-from shared.checklist import ROOT
 from shared.children import ready
 from shared.clock import SystemClock, monotonic, sleep
 from shared.eventlog import open_log
 from shared.releases import Ledger, Release, read_ledger
-from tests.servers import free_ports
+from tests.e2e.service import CommandLine
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -48,39 +43,7 @@ def write_files(first: Path, second: Path) -> None:
         rows.filter(part).select(pl.col(new).alias(old) for old, new in FILE_COLUMNS.items()).write_csv(path)
 
 
-class Service:
-    """The commands on one folder, and what its server answers."""
-
-    def __init__(self, var: Path) -> None:
-        (self.port,) = free_ports(1)
-        self.var = var
-        self.url = f"http://127.0.0.1:{self.port}"
-
-    def run(self, *words: str) -> str:
-        command = [sys.executable, "-m", "fraud", "--var", str(self.var), *words]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    @contextmanager
-    def started(self, *words: str) -> Iterator[None]:
-        with (self.var / f"{words[0]}.log").open("w") as log:
-            command = [sys.executable, "-m", "fraud", "--var", str(self.var), *words]
-            child = subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT)
-        try:
-            yield
-        finally:
-            child.terminate()
-            assert child.wait(60) == 0
-
-    def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-        key = (self.var / "operator_key.secret").read_text().strip()
-        data = None if body is None else json.dumps(body).encode()
-        headers = {"X-API-Key": key, "Content-Type": "application/json"}
-        request = urllib.request.Request(f"{self.url}{path}", data, headers, method=method)
-        with urllib.request.urlopen(request, timeout=10) as response:
-            return json.loads(response.read())
-
+class Service(CommandLine):
     def in_force(self) -> str:
         with closing(open_log(f"sqlite:///{self.var}/log.db", clock=SystemClock())) as log:
             ledger: Ledger[Release] = read_ledger(log, RELEASES, Release)
@@ -148,7 +111,7 @@ def until(done: Callable[[], object], *, seconds: float = 150.0) -> None:
 
 
 def test_from_a_file_to_the_second_champion_under_steady_traffic(tmp_path: Path) -> None:
-    service = Service(tmp_path / "var")
+    service = Service("fraud", tmp_path / "var")
     first, second = tmp_path / "first.csv", tmp_path / "second.csv"
     write_files(first, second)
     assert "0 rows refused" in service.run("ingest", str(first))

@@ -1,15 +1,10 @@
 """sentiment as its README says, on the real clock and under steady traffic: from a file to the second champion."""
 
-import json
-import subprocess
-import sys
 import threading
-import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
-from typing import Any
-from urllib.error import HTTPError, URLError
+from urllib.error import HTTPError
 
 import polars as pl
 import pytest
@@ -18,13 +13,12 @@ from sentiment.config import DAY
 from sentiment.grammar import LIVE
 from sentiment.schema import POSTS, RELEASES, Post
 from sentiment.simulate import history, simulate
-from shared.checklist import ROOT
-from shared.children import free_port
 from shared.clock import SystemClock, monotonic, sleep
 from shared.eventlog import open_log
 from shared.eventlog.port import Entry
 from shared.lake import Lake
 from shared.releases import Release, read_ledger
+from tests.e2e.service import CommandLine
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -33,43 +27,7 @@ PAUSE = 0.05  # seconds between two posts
 AUDITS = 60  # people's labels, so that a second version can be judged on what the first has not seen
 
 
-class Service:
-    """The commands on one folder, and what its server answers."""
-
-    def __init__(self, var: Path) -> None:
-        self.var, self.port = var, free_port(8_400)
-
-    def run(self, *words: str) -> str:
-        command = [sys.executable, "-m", "sentiment", "--var", str(self.var), *words]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=400, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    @contextmanager
-    def started(self, *words: str) -> Iterator[None]:
-        with (self.var / f"{words[0]}.log").open("w") as log:
-            command = [sys.executable, "-m", "sentiment", "--var", str(self.var), *words]
-            child = subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT)
-        try:
-            yield
-        finally:
-            child.terminate()
-            assert child.wait(60) == 0
-
-    def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-        key = (self.var / "operator_key.secret").read_text().strip()
-        data = None if body is None else json.dumps(body).encode()
-        headers = {"X-API-Key": key, "Content-Type": "application/json"}
-        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", data, headers, method=method)
-        with urllib.request.urlopen(request, timeout=20) as response:
-            return json.loads(response.read())
-
-    def ready(self) -> bool:
-        try:
-            return bool(self.ask("GET", "/health/ready"))
-        except (URLError, OSError):
-            return False
-
+class Service(CommandLine):
     def in_force(self) -> str:
         with closing(open_log(f"sqlite:///{self.var}/log.db", clock=SystemClock())) as log:
             return read_ledger(log, RELEASES, Release).version()
@@ -143,7 +101,7 @@ def until(done: Callable[[], object], *, seconds: float = 240.0) -> None:
 
 
 def test_from_a_file_to_the_second_champion_under_steady_traffic(tmp_path: Path) -> None:
-    service = Service(tmp_path / "var")
+    service = Service("sentiment", tmp_path / "var")
     write_past(tmp_path / "past.csv")
     assert "; 0 rows refused" in service.run("ingest", str(tmp_path / "past.csv"))
     assert "0 new of" in service.run("ingest", str(tmp_path / "past.csv"))
