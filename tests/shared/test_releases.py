@@ -591,10 +591,16 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 def through(world: World, member: str) -> ReleaseManager[Release]:
-    """As a monitor does it: each line is a commit of the commands' consumer."""
-    consumer = world.log.consumer("monitor", [COMMANDS], member)
+    """As a monitor does it: each line is a commit of the commands' consumer, and a broker that is not ready yet is
+    asked again (a broker that was killed answers before it knows the state of its transactions)."""
+    until = monotonic() + 60
+    consumer = None
+    while consumer is None:
+        try:
+            consumer = world.log.consumer("monitor", [COMMANDS], member)
+        except LogUnavailable:
+            assert monotonic() < until
     world.members.append(consumer)
-    until = monotonic() + 20
     while not consumer.owned:
         consumer.poll(0, 0.1)
         assert monotonic() < until
