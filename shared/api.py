@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from shared.auth import Access, Keys, describe_roles, guard
 from shared.clock import monotonic
 from shared.health import Health
+from shared.privacy import masked
 
 PROBLEM = "application/problem+json"
 
@@ -48,7 +49,8 @@ class BodyLimit:
 
 
 def problem(status: int, detail: str, *, headers: dict[str, str] | None = None, **more: object) -> JSONResponse:
-    """An RFC 9457 answer."""
+    """An RFC 9457 answer. What looks like a person's number or address is masked in `detail`."""
+    detail = masked(detail)
     content = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail, **more}
     return JSONResponse(content, status, headers, media_type=PROBLEM)
 
@@ -130,7 +132,7 @@ def described(errors: Sequence[Any], *, personal: Collection[str]) -> list[dict[
     """Which field, what is wrong with it, and the value, cut to a line.
 
     The value is left out where it may name a person or hold a card number: of a field that is personal, of one that
-    is not known, and of a whole body.
+    is not known, and of a whole body. Elsewhere what looks like a card number is masked.
     """
     found = []
     for error in errors:
@@ -138,6 +140,7 @@ def described(errors: Sequence[Any], *, personal: Collection[str]) -> list[dict[
         value = error.get("input")
         plain = place and error["type"] != "extra_forbidden" and isinstance(value, str | int | float | bool | None)
         shown = plain and not {*place} & {*personal}
-        field = ".".join(place)[:100] or "body"
-        found.append({"field": field, "message": str(error["msg"]), "value": repr(value)[:100] if shown else ""})
+        # Masked before it is cut: half a card number would not be known as one.
+        field, said = (masked(text[:400])[:100] for text in (".".join(place) or "body", repr(value) if shown else ""))
+        found.append({"field": field, "message": masked(str(error["msg"])), "value": said})
     return found

@@ -34,7 +34,7 @@ class Order(BaseModel):
     buyer: Annotated[str, Field(max_length=9)] = ""
 
 
-ACCESS = SHARED | dict.fromkeys(["POST /orders", "GET /broken", "GET /busy"], Role.ANYONE)
+ACCESS = SHARED | dict.fromkeys(["POST /orders", "GET /orders/{name}", "GET /broken", "GET /busy"], Role.ANYONE)
 
 
 class Service:
@@ -61,6 +61,10 @@ class Service:
         @self.app.post("/orders")
         async def order(order: Order) -> Order:
             return order
+
+        @self.app.get("/orders/{name}")
+        async def one(name: str) -> None:
+            raise HTTPException(404, f"no order {name!r}")
 
         @self.app.get("/broken")
         async def broken() -> None:
@@ -294,6 +298,25 @@ def test_no_value_comes_back_that_may_name_a_person(service: Service, body: obje
     answer = ask(service.app, "POST", "/orders", json=body)
     assert all(error["value"] == "" for error in errors(answer))
     assert SECRET not in answer.text
+
+
+@pytest.mark.parametrize(
+    "body",
+    [{"item": "tea", "count": SECRET}, {"item": "tea", "count": -4111111111111111}, {"item": "tea", SECRET: 1}],
+    ids=["value", "number", "field"],
+)
+def test_a_card_number_in_a_field_that_is_not_personal_is_masked(service: Service, body: object) -> None:
+    answer = ask(service.app, "POST", "/orders", json=body)
+    (error,) = errors(answer)
+    assert "[card number]" in error["field"] + error["value"]
+    assert "1111" not in answer.text
+
+
+@pytest.mark.parametrize("name", [SECRET, "4111111111111111.x", "anna@example.com"])
+def test_what_was_asked_for_and_is_not_there_is_named_without_what_names_a_person(service: Service, name: str) -> None:
+    answer = ask(service.app, "GET", f"/orders/{name}")
+    assert name not in problem(answer, 404)["detail"]
+    assert name not in answer.text
 
 
 @pytest.mark.parametrize("body", [{"item": "tea", "count": "y" * 900}, {"item": "tea", "x" * 900: 1}])
