@@ -112,10 +112,13 @@ class KafkaLog:
         """With a virtual clock, records carry its time, and the broker, which has the world's, removes none of them."""
         wall = isinstance(self._clock, SystemClock)
         policies = ["compact"] * topic.compacted + ["delete"] * (not topic.compacted or topic.days is not None)
-        return {
+        # From the segment that is being written nothing is removed, and unless it is told to it lasts for a week.
+        lag = COMPACTION_LAG * 1000
+        compaction = {"segment.ms": str(lag), "max.compaction.lag.ms": str(2 * lag)}
+        return (compaction if wall and topic.compacted else {}) | {
             "cleanup.policy": ",".join(policies),
             "retention.ms": str(topic.days * DAY * 1000) if wall and topic.days is not None else "-1",
-            "min.compaction.lag.ms": str(COMPACTION_LAG * 1000),
+            "min.compaction.lag.ms": str(lag),
             "message.timestamp.type": "LogAppendTime" if wall else "CreateTime",
             "message.timestamp.before.max.ms": ETERNAL,
             "message.timestamp.after.max.ms": ETERNAL,

@@ -1174,29 +1174,25 @@ def test_embedded_records_of_a_topic_without_an_end_stay(tmp_path: Path) -> None
 
 def test_topics_in_kafka_are_kept_as_long_as_they_say(broker: Kafka) -> None:
     """By the broker's time with the world's clock; with a virtual one it would remove what is months old to it."""
-    kept, newest = Topic("kept", 1, days=3), Topic("newest", 1, compacted=True)
-    both = Topic("both", 1, compacted=True, days=1)
-
-    def configs(clock: Clock, topics: Sequence[Topic]) -> dict[str, dict[str, str]]:
-        with closing(KafkaLog(f"{broker.url.removeprefix('kafka://')}/{prefix}", clock=clock)) as log:
-            log.create(topics)
-            resources = [ConfigResource(ConfigResourceType.TOPIC, f"{prefix}.{topic.name}") for topic in topics]
-            (found,) = log._admin.describe_configs(resources).values()
-        return {
-            name.removeprefix(f"{prefix}."): {key: entry["value"] for key, entry in given.items()}
-            for name, given in found.items()
-        }
-
+    topics = Topic("kept", 1, days=3), Topic("newest", 1, compacted=True), Topic("both", 1, compacted=True, days=1)
     prefix = uuid4().hex[:8]
-    virtual = configs(VirtualClock(1_000), [kept, newest, both])
-    assert {given["message.timestamp.type"] for given in virtual.values()} == {"CreateTime"}
-    assert {given["retention.ms"] for given in virtual.values()} == {"-1"}
-    wall = configs(SystemClock(), [kept, newest, both])  # topics that exist are given the same
-    assert {given["message.timestamp.type"] for given in wall.values()} == {"LogAppendTime"}
-    assert wall["kept"]["retention.ms"] == str(3 * DAY * 1000)
-    assert wall["newest"]["retention.ms"] == "-1"
-    assert [wall[name]["cleanup.policy"] for name in ("kept", "newest", "both")] == [
-        "delete",
-        "compact",
-        "compact,delete",
+
+    def configs(clock: Clock, *names: str) -> list[tuple[str, ...]]:
+        with closing(KafkaLog(f"{broker.url.removeprefix('kafka://')}/{prefix}", clock=clock)) as log:
+            log.create(topics)  # those that exist are given the same
+            resources = [ConfigResource(ConfigResourceType.TOPIC, f"{prefix}.{topic.name}") for topic in topics]
+            sleep(0.5)  # what was altered a moment ago is described a moment later
+            (given,) = log._admin.describe_configs(resources).values()
+        return [tuple(given[f"{prefix}.{topic.name}"][name]["value"] for name in names) for topic in topics]
+
+    when = "message.timestamp.type", "retention.ms"
+    assert configs(VirtualClock(1_000), *when) == [("CreateTime", "-1")] * 3
+    assert configs(SystemClock(), *when) == [
+        ("LogAppendTime", str(3 * DAY * 1000)),
+        ("LogAppendTime", "-1"),
+        ("LogAppendTime", str(DAY * 1000)),
     ]
+    assert configs(SystemClock(), "cleanup.policy") == [("delete",), ("compact",), ("compact,delete",)]
+    # From a segment that is being written nothing is removed, and unless it is told to it takes a week.
+    compaction = "segment.ms", "max.compaction.lag.ms"
+    assert configs(SystemClock(), *compaction)[1:] == [(str(DAY * 1000), str(2 * DAY * 1000))] * 2
