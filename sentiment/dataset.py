@@ -2,6 +2,7 @@
 
 import hashlib
 from datetime import UTC, date, datetime
+from typing import NamedTuple
 
 import polars as pl
 
@@ -9,6 +10,8 @@ from sentiment.config import DAY
 from shared.lake import Lake
 
 JUDGED = 0.2  # of the time, the newest: what the gate judges on
+HELD = 0.2  # of older texts, that no version learns from
+HALF = 0.5  # of new texts; the held ones are among them
 
 
 class NotEnough(Exception):
@@ -37,21 +40,45 @@ def labelled(lake: Lake, *, as_of: int) -> pl.DataFrame:
         # [7.3] Deleted is deleted: what its author took back teaches no later model.
         audits = audits.join(gone.select(post="id"), on="post", how="anti")
     audits = audits.sort("at", "partition", "offset").unique("post", keep="last", maintain_order=True)
-    # The same words on both sides of a split would be learnt by heart and judged as understood.
     return audits.unique("text", keep="last", maintain_order=True)
 
 
-def split(rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """What is learnt from, and what is judged on: older and newer by the time of writing."""
+class Blocks(NamedTuple):
+    """Labels to learn from, and two blocks to judge on that no text of the first stands in."""
+
+    learnt: pl.DataFrame
+    newest: pl.DataFrame
+    older: pl.DataFrame  # texts that no version learns from, so that each can be judged on them
+
+
+def blocks(rows: pl.DataFrame, *, since: int, unseen: int) -> Blocks:
+    """`rows` of `labelled` with a column `seen`, the text as a model sees it, by which it is on one side only.
+
+    `since`: of what was written from then on, half is learnt and half is the newest block; if 0, the newest block is
+    the last part of the time. `unseen`: the champion may have learnt the labels that were known before.
+    """
+    # A fixed side by what a model sees, not by post: most posts about one thing are one text to a model, and a text
+    # that was learnt by heart would be judged as understood.
+    sides = pl.Series([_side(text) for text in rows["seen"]], dtype=pl.Float64)
+    rows = rows.with_columns(side=sides, fresh=pl.col("of") > (since - 1 if since else _before_newest(rows)))
+    fresh, held = pl.col("fresh"), pl.col("side") < HELD
+    taught = pl.col("side") >= (HALF if since else 1.0)  # of what is fresh
+    learnt = rows.filter(pl.when(fresh).then(taught).otherwise(~held))
+    known = pl.concat([learnt, rows.filter((pl.col("at") < unseen) & ~held)])  # to one of the two versions
+    newest = rows.filter(fresh & ~taught & (pl.col("at") >= unseen))
+    judged = (block.join(known, on="seen", how="anti") for block in (newest, rows.filter(~fresh & held)))
+    return Blocks(learnt, *(block.unique("seen", keep="first", maintain_order=True) for block in judged))
+
+
+def _before_newest(rows: pl.DataFrame) -> float:
+    """The time after which the newest part was written."""
     first, last = rows.select(pl.col("of").min().alias("first"), pl.col("of").max().alias("last")).row(0)
-    newest = pl.col("of") > last - JUDGED * (last - first)
-    return rows.filter(~newest), rows.filter(newest)
+    return float(last - JUDGED * (last - first))
 
 
-def halves(posts: pl.Series) -> pl.Series:
-    """A fixed half of the posts: the same post is always on the same side."""
-    sides = [hashlib.blake2b(post.encode(), digest_size=1).digest()[0] % 2 == 0 for post in posts]
-    return pl.Series(sides, dtype=pl.Boolean)
+def _side(text: str) -> float:
+    """From 0 to 1, the same for the same text."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest()) / 2**32
 
 
 def version(rows: pl.DataFrame) -> str:

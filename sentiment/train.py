@@ -11,16 +11,18 @@ import polars as pl
 
 from sentiment import bias, dataset, evaluate
 from sentiment.artifact import Artifact, drift_frame
-from sentiment.dataset import NotEnough
+from sentiment.dataset import Blocks, NotEnough
 from sentiment.mentions import Brands
 from sentiment.model import Linear, Transformer
 from sentiment.opinions import definition, refused, seen
 from sentiment.policy import Policy
 from sentiment.recipe import Recipe
+from sentiment.schema import Path as By
 from shared import drift
 from shared.lake import Lake
 from shared.registry import Registry, Version
 
+FIGURES, DEBT = "figures.json", "older_debt"  # a file of the bundle, and what it says of the gate's allowance
 FEWEST = 200  # labels to learn from
 FRESH = 2 / 3  # of a retrain's posts, at most, are those that its start has not seen
 THREADS = 2  # to learn with; another number adds up in another order, and moves the figures
@@ -64,13 +66,15 @@ def train(
         NotEnough: too few labels. ModelCorrupt: the champion cannot be read.
     """
     rows = dataset.labelled(lake, as_of=as_of)
+    rows = rows.with_columns(seen=pl.Series([seen(text, brands) for text in rows["text"]], dtype=pl.String))
     as_of = min(as_of, int(rows["at"].max()) + 1)  # type: ignore[arg-type]  # of integers
-    learnt, judged = _parted(rows, since)
-    if unseen <= as_of:  # else it is from a version of this program that noted a time to come
-        judged = judged.filter(pl.col("at") >= unseen)  # of the others the champion may have learnt
-    texts, labels = [seen(text, brands) for text in learnt["text"]], learnt["label"].to_list()
-    if len(texts) < FEWEST or judged.height < FEWEST // 4 or len(set(labels)) < 3:
-        raise NotEnough(f"{len(texts)} labels to learn from and {judged.height} to judge on; {FEWEST} are needed")
+    # A version of this program that noted a time to come learnt from no label that came after.
+    blocks = dataset.blocks(rows, since=since, unseen=unseen if unseen <= as_of else 0)
+    learnt = blocks.learnt
+    texts, labels = learnt["seen"].to_list(), learnt["label"].to_list()
+    if len(texts) < FEWEST or blocks.newest.height < FEWEST // 4 or len(set(labels)) < 3:
+        few = f"{len(texts)} labels to learn from and {blocks.newest.height} to judge on"
+        raise NotEnough(f"{few}; {FEWEST} and {FEWEST // 4} are needed")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "model"
         folder.mkdir()
@@ -91,15 +95,15 @@ def train(
             )
             transformer = Transformer(folder)
         artifact = Artifact(Linear.fit(texts, labels, seed=seed), transformer, Policy())
-        figures, why = _judged(artifact, judged, brands, champion)
-        quiet = [seen(text, brands) for text in rows.sort("of")["text"][-NORMAL - REST :]]
+        figures, why = _judged(artifact, blocks, champion)
+        quiet = rows.sort("of")["seen"][-NORMAL - REST :].to_list()
         scores = [artifact.score(text, artifact.path) for text in quiet]
         artifact = artifact.placed(quiet[::PLACED], scores[::PLACED])
         frame = drift_frame(quiet, scores, artifact)
         mixed = frame.sample(fraction=1.0, shuffle=True, seed=0)
         normal = mixed.head(NORMAL)
         artifact.save(folder, texts=quiet, reference=normal, limits=_limits(normal, mixed.tail(-normal.height)))
-        (folder / "figures.json").write_text(json.dumps(figures, indent=1))
+        (folder / FIGURES).write_text(json.dumps(figures, indent=1))
         version = registry.register(
             folder,
             params={"seed": seed, "posts": len(texts)} | (recipe._asdict() if recipe else {}),
@@ -114,15 +118,6 @@ def train(
     return Candidate(version, why)
 
 
-def _parted(rows: pl.DataFrame, since: int) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """What is learnt from, and what is judged on; of what is new, a fixed half each."""
-    if not since:
-        return dataset.split(rows)
-    fresh = rows.filter(pl.col("of") >= since)
-    half = dataset.halves(fresh["post"])
-    return pl.concat([rows.filter(pl.col("of") < since), fresh.filter(half)]), fresh.filter(~half)
-
-
 def _chosen(learnt: pl.DataFrame, unseen: int, most: int, seed: int) -> list[int]:
     """Rows for the transformer: the newest that its start has not seen, and others, so that nothing is forgotten."""
     places = np.arange(learnt.height)
@@ -133,19 +128,44 @@ def _chosen(learnt: pl.DataFrame, unseen: int, most: int, seed: int) -> list[int
     return [*newest, *others][:most]
 
 
-def _judged(
-    artifact: Artifact, rows: pl.DataFrame, brands: Brands, champion: Path | None
-) -> tuple[dict[str, float], str]:
+def _judged(artifact: Artifact, blocks: Blocks, champion: Path | None) -> tuple[dict[str, float], str]:
     """Figures on posts that nothing was learnt from, and why the artifact may not be released."""
-    texts, labels = [seen(text, brands) for text in rows["text"]], rows["label"].to_list()
-    ours = evaluate.judge(texts, labels, artifact)
-    linear = evaluate.judge(texts, labels, artifact, path="linear") if artifact.transformer else None
-    theirs = None if champion is None else evaluate.judge(texts, labels, Artifact.load(champion))
+    judged = [blocks.newest] if champion is None else [blocks.newest, blocks.older]
+    ours = [_answers(rows, artifact) for rows in judged]
     names = bias.measure(lambda text: artifact.score(text, artifact.path), lambda text: refused(text, text) is not None)
-    figures = ours | {f"linear_{name}": value for name, value in (linear or {}).items()}
-    figures |= {f"champion_{name}": value for name, value in (theirs or {}).items()}
-    figures |= {f"bias_{name}": float(value) for name, value in names._asdict().items()}
-    return figures, evaluate.gate(ours, theirs, linear, names.refused)
+    figures = ours[0].figures | {f"bias_{name}": float(value) for name, value in names._asdict().items()}
+    evidence = evaluate.Evidence(None, bias=names.refused)
+    if artifact.transformer is not None:
+        linear = _answers(blocks.newest, artifact, path="linear")
+        figures |= {f"linear_{name}": value for name, value in linear.figures.items()}
+        evidence = evidence._replace(linear=_pair(blocks.newest, ours[0], linear))
+    if champion is not None:
+        before, debt = Artifact.load(champion), _debt(champion)
+        theirs = [_answers(rows, before) for rows in judged]
+        newest, older = (_pair(*of) for of in zip(judged, ours, theirs, strict=True))
+        figures |= {f"champion_{name}": value for name, value in theirs[0].figures.items()}
+        figures |= {"older_macro_recall": ours[1].figures["macro_recall"], DEBT: evaluate.owed(older, debt)}
+        evidence = evidence._replace(newest=newest, older=older, debt=debt)
+    return figures, evaluate.gate(evidence)
+
+
+def _answers(rows: pl.DataFrame, artifact: Artifact, *, path: By | None = None) -> evaluate.Judged:
+    return evaluate.judge(rows["seen"].to_list(), rows["label"].to_list(), artifact, path=path)
+
+
+def _pair(rows: pl.DataFrame, ours: evaluate.Judged, theirs: evaluate.Judged) -> evaluate.Pair:
+    """Labels of a file name no author: each of their posts stands for itself."""
+    named = rows["author"] if "author" in rows.columns else pl.Series([None] * rows.height, dtype=pl.String)
+    _, authors = np.unique(named.fill_null(rows["post"]).to_numpy().astype(str), return_inverse=True)
+    return evaluate.Pair(evaluate.places(rows["label"].to_list()), ours.said, theirs.said, authors)
+
+
+def _debt(champion: Path) -> float:
+    """What the champion has lost on older posts; a version of before this was noted owes nothing."""
+    try:
+        return float(json.loads((champion / FIGURES).read_text()).get(DEBT, 0.0))
+    except (OSError, ValueError):
+        return 0.0
 
 
 def _limits(normal: pl.DataFrame, rest: pl.DataFrame) -> dict[str, float]:

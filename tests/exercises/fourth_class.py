@@ -235,7 +235,7 @@ def test_who_cannot_say_mixed_is_not_judged_on_it(before: Trained) -> None:
     alone = evaluate.judge(texts, labels, artifact)
     more = evaluate.judge([*texts, *["the app is great but slow"] * 10], [*labels, *["mixed"] * 10], artifact)
     must(
-        more["macro_recall"] == alone["macro_recall"],
+        more.figures["macro_recall"] == alone.figures["macro_recall"],
         "evaluate.judge: a version of three labels is judged on posts that people call mixed",
     )
 

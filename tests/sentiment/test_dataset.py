@@ -6,13 +6,14 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 from typer.testing import CliRunner
 
-from sentiment import dataset
 from sentiment.__main__ import app
 from sentiment.config import DAY, HOUR
-from sentiment.dataset import NotEnough, labelled, split
+from sentiment.dataset import HELD, NotEnough, blocks, labelled
 from sentiment.history import Unusable, read_file, write_labels
 from sentiment.schema import AUDITS, DEAD, TOPICS, Audit, Tombstone
 from shared.clock import VirtualClock
@@ -55,22 +56,39 @@ def test_a_deleted_post_teaches_nothing_more(crowd: Crowd) -> None:
     assert labelled(crowd.lake, as_of=TODAY + DAY)["post"].to_list() == ["p-2"]
 
 
-def test_the_newest_are_judged_and_no_text_is_on_both_sides(tmp_path: Path) -> None:
-    rows = pl.DataFrame(
-        {
-            "id": [f"p-{n}" for n in range(100)],
-            "at": [START + n * HOUR for n in range(100)],
-            "text": [f"text {n % 90}" for n in range(100)],
-            "label": ["negative"] * 100,
-            "kind": ["plain"] * 100,
-        }
-    )
-    write_labels(Lake(tmp_path), rows, known_at=START + 200 * HOUR)
-    learnt, judged = split(labelled(Lake(tmp_path), as_of=START + 201 * HOUR))
-    assert learnt.height + judged.height == 90
-    assert learnt["of"].max() < judged["of"].min()  # type: ignore[operator]  # polars: any literal
-    assert set(learnt["text"]).isdisjoint(judged["text"])
-    assert dataset.halves(judged["post"]).any()
+def rows_of(number: int, *, since: int = START, texts: int = 10**6) -> pl.DataFrame:
+    """An hour apart, known a day later."""
+    at = [since + n * HOUR for n in range(number)]
+    return pl.DataFrame(
+        {"post": [f"p-{n}" for n in range(number)], "of": at, "at": [when + DAY for when in at]}
+    ).with_columns(seen=pl.format("text {}", pl.int_range(number) % texts))
+
+
+def test_the_newest_are_judged_and_held_texts_are_learnt_by_no_version() -> None:
+    first = blocks(rows_of(1_000), since=0, unseen=0)
+    assert first.learnt["of"].max() < first.newest["of"].min()  # type: ignore[operator]  # polars: any literal
+    assert first.newest.height == 200
+    assert first.older.height == pytest.approx(800 * HELD, rel=0.2)
+    again = blocks(rows_of(1_200), since=START + 1_000 * HOUR, unseen=START + 1_000 * HOUR)
+    assert set(first.older["seen"]) <= set(again.older["seen"])
+    assert again.newest.height == pytest.approx(100, rel=0.2)
+    assert again.learnt["of"].max() >= START + 1_000 * HOUR  # type: ignore[operator]
+
+
+@given(texts=st.integers(50, 400), since=st.integers(0, 400), unseen=st.integers(0, 450))
+def test_a_text_is_on_one_side_only_and_no_champion_knows_what_it_is_judged_on(
+    texts: int, since: int, unseen: int
+) -> None:
+    """However often a text comes again: before and after what is new, and before and after the champion was trained."""
+    rows = rows_of(400, texts=texts)
+    before = START + unseen * HOUR
+    ours = blocks(rows, since=START + since * HOUR if since else 0, unseen=before)
+    champion = blocks(rows.filter(pl.col("at") < before), since=0, unseen=0) if unseen > 60 else None
+    for judged in (ours.newest, ours.older):
+        assert set(judged["seen"]).isdisjoint(ours.learnt["seen"])
+        assert judged["seen"].is_unique().all()
+        if champion is not None:
+            assert set(judged["seen"]).isdisjoint(champion.learnt["seen"])
 
 
 def test_a_broken_audit_is_a_dead_letter_and_the_others_are_taken_in(crowd: Crowd) -> None:

@@ -1,0 +1,85 @@
+"""The gate: ties go to the champion, chance lets next to nothing through, and small losses do not add up."""
+
+import numpy as np
+import pytest
+
+from sentiment import evaluate
+from sentiment.evaluate import NO_NUMBER, Evidence, Pair, gate, owed
+
+CHALLENGERS = 200
+NEWEST, OLDER = 300, 1_300
+
+
+def block(rng: np.random.Generator, posts: int, *, gain: float = 0.0, flips: float = 0.1, differ: bool = True) -> Pair:
+    """Two versions that are right on seven posts of ten; each says otherwise of some authors, whose posts are alike.
+
+    `gain`: what ours is better by.
+    """
+    _, authors = np.unique(np.sort(rng.integers(posts // 2, size=posts)), return_inverse=True)
+    truth = rng.choice(3, posts, p=(0.4, 0.35, 0.25))
+    both = rng.random(posts) < 0.7
+
+    def answers(accuracy: float) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+        own = (rng.random(authors.max() + 1) < flips)[authors]
+        right = np.where(own, rng.random(posts) < accuracy, both)
+        return np.where(right, truth, (truth + 1) % 3)
+
+    ours, theirs = answers(0.7 + gain / flips), answers(0.7)
+    return Pair(truth, ours, theirs if differ else ours, authors)
+
+
+def released(*, gain: float, older: float, seed: int = 1) -> float:
+    """The share of challengers that are released."""
+    rng = np.random.default_rng(seed)
+    told = [
+        gate(Evidence(None, block(rng, NEWEST, gain=gain, flips=0.2), block(rng, OLDER, gain=older)))
+        for _ in range(CHALLENGERS)
+    ]
+    return told.count("") / CHALLENGERS
+
+
+@pytest.mark.slow
+def test_of_equal_challengers_next_to_none_is_released_and_of_better_ones_most() -> None:
+    assert released(gain=0.0, older=0.0) <= 0.05
+    assert released(gain=0.06, older=0.02) >= 0.7
+
+
+def test_a_tie_goes_to_the_champion() -> None:
+    rng = np.random.default_rng(2)
+    tie, better = block(rng, NEWEST, differ=False), block(rng, OLDER, gain=0.05)
+    assert "on 300 new posts" in gate(Evidence(None, tie, better))
+    assert gate(Evidence(None, better, tie)) == ""
+
+
+def test_what_is_better_on_new_posts_and_worse_on_older_ones_is_refused() -> None:
+    rng = np.random.default_rng(3)
+    assert "older posts" in gate(
+        Evidence(None, block(rng, NEWEST, gain=0.15, flips=0.3), block(rng, OLDER, gain=-0.02))
+    )
+
+
+def test_a_score_that_is_no_number_is_refused() -> None:
+    rng = np.random.default_rng(4)
+    good = block(rng, OLDER, gain=0.09)
+    spoilt = good._replace(ours=np.append(good.ours[:-1], NO_NUMBER))
+    for evidence in (Evidence(None, spoilt, good), Evidence(None, good, spoilt), Evidence(spoilt)):
+        assert gate(evidence) == "a score is no number"
+    empty = Pair(*(np.zeros(0, dtype=np.int64) for _ in range(4)))
+    assert gate(Evidence(None, good, empty)) != "", "nothing to judge on is no evidence"
+    assert gate(Evidence(None, good, good)) == ""
+
+
+def test_losses_that_are_allowed_once_do_not_add_up() -> None:
+    rng, debt, lost = np.random.default_rng(5), 0.0, 0.0
+    newest = block(rng, NEWEST, gain=0.15, flips=0.3)
+    for _ in range(12):
+        older = block(rng, 3_000, gain=-0.004, flips=0.04)
+        if gate(Evidence(None, newest, older, debt)) == "":
+            debt, lost = owed(older, debt), lost - older.gain().value
+    assert 0 < lost <= evaluate.LOSS * 0.7
+
+
+def test_who_loses_against_the_linear_model_beside_it_is_refused() -> None:
+    rng = np.random.default_rng(6)
+    assert "the linear model" in gate(Evidence(block(rng, OLDER, gain=-0.05)))
+    assert gate(Evidence(block(rng, OLDER, gain=0.05))) == ""
