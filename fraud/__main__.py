@@ -15,10 +15,25 @@ from fraud import config
 from fraud.schema import DECISIONS, EVENTS, TOPICS, Tick
 from shared.champion import Champion
 from shared.children import free_port
-from shared.cli import Runtime, SupervisedProcess, claim, claim_slot, listen, run_server, run_until_stopped, ticking
+from shared.cli import (
+    Commands,
+    Dates,
+    Decimal,
+    Runtime,
+    SupervisedProcess,
+    claim,
+    claim_slot,
+    listen,
+    run_server,
+    run_until_stopped,
+    spelling_of,
+    ticking,
+)
 from shared.clock import SystemClock
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
+app = typer.Typer(
+    cls=Commands, add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False
+)
 
 Slot = Annotated[int | None, typer.Option(help="Of the worker; the lowest free one of this machine without.")]
 
@@ -183,40 +198,38 @@ def demo(
 @app.command()
 def replay(
     context: typer.Context,
-    file: Annotated[
-        Path,
-        typer.Argument(exists=True, dir_okay=False, help="CSV or Parquet; the columns are in README.md."),
-    ],
+    file: Annotated[Path, typer.Argument(exists=True, help="CSV or Parquet; the columns are in README.md.")],
     days: Annotated[int, typer.Option(help="Days of the file to take; 0: all.")] = 0,
     seed: int = 7,
+    dates: Dates = None,
+    decimal: Decimal = None,
 ) -> None:
     """The payments of a file, through the same stages."""
     runtime: Runtime = context.obj
     from fraud import replay as story
-    from shared.dead_letters import Refused
 
-    try:
-        story.run(runtime.settings, file, port=free_port(8000), days=days, seed=seed)
-    except (Refused, story.TooShort) as error:
-        raise typer.BadParameter(str(error)) from error
+    port, spelling = free_port(8000), spelling_of(dates, decimal, now=SystemClock().now())
+    story.run(runtime.settings, file, port=port, days=days, seed=seed, spelling=spelling)
 
 
 @app.command()
 def ingest(
     context: typer.Context,
     file: Annotated[
-        Path | None,
-        typer.Argument(exists=True, dir_okay=False, help="As for replay; without it, what the topics hold."),
+        Path | None, typer.Argument(exists=True, help="As for replay; without it, what the topics hold.")
     ] = None,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Make the lake again, from files and log.")] = False,
+    dates: Dates = None,
+    decimal: Decimal = None,
 ) -> None:
     """Take payments into the lake: a file's as the past, before anything is live; or those of the topics."""
     from fraud import ingest as taking
     from fraud.demo import write_past
-    from fraud.replay import TooShort, take
+    from fraud.replay import take
     from fraud.schema import DEAD, PERSONAL
+    from shared.console import Stage
     from shared.dead_letters import Refused, rejected_rows
-    from shared.ingested_files import digest_of_file
+    from shared.refusals import show_refusals
 
     runtime: Runtime = context.obj
     with runtime.using_lake(alone=rebuild) as lake, closing(runtime.open_log()) as log:
@@ -226,22 +239,20 @@ def ingest(
         if file is None:
             print(f"{taking.Ingest(log, lake).catch_up():,} records taken in")
             return
-        try:
-            payments, letters = take(file, days=0, now=runtime.clock.now())
-        except (Refused, TooShort) as error:
-            raise typer.BadParameter(str(error)) from error
-        log.append(rejected_rows(DEAD, letters, personal=PERSONAL))
+        now = runtime.clock.now()
+        payments, table = take(file, days=0, spelling=spelling_of(dates, decimal, now=now))
+        log.append(rejected_rows(DEAD, table.letters, personal=PERSONAL))
         all_known = (payments["at"][-1] + config.MATURITY) // config.DAY * config.DAY + config.DAY
         # Time must not be ahead when the past ends: every payment that follows would be late.
-        until = min(all_known, runtime.clock.now() + 1)
+        until = min(all_known, now + 1)
         try:
-            source = digest_of_file(file)
-            _, new = write_past(runtime.settings, payments, until=until, seed=0, source=source)
+            _, new = write_past(runtime.settings, payments, until=until, seed=0, source=table.digest)
         except Refused as error:
             raise typer.BadParameter(str(error)) from error
+    show_refusals(Stage(), table, runtime.settings.var)
     print(
         f"{new:,} new of {payments.height:,} payments taken in, known by card and transaction id;"
-        f" {len(letters):,} rows refused: see the topic fraud.dead"
+        f" {len(table.letters):,} rows refused"
     )
 
 

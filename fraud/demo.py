@@ -2,7 +2,6 @@
 
 import json
 import tempfile
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -45,8 +44,7 @@ def run(settings: Settings, *, port: int, days: int, seed: int, headless: bool, 
     """
     began, stage = perf_counter(), Stage()
     figures = Run(config.SERVICE, command="make demo-fraud", at=SystemClock().now(), var=settings.var)
-    stamp = datetime.fromtimestamp(SystemClock().now(), UTC).strftime("%Y%m%d-%H%M%S")
-    settings = settings.afresh(f"demo-fraud/{stamp}")
+    settings = settings.afresh("demo-fraud", at=SystemClock().now())
     settings.pin(
         "pseudonym_key", f"demo of seed {seed}"
     )  # partitions hang on pseudonyms, and figures on the seed alone

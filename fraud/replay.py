@@ -1,6 +1,5 @@
 """Payments that nobody here made, through the very same stages: the first part is learnt from, the rest is lived."""
 
-from datetime import UTC, datetime
 from pathlib import Path
 
 import polars as pl
@@ -8,49 +7,45 @@ import polars as pl
 from fraud import config, evaluate
 from fraud.account import money, service
 from fraud.demo import RATE, learn, past, told
-from fraud.history import LATEST, read_file
+from fraud.history import read_file
 from fraud.live import Live
 from fraud.schema import DEAD, PERSONAL, Wanted
 from shared.clock import SystemClock, perf_counter
 from shared.console import Stage
-from shared.dead_letters import DeadLetter, rejected_rows
+from shared.dead_letters import rejected_rows
 from shared.lake import Lake
+from shared.refusals import show_refusals
 from shared.settings import Settings
+from shared.table_files.cells import Spelling
+from shared.table_files.table import Table
+from shared.unusable import Unusable
 
 LEARNT = 0.6  # of the days
-SHOWN = 10  # refused rows
 
 
-class TooShort(Exception):
-    """The file has too few days to learn from."""
-
-
-def run(settings: Settings, file: Path, *, port: int, days: int, seed: int) -> None:
+def run(settings: Settings, file: Path, *, port: int, days: int, seed: int, spelling: Spelling) -> None:
     """`days` of the file, from its first on; 0 takes all.
 
     Raises:
-        Refused: columns are missing. TooShort: fewer than 28 days, or no row that can be read.
+        Unusable: columns are missing, no row can be read, or there are fewer than 28 days or too little to learn from.
     """
     began, stage = perf_counter(), Stage()
-    stamp = datetime.fromtimestamp(SystemClock().now(), UTC).strftime("%Y%m%d-%H%M%S")
-    settings = settings.afresh(f"replay-fraud/{stamp}")
+    settings = settings.afresh("replay-fraud", at=SystemClock().now())
     settings.pin("pseudonym_key", f"replay of seed {seed}")
 
     with stage.act(f"Read {file.name}") as act:
-        payments, letters = take(file, days=days)
+        payments, table = take(file, days=days, spelling=spelling)
         first, end = payments["at"][0] // config.DAY, payments["at"][-1] // config.DAY + 1
         if end - first < 28:
-            raise TooShort(
+            raise Unusable(
                 f"{file.name} has {end - first} days; 28 are needed: half to learn, half for labels and gate"
             )
         today = first + int((end - first) * LEARNT)
-        act.outcome = f"{payments.height:,} payments of {end - first} days; {len(letters):,} rows refused"
-    if letters:
-        rows = [[str(letter.offset), letter.field, letter.value[:40], letter.reason] for letter in letters[:SHOWN]]
-        stage.table(f"Refused, the first {len(rows)} of {len(letters):,}", ["line", "field", "value", "reason"], rows)
+        act.outcome = f"{payments.height:,} payments of {end - first} days; {len(table.letters):,} rows refused"
+    show_refusals(stage, table, settings.var)
 
     with Live(settings, payments, stage, port=port, today=today, seed=seed) as live:
-        live.log.append(rejected_rows(DEAD, letters, personal=PERSONAL))
+        live.log.append(rejected_rows(DEAD, table.letters, personal=PERSONAL))
         with stage.act("History: the first part into the lake") as act:
             act.outcome = past(settings, payments, live, until=today * config.DAY)
         with stage.act("Training") as act:
@@ -71,20 +66,18 @@ def run(settings: Settings, file: Path, *, port: int, days: int, seed: int) -> N
         stage.next_steps([("make demo-fraud", "a bank with an attack, whose truth is known")])
 
 
-def take(file: Path, *, days: int, now: int = LATEST) -> tuple[pl.DataFrame, list[DeadLetter]]:
-    """A file's first days up to `now`; complaints come when MATURITY is over, as in the Handbook, or have come by now.
+def take(file: Path, *, days: int, spelling: Spelling) -> tuple[pl.DataFrame, Table]:
+    """A file's first days up to now; complaints come when MATURITY is over, as in the Handbook, or have come by now.
 
     Raises:
-        Refused: columns are missing. TooShort: no row can be read.
+        Unusable: columns are missing, or no row can be read.
     """
-    payments, letters = read_file(file, now=now)
-    if payments.is_empty():
-        first = f"; line {letters[0].offset}, {letters[0].field}: {letters[0].reason}" if letters else ""
-        raise TooShort(f"{file.name} has no payment that can be read{first}")
+    table = read_file(file, spelling)
+    payments = table.rows
     if days:
         payments = payments.filter(pl.col("at") < (payments["at"][0] // config.DAY + days) * config.DAY)
-    after = pl.min_horizontal(pl.lit(config.MATURITY - 1, pl.Int64), now - pl.col("at"))
-    return payments.with_columns(complaint_after=after), letters
+    after = pl.min_horizontal(pl.lit(config.MATURITY - 1, pl.Int64), spelling.now - pl.col("at"))
+    return payments.with_columns(complaint_after=after), table
 
 
 def ranking(decided: pl.DataFrame) -> tuple[list[str], list[list[str]]]:

@@ -24,6 +24,7 @@ from fraud.schema import Transaction
 from shared import drift
 from shared.lake import Lake
 from shared.registry import Registry, Version
+from shared.unusable import Unusable
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ FACTS: dict[str, type[pl.DataType]] = {
 }
 
 
-class NotEnough(Exception):
+class NotEnough(Unusable):
     """The lake does not hold enough to learn from; says what is missing."""
 
 

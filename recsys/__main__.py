@@ -14,14 +14,27 @@ from recsys import config
 from recsys.schema import TOPICS
 from shared import public_data
 from shared.children import free_port
-from shared.cli import Runtime, claim, listen, run_server, run_until_stopped
+from shared.cli import (
+    Commands,
+    Dates,
+    Decimal,
+    Runtime,
+    claim,
+    listen,
+    run_server,
+    run_until_stopped,
+    spelling_of,
+)
+from shared.clock import SystemClock
 from shared.dependencies import DEPENDENCY_ERRORS
 from shared.eventlog.port import EventLog, Fenced
 
 if TYPE_CHECKING:
     from recsys.batch import Nights
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
+app = typer.Typer(
+    cls=Commands, add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False
+)
 
 
 def nights_of(runtime: Runtime, log: EventLog, *, seed: int = 0) -> "Nights":
@@ -199,35 +212,36 @@ def replay(
     file: Annotated[str, typer.Argument(help="CSV or Parquet, or a data set by name; columns: README.md.")],
     days: Annotated[int, typer.Option(help="Last days of the file that get a night each; 0: 24.")] = 0,
     seed: int = 7,
+    dates: Dates = None,
+    decimal: Decimal = None,
 ) -> None:
     """Replays an events file through the nightly job."""
     from recsys import replay as story
-    from shared.dead_letters import Refused
 
     runtime: Runtime = context.obj
-    try:
-        path = public_data.find(file, runtime.settings.data)
-        name = file if file in public_data.DATA_SETS else re.sub(r"\W", "_", path.stem)
-        story.run(runtime.settings, path, name=name, days=days, seed=seed)
-    except (Refused, story.TooShort, public_data.DataMissing, public_data.DataCorrupt) as error:
-        raise typer.BadParameter(str(error)) from error
+    path = public_data.find(file, runtime.settings.data)
+    name = file if file in public_data.DATA_SETS else re.sub(r"\W", "_", path.stem)
+    spelling = spelling_of(dates, decimal, now=SystemClock().now())
+    story.run(runtime.settings, path, name=name, days=days, seed=seed, spelling=spelling)
 
 
 @app.command()
 def ingest(
     context: typer.Context,
     file: Annotated[
-        Path | None,
-        typer.Argument(exists=True, dir_okay=False, help="CSV or Parquet; without it, what the topics hold."),
+        Path | None, typer.Argument(exists=True, help="CSV or Parquet; without it, what the topics hold.")
     ] = None,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Make the lake again, from files and log.")] = False,
+    dates: Dates = None,
+    decimal: Decimal = None,
 ) -> None:
     """Take deeds into the lake: a file's as the past, before anything is live; or those of the topics."""
     from recsys import ingest as taking
     from recsys.history import read_file, write_history
     from recsys.schema import DEAD, PERSONAL
-    from shared.dead_letters import Refused, rejected_rows
-    from shared.ingested_files import digest_of_file
+    from shared.console import Stage
+    from shared.dead_letters import rejected_rows
+    from shared.refusals import show_refusals
 
     runtime: Runtime = context.obj
     key = runtime.key("pseudonym_key")
@@ -238,16 +252,14 @@ def ingest(
         if file is None:
             print(f"{taking.ingest(log, lake, taking.frozen(log), key=key):,} records taken in")
             return
-        try:
-            past = read_file(file, until=runtime.clock.now() + config.MAX_AHEAD)
-        except Refused as error:
-            raise typer.BadParameter(str(error)) from error
-        log.append(rejected_rows(DEAD, past.letters, personal=PERSONAL))
-        new = write_history(lake, past.events, past.products, key=key, source=digest_of_file(file))
+        past = read_file(file, spelling_of(dates, decimal, now=runtime.clock.now()))
+        log.append(rejected_rows(DEAD, past.table.letters, personal=PERSONAL))
+        new = write_history(lake, past.events, past.products, key=key, source=past.table.digest)
+    show_refusals(Stage(), past.table, runtime.settings.var)
     aside = "".join(f", {count:,} set aside ({reason})" for reason, count in past.set_aside.items())
     print(
         f"{new:,} new of {past.events.height:,} rows taken in, known by file and line{aside},"
-        f" {len(past.letters):,} rows refused: see the topic recsys.dead"
+        f" {len(past.table.letters):,} rows refused"
     )
 
 
@@ -261,8 +273,8 @@ def train(
     """Learn a recipe from the lake as it is, beside the one in force; `promote` by command puts it in force."""
     from recsys.demo import told
     from recsys.releases import RECIPE, champion_folder
-    from recsys.train import NotEnough, tune
     from recsys.train import train as learn
+    from recsys.train import tune
 
     runtime: Runtime = context.obj
     lake = runtime.lake()
@@ -274,16 +286,13 @@ def train(
         champion = nights_of(runtime, log).releases.ledger().champion(RECIPE)
     folder, missing = champion_folder(champion, runtime.fetch)
     registry = runtime.registry()
-    try:
-        # The period that trees and policy are chosen on, too: what judges them is later than both.
-        choosing = as_of - 2 * horizon * config.DAY
-        parameters = tune(lake, cut=choosing, horizon=horizon, seed=seed) if tuned else None
-        made = learn(lake, registry, as_of=as_of, seed=seed, champion=folder, horizon=horizon, parameters=parameters)
-        if missing or made.uncompared:
-            typer.echo(f"It is judged alone, without the recipe in force: {missing or made.uncompared}", err=True)
-        print(told(made))
-    except NotEnough as error:
-        raise typer.BadParameter(str(error)) from error
+    # The period that trees and policy are chosen on, too: what judges them is later than both.
+    choosing = as_of - 2 * horizon * config.DAY
+    parameters = tune(lake, cut=choosing, horizon=horizon, seed=seed) if tuned else None
+    made = learn(lake, registry, as_of=as_of, seed=seed, champion=folder, horizon=horizon, parameters=parameters)
+    if missing or made.uncompared:
+        typer.echo(f"It is judged alone, without the recipe in force: {missing or made.uncompared}", err=True)
+    print(told(made))
 
 
 if __name__ == "__main__":

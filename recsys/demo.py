@@ -47,8 +47,7 @@ def run(settings: Settings, *, port: int, days: int, seed: int, headless: bool, 
     """
     began, stage = perf_counter(), Stage()
     figures = Run(config.SERVICE, command="make demo-recsys", at=SystemClock().now(), var=settings.var)
-    stamp = datetime.fromtimestamp(SystemClock().now(), UTC).strftime("%Y%m%d-%H%M%S")
-    settings = settings.afresh(f"demo-recsys/{stamp}")
+    settings = settings.afresh("demo-recsys", at=SystemClock().now())
     settings.pin("pseudonym_key", f"demo of seed {seed}")  # who is shuffled hangs on it, and figures on the seed alone
     settings.pin("visitor", visitor)
     broken, turn, bad, end = days // 4, days * 2 // 5, days * 4 // 5, days

@@ -8,11 +8,15 @@ import polars as pl
 
 from recsys import config
 from recsys.schema import NAME
-from shared.dead_letters import DeadLetter, Refused
 from shared.eventlog.port import partition_of
-from shared.ingested_files import IngestedFiles, digest_of_file
+from shared.ingested_files import IngestedFiles
 from shared.lake import HISTORY, Lake
 from shared.privacy import pseudonymised
+from shared.table_files.amounts import Amount
+from shared.table_files.cells import SPELLING, Identifier, Spelling, Text, Word
+from shared.table_files.rows import read_rows
+from shared.table_files.table import Column, Table, lacks, typed
+from shared.table_files.times import times
 
 Columns = dict[str, type[pl.DataType]]
 
@@ -27,7 +31,21 @@ PRODUCT_COLUMNS: Columns = {
 }
 IDENTIFIER = r"^[A-Za-z0-9_-]{1,64}$"
 KINDS = ("view", "click", "cart", "purchase", "cancel")
-FILE_COLUMNS = ("user_id", "item_id", "event", "at", "quantity", "price", "order_id", "title", "category")
+ANY = r"^.{1,200}$"
+MOST, MAX_PRICE, MAX_TITLE = config.MAX_QUANTITY, config.MAX_CENTS / 100, 10_000
+COLUMNS = (
+    Column("user_id", ("user_id",), Identifier(NAME)),
+    Column("item_id", ("item_id",), Identifier(IDENTIFIER)),
+    Column("event", ("event",), Word({kind: kind for kind in KINDS})),
+    Column("at", ("at",), times),
+    Column("quantity", ("quantity",), Amount(0.001, MOST, "must be above 0, to 100,000"), needed=False, default=1.0),
+    Column("price", ("price",), Amount(0, MAX_PRICE, "must be an amount from 0 on"), needed=False, default=0.0),
+    Column("order_id", ("order_id",), Identifier(ANY), needed=False),
+    Column("title", ("title",), Text(longest=MAX_TITLE), needed=False, default=""),
+    Column("category", ("category",), Text(longest=MAX_TITLE), needed=False, default=""),
+    Column("family", ("family",), Text(longest=200), needed=False, default=""),
+)
+BEHAVIOURS = {kind: kind for kind in KINDS} | {"addtocart": "cart", "buy": "purchase", "transaction": "purchase"}
 NO_PRODUCTS = r"^(POST|D|M|m|S|B|C2|DOT|PADS|CRUK|AMAZONFEE|DCGS.*|gift_.*|BANK CHARGES)$"  # of online_retail
 VARIANT = r"^\d{5}[A-Za-z]{1,2}$"  # 85123A and 85123B are one thing in two colours
 
@@ -37,7 +55,7 @@ class Past(NamedTuple):
 
     events: pl.DataFrame  # EVENT_COLUMNS, in order of time; users by their names
     products: pl.DataFrame  # PRODUCT_COLUMNS, from the moment that each was first seen
-    letters: list[DeadLetter]  # rows refused, by line
+    table: Table  # of the file, with what was refused
     set_aside: dict[str, int]  # rows that are no deed of a known shopper with a product, by reason
 
 
@@ -76,83 +94,47 @@ def hidden(events: pl.DataFrame, *, key: bytes) -> pl.DataFrame:
     return rows.select(partition, *(pl.col(name).cast(kind) for name, kind in EVENT_COLUMNS.items()))
 
 
-def read_file(path: Path, *, until: int = 2**32 - 1) -> Past:
-    """Deeds of a CSV or Parquet file: own columns (FILE_COLUMNS, the first four needed), or a known data set's.
+def read_file(path: Path, spelling: Spelling = SPELLING) -> Past:
+    """Deeds of a CSV or Parquet file: with our own COLUMNS, or with those of a known shop (SHOPS).
 
-    A row after `until` is refused: a training would begin at it. Times are UTC, prices in whole units of one currency.
-    A CSV's header is line 1.
+    Times are UTC, prices in whole units of one currency.
 
     Raises:
-        Refused: columns are missing, or it is no such file, so that no row can be read.
+        Unusable: a column is missing, or no row can be read.
     """
-    try:
-        raw = pl.read_parquet(path) if path.suffix == ".parquet" else pl.read_csv(path, infer_schema=False)
-    except (pl.exceptions.PolarsError, UnicodeDecodeError) as error:
-        raise Refused("file", path.name, f"is no whole CSV or Parquet file: {error}") from error
-    raw = raw.with_row_index("line", offset=1 if path.suffix == ".parquet" else 2)
-    adapt = next((adapt for columns, adapt in ADAPTERS.items() if set(columns) <= set(raw.columns)), None)
-    if adapt is not None:
-        raw = adapt(raw, path)
-    missing = [name for name in FILE_COLUMNS[:4] if name not in raw.columns]
-    if missing:
-        raise Refused("columns", path.name, f"{path.name} lacks {', '.join(missing)}")
-    if "aside" not in raw.columns:
-        raw = raw.with_columns(aside=pl.lit(None, pl.String))
-    aside = raw.filter(pl.col("aside").is_not_null()).group_by("aside").len().sort("aside")
-    digest = digest_of_file(path)[:12]
-    mine = raw.filter(pl.col("aside").is_null()).drop("aside")
-    events, letters = _checked(mine, path, digest=digest, until=until)
-    return Past(events.select(*EVENT_COLUMNS), _products(events), letters, dict(aside.iter_rows()))
+    rows = read_rows(path)
+    ours = not lacks(rows, COLUMNS)
+    shop = None if ours else next((shop for shop in SHOPS if not lacks(rows, shop.columns)), None)
+    table = typed(rows, shop.columns if shop else COLUMNS, spelling)
+    set_aside = dict[str, int]()
+    if shop:
+        mapped = shop.read(table.rows, path)
+        aside = mapped.filter(pl.col("aside").is_not_null()).group_by("aside").len().sort("aside")
+        set_aside = dict(aside.iter_rows())
+        table.rows = mapped.filter(pl.col("aside").is_null())
+        table.refuse(~pl.col("item_id").str.contains(IDENTIFIER), "item_id", f"must match {IDENTIFIER}")
+    table.require("row")
+    events = _events(table)
+    return Past(events.select(*EVENT_COLUMNS), _products(events), table, set_aside)
 
 
-def _checked(raw: pl.DataFrame, path: Path, *, digest: str, until: int) -> tuple[pl.DataFrame, list[DeadLetter]]:
-    defaults = {"quantity": "1", "price": "0", "order_id": None, "title": "", "category": "", "family": ""}
-    added = {name: pl.lit(value, pl.String) for name, value in defaults.items() if name not in raw.columns}
-    rows = raw.with_columns(**added)
-    at = rows["at"]
-    if isinstance(at.dtype, pl.Datetime):
-        seconds = at.dt.epoch("s")
-    else:
-        formats = ("%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S")
-        texts = [pl.col("at").cast(pl.String).str.to_datetime(text, strict=False).dt.epoch("s") for text in formats]
-        seconds = rows.select(pl.coalesce(*texts, pl.col("at").cast(pl.Int64, strict=False)))["at"]
-    rows = rows.with_columns(
-        seconds=seconds,
-        units=pl.col("quantity").cast(pl.Float64, strict=False),
-        amount=pl.col("price").cast(pl.Float64, strict=False),
-        **{name: pl.col(name).cast(pl.String) for name in ("user_id", "item_id", "event")},
-    )
-    valid = {
-        "user_id": (pl.col("user_id").str.contains(NAME), f"must match {NAME}"),
-        "item_id": (pl.col("item_id").str.contains(IDENTIFIER), f"must match {IDENTIFIER}"),
-        "event": (pl.col("event").is_in(KINDS), f"must be one of {', '.join(KINDS)}"),
-        "at": (pl.col("seconds").is_between(0, until), "must be a date and time, YYYY-MM-DD HH:MM:SS, that has come"),
-        "quantity": (pl.col("units").is_between(1, config.MAX_QUANTITY), "must be 1 to 100,000"),
-        "price": (pl.col("amount").is_between(0, config.MAX_CENTS / 100), "must be an amount from 0 on"),
-    }
-    letters = []
-    for field, (good, reason) in valid.items():
-        bad = rows.filter(~good.fill_null(False)).select("line", pl.col(field).cast(pl.String))
-        letters += [_letter(path, line, field, value, reason) for line, value in bad.iter_rows()]
-    refused = {letter.offset for letter in letters}
-    kept = rows.filter(~pl.col("line").is_in(list(refused)))
-    events = kept.with_columns(
-        kind=pl.col("event"),
-        user=pl.col("user_id"),
-        item=pl.col("item_id"),
-        at=pl.col("seconds"),
-        quantity=pl.col("units").cast(pl.Int64),
-        cents=(pl.col("amount") * 100).round().cast(pl.Int64),
-        order=pl.col("order_id").cast(pl.String),
-        id=pl.format(f"{digest}-{{}}", "line"),  # the file and the line
+def _events(table: Table) -> pl.DataFrame:
+    """The rows in order of time, with the names that events have."""
+    # Half a kilogram is one purchase, at half the price of a kilogram.
+    quantity = pl.col("quantity")
+    broken = quantity != quantity.floor()
+    rows = table.rows.with_columns(
+        kind="event",
+        user="user_id",
+        item="item_id",
+        order="order_id",
+        cents=(pl.when(broken).then(pl.col("price") * quantity).otherwise("price") * 100).round().cast(pl.Int64),
+        quantity=pl.when(broken).then(1).otherwise(quantity).cast(pl.Int64),
+        id=pl.format(f"{table.digest[:12]}-{{}}", "place"),  # the file and the line
         list_id=pl.lit(None, pl.String),
         position=pl.lit(None, pl.Int64),
     )
-    return events.sort("at", "line"), sorted(letters, key=lambda letter: letter.offset)
-
-
-def _letter(path: Path, line: int, field: str, value: object, reason: str) -> DeadLetter:
-    return DeadLetter(topic=path.name, partition=0, offset=line, field=field, value=str(value)[:200], reason=reason)
+    return rows.sort("at", "file", "line")
 
 
 def _products(events: pl.DataFrame) -> pl.DataFrame:
@@ -171,60 +153,95 @@ def _products(events: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _online_retail(raw: pl.DataFrame, _: Path) -> pl.DataFrame:
+class Shop(NamedTuple):
+    """A data set that many know, by its own columns."""
+
+    columns: tuple[Column, ...]
+    # Typed rows and the file's path -> what COLUMNS has, and `aside`: why a row is no deed of a known shopper.
+    read: Callable[[pl.DataFrame, Path], pl.DataFrame]
+
+
+def _online_retail(rows: pl.DataFrame, _: Path) -> pl.DataFrame:
     """Invoices: C… takes back, A… is a bad debt; a quarter of the lines has no customer."""
-    code, number = pl.col("stock_code").str.to_uppercase(), pl.col("invoice_no").cast(pl.String)
+    code, number = pl.col("stock_code").str.to_uppercase(), pl.col("invoice_no")
     reason = (
-        pl.when(pl.col("customer_id").is_null())
+        pl.when(pl.col("user_id").is_null())
         .then(pl.lit("no customer"))
         .when(pl.col("stock_code").str.contains(NO_PRODUCTS))
         .then(pl.lit("no product"))
         .when(number.str.starts_with("A"))
         .then(pl.lit("bad debt"))
-        .when(pl.col("unit_price") <= 0)
+        .when(pl.col("price") <= 0)
         .then(pl.lit("no price"))
     )
-    back = number.str.starts_with("C")
-    return raw.with_columns(
-        user_id=pl.col("customer_id").cast(pl.Int64, strict=False).cast(pl.String),
+    return rows.with_columns(
         item_id=code,
-        event=pl.when(back).then(pl.lit("cancel")).otherwise(pl.lit("purchase")),
-        at=pl.col("invoice_ts"),
+        event=pl.when(number.str.starts_with("C")).then(pl.lit("cancel")).otherwise(pl.lit("purchase")),
         quantity=pl.col("quantity").abs(),
-        price=pl.col("unit_price"),
         order_id=number,
-        title=pl.col("description"),
+        category=pl.lit(""),
         family=pl.when(code.str.contains(VARIANT)).then(code.str.slice(0, 5)).otherwise(pl.lit("")),
         aside=reason,
     )
 
 
-def _retailrocket(raw: pl.DataFrame, _: Path) -> pl.DataFrame:
-    return raw.with_columns(
-        event=pl.col("behavior").replace({"buy": "purchase"}), at=pl.col("event_ts").dt.replace_time_zone(None)
-    )
+def _retailrocket(rows: pl.DataFrame, _: Path) -> pl.DataFrame:
+    nothing = dict.fromkeys(("title", "category", "family"), pl.lit(""))
+    return rows.with_columns(**nothing, quantity=pl.lit(1.0), price=pl.lit(0.0), aside=pl.lit(None, pl.String))
 
 
-def _completejourney(raw: pl.DataFrame, path: Path) -> pl.DataFrame:
+def _completejourney(rows: pl.DataFrame, path: Path) -> pl.DataFrame:
     """Receipt lines; categories stand in the file beside it."""
-    more = pl.read_parquet(path.with_name("products.parquet")) if path.with_name("products.parquet").exists() else None
-    if more is not None:
-        about = more.select("product_id", category="product_category", title="product_type")
-        raw = raw.join(about, on="product_id", how="left", maintain_order="left")
-    return raw.with_columns(
-        user_id=pl.col("household_id").cast(pl.String),
-        item_id=pl.col("product_id").cast(pl.String),
+    about = path.with_name("products.parquet")
+    if about.exists():
+        more = pl.read_parquet(about).select(
+            pl.col("product_id").cast(pl.String), category="product_category", title="product_type"
+        )
+        rows = rows.join(more, left_on="item_id", right_on="product_id", how="left", maintain_order="left")
+    else:
+        rows = rows.with_columns(category=pl.lit(""), title=pl.lit(""))
+    count = pl.col("quantity").clip(1, None)
+    return rows.with_columns(
         event=pl.lit("purchase"),
-        at=pl.col("transaction_ts"),
-        quantity=pl.col("quantity").clip(1, None),
-        price=pl.col("sales_value") / pl.col("quantity").clip(1, None),
-        order_id=pl.col("basket_id").cast(pl.String),
-        aside=pl.when(pl.col("sales_value") <= 0).then(pl.lit("no price")),
+        quantity=count,
+        price=pl.col("price") / count,
+        family=pl.lit(""),
+        aside=pl.when(pl.col("price") <= 0).then(pl.lit("no price")),
     )
 
 
-ADAPTERS: dict[tuple[str, ...], Callable[[pl.DataFrame, Path], pl.DataFrame]] = {
-    ("invoice_no", "stock_code", "invoice_ts", "customer_id", "quantity", "unit_price"): _online_retail,
-    ("user_id", "item_id", "behavior", "event_ts"): _retailrocket,
-    ("household_id", "product_id", "basket_id", "transaction_ts", "sales_value"): _completejourney,
-}
+SHOPS = (
+    Shop(
+        (
+            Column("invoice_no", ("invoice_no", "InvoiceNo", "Invoice"), Identifier(ANY)),
+            Column("stock_code", ("stock_code", "StockCode"), Text(longest=200)),
+            Column("title", ("description", "Description"), Text(longest=MAX_TITLE), needed=False, default=""),
+            Column("quantity", ("quantity", "Quantity"), Amount(-MOST, MOST, "must be -100,000 to 100,000")),
+            Column("at", ("invoice_ts", "InvoiceDate"), times),
+            Column("price", ("unit_price", "UnitPrice", "Price"), Amount(-1e9, MAX_PRICE, "must be an amount")),
+            Column("user_id", ("customer_id", "CustomerID", "Customer ID"), Identifier(NAME), needed=False),
+        ),
+        _online_retail,
+    ),
+    Shop(
+        (
+            Column("user_id", ("user_id", "visitorid"), Identifier(NAME)),
+            Column("item_id", ("item_id", "itemid"), Identifier(IDENTIFIER)),
+            Column("event", ("behavior", "event"), Word(BEHAVIOURS)),
+            Column("at", ("event_ts", "timestamp"), times),
+            Column("order_id", ("transactionid",), Identifier(ANY), needed=False),
+        ),
+        _retailrocket,
+    ),
+    Shop(
+        (
+            Column("user_id", ("household_id",), Identifier(NAME)),
+            Column("item_id", ("product_id",), Identifier(IDENTIFIER)),
+            Column("order_id", ("basket_id",), Identifier(ANY)),
+            Column("at", ("transaction_ts", "transaction_timestamp"), times),
+            Column("quantity", ("quantity",), Amount(0, MOST, "must be 0 to 100,000"), needed=False, default=1.0),
+            Column("price", ("sales_value",), Amount(-1e9, MAX_PRICE, "must be an amount")),
+        ),
+        _completejourney,
+    ),
+)

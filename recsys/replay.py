@@ -1,6 +1,5 @@
 """Deeds that nobody here did, through the very same nights: the first part is learnt from, the rest is lived."""
 
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,22 +21,20 @@ from shared.dead_letters import rejected_rows
 from shared.eventlog import open_log
 from shared.eventlog.port import Entry, EventLog, for_ever
 from shared.lake import Lake
+from shared.refusals import show_refusals
 from shared.registry import Registry
 from shared.results import Run
 from shared.settings import Settings
+from shared.table_files.cells import Spelling
+from shared.unusable import Unusable
 
 NIGHTS = 24  # the last days of the file
 NEEDED = 28  # days before them: three horizons of a week to learn, choose and judge, and a week to know somebody by
-SHOWN = 10  # refused rows
 AT = evaluate.AT
 MEASURES = ("ndcg", "recall", "map")
 OURS = "this system"
 
 Judged = dict[str, dict[str, float]]  # way of recommending -> measure -> mean over users
-
-
-class TooShort(Exception):
-    """The file has too few days to learn from."""
 
 
 class Lived(NamedTuple):
@@ -48,25 +45,25 @@ class Lived(NamedTuple):
     judged: list[Judged]  # of each after which anybody bought
 
 
-def run(settings: Settings, file: Path, *, name: str, days: int, seed: int) -> None:
+def run(settings: Settings, file: Path, *, name: str, days: int, seed: int, spelling: Spelling) -> None:
     """`days`: how many of the file's last days get a night each; 0 takes NIGHTS. `name`: under which figures go.
 
     Raises:
-        Refused: columns are missing. TooShort: not enough days, or no row that can be read.
+        Unusable: columns are missing, no row can be read, or there are not enough days or purchases to learn from.
     """
     began, stage, lived = perf_counter(), Stage(), days or NIGHTS
     command = f"make replay-recsys FILE={name}" + (f" DAYS={days}" if days else "")
     figures = Run(config.SERVICE, command=command, at=SystemClock().now(), var=settings.var)
-    stamp = datetime.fromtimestamp(SystemClock().now(), UTC).strftime("%Y%m%d-%H%M%S")
-    settings = settings.afresh(f"replay-recsys/{stamp}")
+    settings = settings.afresh("replay-recsys", at=SystemClock().now())
     settings.pin("pseudonym_key", f"replay of seed {seed}")
     lake, registry = Lake(settings.var / "lake"), Registry(settings.mlflow, config.SERVICE)
 
-    past = take(stage, file)
+    past = take(stage, file, spelling)
+    show_refusals(stage, past.table, settings.var)
     first, end = past.events["at"][0] // config.DAY, past.events["at"][-1] // config.DAY + 1
     today = end - lived
     if today - first < NEEDED:
-        raise TooShort(f"{file.name} has {end - first} days; {lived + NEEDED} are needed: {NEEDED} to learn from")
+        raise Unusable(f"{file.name} has {end - first} days; {lived + NEEDED} are needed: {NEEDED} to learn from")
 
     with stage.act("The first part into the lake, and a recipe learnt from it") as act:
         before = past.events.filter(pl.col("at") < today * config.DAY)
@@ -81,7 +78,7 @@ def run(settings: Settings, file: Path, *, name: str, days: int, seed: int) -> N
         clock = VirtualClock(today * config.DAY)
         log = open_log(settings.log, clock=clock)
         log.create(for_ever(TOPICS))
-        log.append([*rejected_rows(DEAD, past.letters, personal=PERSONAL), released(candidate, at=clock.now())])
+        log.append([*rejected_rows(DEAD, past.table.letters, personal=PERSONAL), released(candidate, at=clock.now())])
         named = hidden(past.events, key=settings.key("pseudonym_key"))
         nights = nights_of(settings, registry, seed)(log, clock)
         done = live(stage, log, clock, nights, lake, named, days=range(today, end))
@@ -105,7 +102,7 @@ def run(settings: Settings, file: Path, *, name: str, days: int, seed: int) -> N
         "nights": (lived - len(done.refused), "nights"),
         "night_seconds": (float(np.median(done.seconds)), "s"),
         "deeds": (past.events.height, "rows"),
-        "rows_refused": (len(past.letters), "rows"),
+        "rows_refused": (len(past.table.letters), "rows"),
         "rows_set_aside": (sum(past.set_aside.values()), "rows"),
         "seconds": (round(perf_counter() - began, 1), "s"),
     }
@@ -115,28 +112,17 @@ def run(settings: Settings, file: Path, *, name: str, days: int, seed: int) -> N
     stage.next_steps([("make demo-recsys", "a shop whose truth is known")])
 
 
-def take(stage: Stage, file: Path) -> Past:
-    """What the file holds; what it does not is said, by line or by reason.
-
-    Raises:
-        Refused: columns are missing. TooShort: no row can be read.
-    """
+def take(stage: Stage, file: Path, spelling: Spelling) -> Past:
+    """What the file holds. Raises Unusable: columns are missing, or no row can be read."""
     with stage.act(f"Read {file.name}") as act:
-        past = read_file(file)
-        letters = past.letters
-        if past.events.is_empty():
-            first = f"; line {letters[0].offset}, {letters[0].field}: {letters[0].reason}" if letters else ""
-            raise TooShort(f"{file.name} has no row that can be read{first}")
+        past = read_file(file, spelling)
         days = past.events["at"][-1] // config.DAY + 1 - past.events["at"][0] // config.DAY
         back = past.events.filter(kind="cancel").height
         aside = "".join(f"; {count:,} set aside: {reason}" for reason, count in past.set_aside.items())
         act.outcome = (
             f"{past.events.height:,} deeds of {days} days, {back:,} of them cancellations; "
-            f"{len(letters):,} rows refused{aside}"
+            f"{len(past.table.letters):,} rows refused{aside}"
         )
-    if letters:
-        rows = [[str(letter.offset), letter.field, letter.value[:40], letter.reason] for letter in letters[:SHOWN]]
-        stage.table(f"Refused, the first {len(rows)} of {len(letters):,}", ["line", "field", "value", "reason"], rows)
     return past
 
 

@@ -25,6 +25,7 @@ from shared import drift
 from shared.drift import Array
 from shared.lake import Lake
 from shared.registry import Registry, Version
+from shared.unusable import Unusable
 
 LEARNT = 800  # users a period: more make a fit longer and hardly better
 TRIED: dict[str, tuple[str, tuple[Any, ...]]] = {  # by parameter, the source that shows what it is worth
@@ -44,7 +45,7 @@ QUIET_DAYS, REFERENCE_DAYS = 28, 56
 BLOCK = 800  # purchases of a day that drift is measured on
 
 
-class NotEnough(Exception):
+class NotEnough(Unusable):
     """The lake does not hold enough to learn from; says what is missing."""
 
 

@@ -17,8 +17,21 @@ from sentiment.schema import POSTS, TOPICS, Tick
 from shared import public_data
 from shared.champion import Champion
 from shared.children import free_port
-from shared.cli import Runtime, SupervisedProcess, claim, claim_slot, listen, run_server, run_until_stopped, ticking
+from shared.cli import (
+    Commands,
+    Dates,
+    Runtime,
+    SupervisedProcess,
+    claim,
+    claim_slot,
+    listen,
+    run_server,
+    run_until_stopped,
+    spelling_of,
+    ticking,
+)
 from shared.clock import SystemClock
+from shared.unusable import Unusable
 
 if TYPE_CHECKING:  # half a second of imports, which not every command needs
     from fastapi import FastAPI
@@ -27,7 +40,13 @@ if TYPE_CHECKING:  # half a second of imports, which not every command needs
     from sentiment.mentions import Brands
     from sentiment.opinions import Reader
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
+app = typer.Typer(
+    cls=Commands, add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False
+)
+
+Labels = Annotated[
+    str, typer.Option(envvar="LABELS", help="What the labels of a file mean: negative=0,neutral=1,positive=2.")
+]
 
 
 class SentimentRuntime(Runtime):
@@ -62,7 +81,7 @@ def main(
     var: Annotated[Path | None, typer.Option(help="Folder of everything that is written.")] = None,
     log: Annotated[str, typer.Option(help="URL of the log.")] = "",
     virtual: Annotated[int | None, typer.Option(help="Time stands at these seconds, and goes with the log.")] = None,
-    brands: Annotated[str, typer.Option(help="Section of brands.toml.")] = "simulated",
+    brands: Annotated[str, typer.Option(help="Section of brands.toml, or a TOML file of your own.")] = "simulated",
 ) -> None:
     context.obj = SentimentRuntime(var=var, log=log, virtual=virtual, brands=brands)
 
@@ -248,19 +267,25 @@ def replay(
     file: Annotated[str, typer.Argument(help="CSV or Parquet, or a data set by name; columns: README.md.")],
     seed: int = 7,
     linear: Annotated[bool, typer.Option("--linear", help="Without the transformer.")] = False,
+    dates: Dates = None,
+    labels: Labels = "",
 ) -> None:
     """Posts that nobody here made, through the very same stages."""
     runtime: SentimentRuntime = context.obj
     from sentiment import replay as story
-    from sentiment.history import Unusable
+    from sentiment.label_scale import given
     from sentiment.recipe import DEMO
 
-    try:
-        recipe = None if linear else DEMO
-        path = public_data.find(file, runtime.settings.data)
-        story.run(runtime.settings, path, port=free_port(8000), world=runtime.brands, seed=seed, recipe=recipe)
-    except (Unusable, public_data.DataMissing, public_data.DataCorrupt) as error:
-        raise typer.BadParameter(str(error)) from error
+    story.run(
+        runtime.settings,
+        public_data.find(file, runtime.settings.data),
+        port=free_port(8000),
+        world=runtime.brands,
+        seed=seed,
+        recipe=None if linear else DEMO,
+        spelling=spelling_of(dates, None, now=SystemClock().now()),
+        labels=given(labels),
+    )
 
 
 @app.command()
@@ -272,13 +297,9 @@ def paper(
 ) -> None:
     """TweetEval's table, re-derived."""
     from sentiment import paper as tables
-    from shared.public_data import DataCorrupt, DataMissing
 
     runtime: SentimentRuntime = context.obj
-    try:
-        tables.run(runtime.settings, seeds=range(1, seeds + 1), full=full, test=test)
-    except (DataMissing, DataCorrupt) as error:
-        raise typer.BadParameter(str(error)) from error
+    tables.run(runtime.settings, seeds=range(1, seeds + 1), full=full, test=test)
 
 
 @app.command()
@@ -286,16 +307,20 @@ def ingest(
     context: typer.Context,
     file: Annotated[
         Path | None,
-        typer.Argument(exists=True, dir_okay=False, help="As for replay: labelled posts to learn from."),
+        typer.Argument(exists=True, help="As for replay: labelled posts to learn from."),
     ] = None,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Make the lake again, from files and log.")] = False,
+    dates: Dates = None,
+    labels: Labels = "",
 ) -> None:
     """Labels that people gave before anything is live, into the lake. What the topics hold is taken in by `batch`."""
     from sentiment import ingest as taking
-    from sentiment.history import Unusable, read_file, write_labels
+    from sentiment.history import read_file, write_labels
+    from sentiment.label_scale import given
     from sentiment.schema import DEAD, PERSONAL
+    from shared.console import Stage
     from shared.dead_letters import rejected_rows
-    from shared.ingested_files import digest_of_file
+    from shared.refusals import show_refusals
 
     runtime: SentimentRuntime = context.obj
     with runtime.using_lake(alone=rebuild) as lake, closing(runtime.open_log()) as log:
@@ -304,15 +329,17 @@ def ingest(
             return
         if file is None:
             raise typer.BadParameter("name a file of labelled posts, or say --rebuild; `batch` takes in the topics")
-        try:
-            posts, letters = read_file(file)
-        except Unusable as error:
-            raise typer.BadParameter(str(error)) from error
-        new = write_labels(lake, posts, known_at=int(posts["at"][-1]) + 1, source=digest_of_file(file))
-        log.append(rejected_rows(DEAD, letters, personal=PERSONAL))
+        spelling = spelling_of(dates, None, now=runtime.clock.now())
+        table = read_file(file, spelling, labels=given(labels))
+        labelled = table.rows["label"].drop_nulls().len()
+        if not labelled:
+            raise Unusable(f"{file.name} has {table.rows.height:,} posts and no label; only labels are learnt from")
+        new = write_labels(lake, table.rows, known_at=int(table.rows["at"][-1]) + 1, source=table.digest)
+        log.append(rejected_rows(DEAD, table.letters, personal=PERSONAL))
+    show_refusals(Stage(), table, runtime.settings.var)
     print(
-        f"{new:,} new of {posts['label'].drop_nulls().len():,} labels taken in, known by the post's id, or by file and"
-        f" line; {len(letters):,} rows refused: see the topic {DEAD.name}"
+        f"{new:,} new of {labelled:,} labels taken in, known by the post's id, or by file and line;"
+        f" {len(table.letters):,} rows refused"
     )
 
 
@@ -323,17 +350,13 @@ def train(
     linear: Annotated[bool, typer.Option("--linear", help="Without the transformer.")] = False,
 ) -> None:
     """Learn from the lake as it is, and register the result; `promote` by command releases it."""
-    from sentiment.dataset import NotEnough
     from sentiment.demo import learn, told
     from sentiment.recipe import FULL
     from shared.console import Stage
 
     runtime: SentimentRuntime = context.obj
-    try:
-        recipe = None if linear else FULL
-        print(told(learn(runtime.settings, Stage(), runtime.table(), as_of=2**32, seed=seed, recipe=recipe)))
-    except NotEnough as error:
-        raise typer.BadParameter(f"{error}: `python -m sentiment ingest FILE` brings labels") from error
+    recipe = None if linear else FULL
+    print(told(learn(runtime.settings, Stage(), runtime.table(), as_of=2**32, seed=seed, recipe=recipe)))
 
 
 if __name__ == "__main__":

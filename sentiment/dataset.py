@@ -8,13 +8,14 @@ import polars as pl
 
 from sentiment.config import DAY
 from shared.lake import Lake
+from shared.unusable import Unusable
 
 JUDGED = 0.2  # of the time, the newest: what the gate judges on
 HELD = 0.2  # of older texts, that no version learns from
 HALF = 0.5  # of new texts; the held ones are among them
 
 
-class NotEnough(Exception):
+class NotEnough(Unusable):
     """The lake does not hold enough to learn from; says what is missing."""
 
 

@@ -5,7 +5,6 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -73,8 +72,7 @@ def run(
     """
     began, stage, plan = perf_counter(), Stage(), Plan.of(days)
     figures = Run(config.SERVICE, command="make demo-sentiment", at=SystemClock().now(), var=settings.var)
-    stamp = datetime.fromtimestamp(SystemClock().now(), UTC).strftime("%Y%m%d-%H%M%S")
-    settings = settings.afresh(f"demo-sentiment/{stamp}")
+    settings = settings.afresh("demo-sentiment", at=SystemClock().now())
     settings.pin(
         "pseudonym_key", f"demo of seed {seed}"
     )  # audits are drawn with it, and figures hang on the seed alone

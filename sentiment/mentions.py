@@ -13,6 +13,7 @@ from typing import Any, Self
 
 from sentiment import config
 from sentiment.text import decoded, folded, folded_by_character
+from shared.unusable import Unusable
 
 TABLE = Path(__file__).with_name("brands.toml")
 
@@ -27,6 +28,11 @@ ASPECTS: dict[str, tuple[str, ...]] = {
 ASPECT = {word: aspect for aspect, words in ASPECTS.items() for word in words}
 WORD = re.compile(r"(?:[^\W_]|')+")
 HANDLE = re.compile(r"@(\w+)")
+
+
+def worlds(path: Path = TABLE) -> list[str]:
+    """The sections of the table."""
+    return list(tomllib.loads(path.read_text()))
 
 
 class Brands:
@@ -49,11 +55,25 @@ class Brands:
 
     @classmethod
     def read(cls, world: str, path: Path = TABLE) -> Self:
-        """One section of the table. Raises KeyError, which names those there are."""
-        table: dict[str, Any] = tomllib.loads(path.read_text())
-        if world not in table:
-            raise KeyError(f"{path.name} has no section {world!r}; it has {', '.join(table)}")
-        return cls(table[world])
+        """One section of the table; or all of another one, of a person's own: `world` is the path of a TOML file then.
+
+        Raises:
+            Unusable: there is no such section, or the file has no brands.
+        """
+        own = world.endswith(".toml")
+        try:
+            table: dict[str, Any] = tomllib.loads((Path(world) if own else path).read_text())
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise Unusable(f"{world} cannot be read as TOML: {error}") from error
+        if not own and world not in table:
+            raise Unusable(f"{path.name} has no section {world!r}; it has {', '.join(table)}")
+        brands = table if own else table[world]
+        if not brands or not all(
+            isinstance(row, dict) and row and all(isinstance(names, list) for names in row.values())
+            for row in brands.values()
+        ):
+            raise Unusable(f'{world} names no brands: for each write a section [name] with handles = ["…"], aliases')
+        return cls(brands)
 
     def found(self, text: str) -> tuple[str, ...]:
         """The brands of a text as it was written, in order of appearance; at most MAX_BRANDS, else none.

@@ -1,7 +1,7 @@
 """Posts that nobody here made, through the very same stages in their own time: a first part is learnt from."""
 
+from collections.abc import Mapping
 from contextlib import closing
-from datetime import UTC, datetime
 from pathlib import Path
 
 import polars as pl
@@ -10,9 +10,9 @@ from sentiment import config
 from sentiment.account import difference, opened, seam, share_errors
 from sentiment.config import DAY, HOUR
 from sentiment.demo import learn, told
-from sentiment.history import Unusable, read_file, write_labels
+from sentiment.history import read_file, write_labels
 from sentiment.live import Live
-from sentiment.mentions import Brands
+from sentiment.mentions import Brands, worlds
 from sentiment.recipe import Recipe
 from sentiment.schema import DEAD, PERSONAL, Wanted
 from sentiment.shares import correcting
@@ -22,14 +22,26 @@ from shared.dead_letters import rejected_rows
 from shared.eventlog import open_log
 from shared.lake import Lake
 from shared.privacy import pseudonym
+from shared.refusals import show_refusals
 from shared.results import Run
 from shared.settings import Settings
+from shared.table_files.cells import Spelling
+from shared.unusable import Unusable
 
 LEARNT = 0.3  # of the days
-SHOWN = 10  # refused rows
 
 
-def run(settings: Settings, file: Path, *, port: int, world: str, seed: int, recipe: Recipe | None) -> None:
+def run(
+    settings: Settings,
+    file: Path,
+    *,
+    port: int,
+    world: str,
+    seed: int,
+    recipe: Recipe | None,
+    spelling: Spelling,
+    labels: Mapping[str, str],
+) -> None:
     """`world`: the section of brands.toml that the file's brands stand in.
 
     Raises:
@@ -39,28 +51,36 @@ def run(settings: Settings, file: Path, *, port: int, world: str, seed: int, rec
     figures = Run(
         config.SERVICE, command=f"make replay-sentiment FILE={file.name}", at=SystemClock().now(), var=settings.var
     )
-    stamp = datetime.fromtimestamp(SystemClock().now(), UTC).strftime("%Y%m%d-%H%M%S")
-    settings = settings.afresh(f"replay-sentiment/{stamp}")
+    settings = settings.afresh("replay-sentiment", at=SystemClock().now())
     settings.pin("pseudonym_key", f"replay of seed {seed}")
     with stage.act(f"Read {file.name}") as act:
-        posts, letters = read_file(file)
+        table = read_file(file, spelling, labels=labels)
+        posts = table.rows
+        known = Brands.read(world)
+        unknown = posts.filter(~pl.col("text").map_elements(lambda text: bool(known.found(text)), pl.Boolean)).height
+        if unknown == posts.height:
+            raise Unusable(
+                f"none of the {unknown:,} posts of {file.name} names a brand of {world}: {', '.join(known.names)}; "
+                f"say BRANDS=, one of {', '.join(worlds())} or a TOML file of your own"
+            )
         names = {name: pseudonym(name, settings.key("pseudonym_key")) for name in posts["author"].unique()}
         posts = posts.with_columns(pl.col("author").replace_strict(names))
         first, last = posts["at"][0] // DAY, posts["at"][-1] // DAY
         today = (first + max(1, round((last - first + 1) * LEARNT))) * DAY
         past, live_posts = posts.filter(pl.col("at") < today), posts.filter(pl.col("at") >= today)
-        if past["label"].drop_nulls().len() < 300 or live_posts.is_empty():
-            labels = past["label"].drop_nulls().len()
+        labelled = past["label"].drop_nulls().len()
+        if labelled < 300 or live_posts.is_empty():
             raise Unusable(
-                f"{file.name} has {last - first + 1} days and {labels} labels in the first of them; 300 are needed"
+                f"{file.name} has {last - first + 1} days and {labelled} labels in the first of them; 300 are needed"
             )
-        act.outcome = f"{posts.height:,} posts of {last - first + 1} days; {len(letters):,} rows refused"
-    if letters:
-        rows = [[letter.offset, letter.field, letter.value[:40], letter.reason] for letter in letters[:SHOWN]]
-        stage.table(f"Refused, the first {len(rows)} of {len(letters):,}", ["line", "field", "value", "reason"], rows)
+        act.outcome = (
+            f"{posts.height:,} posts of {last - first + 1} days, {unknown:,} of no known brand; "
+            f"{len(table.letters):,} rows refused"
+        )
+    show_refusals(stage, table, settings.var)
 
     with Live(settings, stage, port=port, today=today, seed=seed, world=world) as live:
-        live.log.append(rejected_rows(DEAD, letters, personal=PERSONAL))
+        live.log.append(rejected_rows(DEAD, table.letters, personal=PERSONAL))
         with stage.act("Training on the first days") as act:
             write_labels(Lake(settings.var / "lake"), past, known_at=today - HOUR)
             live.children.start("serve", "--port", str(port))

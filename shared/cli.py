@@ -11,20 +11,23 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+from typer.core import TyperGroup
 
 from shared.champion import is_digest, whole
 from shared.clock import Clock, SystemClock, VirtualClock, monotonic, sleep
-from shared.dependencies import DEPENDENCY_ERRORS
+from shared.dependencies import DEPENDENCY_ERRORS, DependencyUnavailable
 from shared.eventlog import open_log
 from shared.eventlog.port import DAY, Entry, EventLog, Fenced, LogUnavailable, Topic, for_ever
-from shared.lake import Lake
+from shared.lake import Lake, LakeCorrupt
 from shared.privacy import masked
 from shared.settings import Settings, check_driver
 from shared.supervised_thread import SupervisedThread
+from shared.unusable import Unusable
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     from shared.auth import Keys
     from shared.registry import Registry
     from shared.store.port import Store
+    from shared.table_files.cells import Spelling
 
 SLOTS = 64  # workers of one machine at most
 LOOK = 0.25  # seconds between two looks at a child
@@ -40,6 +44,26 @@ LONGEST_PAUSE = 10.0  # seconds
 STEADY = 60.0  # seconds that it has to run before its earlier failures are forgotten
 
 logger = logging.getLogger(__name__)
+
+
+# The names are those of the variables of make, which hands them on in the environment.
+Dates = Annotated[
+    Literal["dmy", "mdy"] | None, typer.Option(envvar="DATES", help="Whether the day or the month comes first.")
+]
+Decimal = Annotated[Literal[".", ","] | None, typer.Option(envvar="DECIMAL", help="What sets off the fractions.")]
+
+
+class Commands(TyperGroup):
+    """The commands of a service. What a person can mend ends one with a sentence and exit code 2, not a traceback."""
+
+    def invoke(self, ctx: typer.Context) -> object:  # type: ignore[override]  # typer names its own click nowhere else
+        try:
+            return super().invoke(ctx)
+        except (Unusable, DependencyUnavailable, LakeCorrupt) as error:
+            raise typer.BadParameter(str(error)) from error
+        except OSError as error:  # a disk that is full or read-only, a folder that is none
+            said = f"{error.strerror}: {error.filename}" if error.filename else str(error)
+            raise typer.BadParameter(said) from error
 
 
 class MaskedLines(logging.Formatter):
@@ -66,6 +90,9 @@ class Runtime:
         models: str = "models",
         options: Sequence[str] = (),
     ) -> None:
+        for stream in (sys.stdout, sys.stderr):  # a terminal without Unicode gets question marks
+            if isinstance(stream, TextIOWrapper):
+                stream.reconfigure(errors="replace")
         handler = logging.StreamHandler()
         handler.setFormatter(MaskedLines("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         logging.basicConfig(level=logging.INFO, handlers=[handler])
@@ -267,6 +294,13 @@ class SupervisedProcess:
 
 class Held(typer.BadParameter):
     """Another process on this machine has the name."""
+
+
+def spelling_of(dates: str | None, decimal: str | None, *, now: int) -> "Spelling":
+    """How a file that a person named writes its dates and numbers; `now`: seconds since the epoch."""
+    from shared.table_files.cells import Spelling
+
+    return Spelling(dates=dates or "", decimal=decimal or "", now=now)
 
 
 @contextmanager

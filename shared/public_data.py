@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 from pooch.hashes import file_hash
 
+from shared.unusable import Unusable
+
 _sha256: Callable[[Path], str] = file_hash  # pooch itself is untyped
 
 
@@ -18,11 +20,11 @@ class DataSet(NamedTuple):
     sha256: str
 
 
-class DataMissing(Exception):
+class DataMissing(Unusable):
     """A data set is not in the data folder."""
 
 
-class DataCorrupt(Exception):
+class DataCorrupt(Unusable):
     """A data set's file is not the one that the figures were measured on."""
 
 

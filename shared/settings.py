@@ -8,7 +8,9 @@ import os
 import secrets
 import tempfile
 from contextlib import suppress
+from datetime import UTC, datetime
 from importlib.util import find_spec
+from itertools import count
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -75,9 +77,15 @@ class Settings(BaseSettings):
         moved = {part: embedded(part, var) for part in PARTS if getattr(self, part) == embedded(part, self.var)}
         return self.model_copy(update={"var": var, **moved})
 
-    def afresh(self, run: str) -> Self:
-        """Parts that nobody has used: the folder `run` below `var`, and on servers a prefix of its own."""
-        moved, prefix = self.under(self.var / run), run.replace("/", "-")
+    def afresh(self, run: str, *, at: int) -> Self:
+        """Parts that nobody has used: a new folder below `var/<run>`, named by the time, and on servers a prefix."""
+        stamp = datetime.fromtimestamp(at, UTC).strftime("%Y%m%d-%H%M%S")
+        for number in count(1):
+            name = stamp if number == 1 else f"{stamp}-{number}"
+            with suppress(FileExistsError):  # another run began in the same second
+                (self.var / run / name).mkdir(parents=True)
+                break
+        moved, prefix = self.under(self.var / run / name), f"{run}-{name}"
         return moved.model_copy(update={"log": apart(moved.log, prefix), "store": apart(moved.store, prefix)})
 
     @property

@@ -13,6 +13,7 @@ from shared.clock import sleep
 from shared.console import Stage
 from shared.eventlog.port import beginning
 from shared.settings import Settings
+from shared.table_files.cells import SPELLING
 from tests.servers import free_ports
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(240)]
@@ -31,8 +32,8 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_every_test_payment_of_a_sparse_file_is_decided(file: Path, tmp_path: Path) -> None:
-    payments, letters = take(file, days=0)
-    assert (payments.height, letters) == (15, [])
+    payments, table = take(file, days=0, spelling=SPELLING)
+    assert (payments.height, table.letters) == (15, [])
     (port,) = free_ports(1)
     settings = Settings(var=tmp_path / "var")
     with Live(settings, payments, Stage(), port=port, today=TODAY + 1, seed=0) as live:

@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from fraud.config import DAY
-from fraud.history import FILE_COLUMNS
+from fraud.history import COLUMNS
 from fraud.schema import RELEASES
 from fraud.simulate import simulate
 from shared.children import ready
@@ -40,7 +40,7 @@ def write_files(first: Path, second: Path) -> None:
         (first, payments["at"] < begin + FIRST * DAY),
         (second, payments["at"] >= begin + FIRST * DAY),
     ):
-        rows.filter(part).select(pl.col(new).alias(old) for old, new in FILE_COLUMNS.items()).write_csv(path)
+        rows.filter(part).select(pl.col(column.name).alias(column.headings[0]) for column in COLUMNS).write_csv(path)
 
 
 class Service(CommandLine):

@@ -9,7 +9,7 @@ from polars.testing import assert_frame_equal
 from fraud import dataset, train
 from fraud.config import DAY, EXPLORATION, MATURITY, PARTITIONS
 from fraud.features import DEFINITION
-from fraud.history import FILE_COLUMNS, as_events, read_file, write_history
+from fraud.history import COLUMNS, as_events, read_file, write_history
 from fraud.schema import EVENT, Label, Transaction
 from fraud.simulate import simulate
 from shared.lake import Lake
@@ -104,7 +104,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         COUNTRY="country",
         DEVICE="device",
     )
-    assert set(raw.columns) == set(FILE_COLUMNS)
+    assert set(raw.columns) == {column.headings[0] for column in COLUMNS}
     path = tmp_path_factory.mktemp("raw") / "payments.csv"
     raw.write_csv(path)
     return path
@@ -112,7 +112,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def ingested(path: Path, folder: Path) -> Lake:
     """The lake of a raw file, its labels known after a week; the ticks go on to the end of the month."""
-    payments, _ = read_file(path)
+    payments = read_file(path).rows
     frauds = payments.filter("fraud").select("card", "id", "terminal", "at", "fraud", source=pl.lit("chargeback"))
     labels = frauds.with_columns(pl.col("at") + MATURITY)
     lake = Lake(folder)
@@ -155,7 +155,7 @@ def test_nothing_after_the_cut_changes_anything_before_it(file: Path, tmp_path: 
 
 def test_a_label_known_after_the_cut_does_not_count(file: Path, tmp_path: Path) -> None:
     lake = ingested(file, tmp_path)
-    late = read_file(file)[0].filter(pl.col("fraud") & pl.col("at").is_between(CUT - MATURITY, CUT))
+    late = read_file(file).rows.filter(pl.col("fraud") & pl.col("at").is_between(CUT - MATURITY, CUT))
     assert late.height > 3
     _, payments, _ = learnt(lake)
     assert not payments.filter(pl.col("id").is_in(late["id"].to_list()))["fraud"].any()

@@ -9,13 +9,14 @@ from typer.testing import CliRunner
 
 from fraud.__main__ import app
 from fraud.config import DAY, HOUR, PARTITIONS
-from fraud.history import EVENT_COLUMNS, FILE_COLUMNS, as_events, read_file, write_history
+from fraud.history import COLUMNS, EVENT_COLUMNS, as_events, read_file, write_history
 from shared import ingested_files
 from shared import lake as lake_module
 from shared.dead_letters import DeadLetter, Refused
 from shared.eventlog.port import partition_of
 from shared.lake import Lake, write_parquet
 from shared.privacy import pseudonym
+from shared.unusable import Unusable
 from tests.worlds import KEY, START, bank, brief
 
 HEADER = "TRANSACTION_ID,TX_DATETIME,CUSTOMER_ID,TERMINAL_ID,TX_AMOUNT,TX_FRAUD,COUNTRY,DEVICE"
@@ -51,8 +52,8 @@ def read(
     """What comes of a CSV with these lines."""
     path = folder / "payments.csv"
     path.write_bytes(end.join([header, *lines]).encode(errors="surrogateescape"))
-    payments, letters = read_file(path)
-    return payments.drop("line").to_dicts(), letters
+    table = read_file(path)
+    return table.rows.select(*READ).to_dicts(), table.sorted_letters()
 
 
 def told(letters: list[DeadLetter]) -> list[tuple[int, str, str]]:
@@ -110,12 +111,12 @@ def test_parquet_reads_as_csv_does(tmp_path: Path) -> None:
     ).with_columns(pl.col("TX_DATETIME").str.to_datetime())
     raw.write_csv(tmp_path / "a.csv")
     raw.write_parquet(tmp_path / "a.parquet")
-    from_csv, from_parquet = (read_file(tmp_path / f"a.{kind}")[0].drop("line") for kind in ("csv", "parquet"))
+    from_csv, from_parquet = (read_file(tmp_path / f"a.{kind}").rows.select(*READ) for kind in ("csv", "parquet"))
     assert_frame_equal(from_csv, from_parquet)
     assert from_csv["fraud"].to_list() == [False, True]
     zoned = raw.with_columns(pl.col("TX_DATETIME").dt.replace_time_zone("Europe/Brussels"))
     zoned.write_parquet(tmp_path / "zoned.parquet")
-    assert read_file(tmp_path / "zoned.parquet")[0]["at"].to_list() == [at - HOUR for at in from_csv["at"]]
+    assert read_file(tmp_path / "zoned.parquet").rows["at"].to_list() == [at - HOUR for at in from_csv["at"]]
 
 
 def test_every_amount_up_to_a_thousand_is_its_whole_cents(tmp_path: Path) -> None:
@@ -134,15 +135,15 @@ BAD = [
     (
         "TX_AMOUNT",
         "cents",
-        ["-0.01", "-57.16", "100000.01", "1e9", "NaN", "inf", "-inf", "", "abc", "57€", "0x5"],
+        ["-0.01", "-57.16", "100000.01", "1e9", "NaN", "inf", "-inf", "", "abc", "5.7.1", "0x5"],
     ),
     ("TX_DATETIME", "at", ["", "yesterday", "2026-02-30 00:00:00", "2026-01-01 25:00:00", "01/02/2026 00:00:00"]),
-    ("TX_DATETIME", "at", ["1950-01-01 00:00:00", "2999-01-01 00:00:00", "2026-01-01", "1767225600"]),
+    ("TX_DATETIME", "at", ["1950-01-01 00:00:00", "2999-01-01 00:00:00", "0", "12"]),
     ("TRANSACTION_ID", "id", ["", "a b", "1" * 65, "x" * 1_000_000, "a\0b", "né", "a.b", "\udcff\udcfe"]),
     ("CUSTOMER_ID", "card", ["", " ", "x" * 1_000_000, "\0", "../etc"]),
     ("TERMINAL_ID", "terminal", ["", "x" * 65, "a;b"]),
-    ("TX_FRAUD", "fraud", ["", "2", "yes", "-1", "0.5"]),
-    ("COUNTRY", "country", ["be", "BEL", "B", "B1", " "]),
+    ("TX_FRAUD", "fraud", ["2", "perhaps", "-1", "0.5"]),
+    ("COUNTRY", "country", ["be", "BEL", "B", "B1"]),
     ("DEVICE", "device", ["x" * 65, "a b"]),
 ]
 
@@ -159,15 +160,16 @@ def test_a_bad_value_is_reported_by_line_and_the_good_rows_come_through(
     assert [row["id"] for row in rows] == ["tx1", "tx3"]
     assert len(letters) == 1
     assert (letters[0].offset, letters[0].field) == (3, field)
-    assert letters[0].value == value.encode(errors="surrogateescape").decode(errors="replace")[:200]
-    assert letters[0].reason.startswith("must ")
+    raw = value.encode(errors="surrogateescape")
+    assert letters[0].value == (raw.decode("latin-1") if "\udcff" in value else raw.decode())[:200]
+    assert letters[0].reason.startswith("must ") or letters[0].reason.startswith(("is missing", "may begin"))
     assert letters[0].topic == "payments.csv"
 
 
 def test_a_first_row_that_is_bad_spoils_no_other(tmp_path: Path) -> None:
     rows, letters = read(tmp_path, line(TX_DATETIME="13/01/2026", TX_AMOUNT="x"), line())
     assert rows == [READ]
-    assert told(letters) == [(2, "at", "13/01/2026"), (2, "cents", "x")]
+    assert told(letters) == [(2, "cents", "x")]  # the thirteenth says that the day comes first
 
 
 def test_ragged_lines_are_reported_and_what_follows_is_read(tmp_path: Path) -> None:
@@ -195,9 +197,9 @@ def test_a_refused_row_does_not_shadow_a_good_one(tmp_path: Path) -> None:
     assert (rows, told(letters)) == ([READ], [(2, "cents", "x")])
 
 
-@pytest.mark.parametrize("name", list(FILE_COLUMNS)[:5])
+@pytest.mark.parametrize("name", [column.headings[0] for column in COLUMNS if column.needed])
 def test_a_missing_column_is_named(tmp_path: Path, name: str) -> None:
-    with pytest.raises(Refused, match=f"lacks {name}"):
+    with pytest.raises(Unusable, match=f"lacks {name}"):
         read(tmp_path, line(), header=HEADER.replace(name, "OTHER"))
 
 
@@ -206,7 +208,7 @@ def test_a_missing_column_is_named(tmp_path: Path, name: str) -> None:
 def test_what_is_no_such_file_is_refused(tmp_path: Path, content: bytes, kind: str) -> None:
     path = tmp_path / f"payments.{kind}"
     path.write_bytes(content)
-    with pytest.raises(Refused, match=path.name):
+    with pytest.raises(Unusable, match=path.name):
         read_file(path)
 
 
@@ -214,12 +216,13 @@ def test_a_parquet_file_cut_in_half_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "payments.parquet"
     pl.DataFrame({name: [value] * 1_000 for name, value in GOOD.items()}).write_parquet(path)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(Refused, match="no whole Parquet file"):
+    with pytest.raises(Unusable, match="no whole Parquet file"):
         read_file(path)
 
 
-def test_a_header_alone_is_an_empty_history(tmp_path: Path) -> None:
-    assert read(tmp_path) == ([], [])
+def test_a_header_alone_is_no_history(tmp_path: Path) -> None:
+    with pytest.raises(Unusable, match="only line is the header"):
+        read(tmp_path)
 
 
 # --- events -------------------------------------------------------------------------------------------

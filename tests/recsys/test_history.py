@@ -9,14 +9,16 @@ import pytest
 
 from recsys import dataset
 from recsys.config import DAY
-from recsys.history import FILE_COLUMNS, PRODUCT_COLUMNS, Past, read_file, write_history
+from recsys.history import COLUMNS, PRODUCT_COLUMNS, Past, read_file, write_history
 from shared import ingested_files
 from shared import lake as lake_module
-from shared.dead_letters import Refused
 from shared.lake import Lake, write_parquet
+from shared.table_files.cells import Spelling
+from shared.unusable import Unusable
 from tests.recsys.shop import KEY, START
 
-HEADER = ",".join(FILE_COLUMNS)
+NAMES = [column.name for column in COLUMNS if column.name != "family"]
+HEADER = ",".join(NAMES)
 GOOD = "ann,pen,purchase,2026-01-01 10:00:00,2,1.50,o-1,A pen,ink"
 
 
@@ -38,15 +40,15 @@ def test_a_row_is_a_deed_and_its_item_is_in_the_catalogue_from_then_on(tmp_path:
     assert past.products.select("item", "at", "title", "category", "cents").rows() == [
         ("pen", START + 32_400, "An older name", "ink", 150)
     ]
-    assert past.letters == []
+    assert past.table.letters == []
 
 
 def test_all_but_four_columns_may_be_missing(tmp_path: Path) -> None:
     past = read(tmp_path, "ann,pen,view,2026-01-01T10:00:00", header="user_id,item_id,event,at")
     assert past.events.select("quantity", "cents", "order").row(0) == (1, 0, None)
-    for name in FILE_COLUMNS[:4]:
+    for name in NAMES[:4]:
         header = HEADER.replace(name, "other")
-        with pytest.raises(Refused, match=f"lacks {name}"):
+        with pytest.raises(Unusable, match=f"lacks {name}"):
             read(tmp_path, GOOD, header=header)
 
 
@@ -54,34 +56,39 @@ BROKEN = {
     "user_id": ["", "a b", "x" * 255, ".hidden", "a/b"],
     "item_id": ["", "p;en"],
     "event": ["stolen", ""],
-    "at": ["yesterday", "2026-13-01 10:00:00", "", "-5"],
-    "quantity": ["0", "-2", "many", "NaN", "1e9"],
-    "price": ["-1", "free", "NaN", "inf"],
+    "at": ["yesterday", "2026-13-01 10:00:00", "", "-5", "1970-01-01 00:00:00"],
+    "quantity": ["0", "-2", "many", "inf", "1e9"],
+    "price": ["-1", "free", "inf"],
 }
 
 
 @pytest.mark.parametrize(("field", "value"), [(field, value) for field, values in BROKEN.items() for value in values])
 def test_a_bad_row_is_reported_by_line_and_reason_and_the_rest_is_read(tmp_path: Path, field: str, value: str) -> None:
     cells = GOOD.split(",")
-    cells[FILE_COLUMNS.index(field)] = value
+    cells[NAMES.index(field)] = value
     past = read(tmp_path, GOOD, ",".join(cells), GOOD.replace("ann", "bob"))
     assert past.events["user"].to_list() == ["ann", "bob"]
-    (letter,) = past.letters
+    (letter,) = past.table.letters
     assert (letter.offset, letter.field) == (3, field)
-    assert letter.reason.startswith("must ")
+    assert letter.reason.startswith(("must ", "is missing"))
+
+
+def test_an_empty_cell_has_the_default_and_half_a_thing_is_one_purchase_at_half_the_price(tmp_path: Path) -> None:
+    past = read(tmp_path, GOOD.replace(",2,1.50,", ",,,"), GOOD.replace(",2,1.50,", ",0.5,3,"))
+    assert past.events.select("quantity", "cents").rows() == [(1, 0), (1, 150)]
 
 
 def test_a_row_that_has_not_come_yet_is_refused(tmp_path: Path) -> None:
     """One row of the year 2099 would make a training begin in 2099."""
     (tmp_path / "events.csv").write_text("\n".join([HEADER, GOOD, GOOD.replace("2026", "2099")]))
-    past = read_file(tmp_path / "events.csv", until=START + DAY)
+    past = read_file(tmp_path / "events.csv", Spelling(now=START + DAY))
     assert past.events.height == 1
-    assert [(letter.offset, letter.field) for letter in past.letters] == [(3, "at")]
+    assert [(letter.offset, letter.field) for letter in past.table.letters] == [(3, "at")]
 
 
-def test_a_row_with_two_faults_has_two_letters_and_is_left_out_once(tmp_path: Path) -> None:
+def test_a_row_with_two_faults_is_reported_once_by_the_first(tmp_path: Path) -> None:
     past = read(tmp_path, GOOD, "a b,pen,stolen,2026-01-01 10:00:00,1,1,,,")
-    assert [(letter.offset, letter.field) for letter in past.letters] == [(3, "user_id"), (3, "event")]
+    assert [(letter.offset, letter.field) for letter in past.table.letters] == [(3, "user_id")]
     assert past.events.height == 1
 
 
@@ -89,7 +96,7 @@ def test_a_row_with_two_faults_has_two_letters_and_is_left_out_once(tmp_path: Pa
 def test_what_is_no_such_file_is_refused_as_a_whole(tmp_path: Path, content: bytes) -> None:
     for name in ("events.csv", "events.parquet"):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(Refused):
+        with pytest.raises(Unusable):
             read_file(tmp_path / name)
 
 
@@ -116,7 +123,7 @@ def test_invoices_of_online_retail(tmp_path: Path) -> None:
     ]
     assert past.set_aside == {"no customer": 1, "no price": 1, "no product": 3}
     assert past.products.select("item", "family").rows() == [("85123A", "85123")]
-    assert past.letters == []
+    assert past.table.letters == []
 
 
 def test_behaviours_of_retailrocket(tmp_path: Path) -> None:

@@ -14,13 +14,15 @@ from typer.testing import CliRunner
 from sentiment.__main__ import app
 from sentiment.config import DAY, HOUR
 from sentiment.dataset import HELD, NotEnough, blocks, labelled
-from sentiment.history import Unusable, read_file, write_labels
+from sentiment.history import read_file, write_labels
 from sentiment.schema import AUDITS, DEAD, TOPICS, Audit, Tombstone
 from shared.clock import VirtualClock
+from shared.dead_letters import DeadLetter
 from shared.eventlog import open_log
 from shared.eventlog.port import Entry, beginning
 from shared.ingested_files import IngestedFiles, digest_of_file
 from shared.lake import Lake
+from shared.unusable import Unusable
 from tests.sentiment.crowd import KEY, START, TODAY, Crowd, post
 
 
@@ -101,8 +103,13 @@ def test_a_broken_audit_is_a_dead_letter_and_the_others_are_taken_in(crowd: Crow
 # --- files ------------------------------------------------------------------------------------------
 
 
+def read(path: Path) -> tuple[pl.DataFrame, list[DeadLetter]]:
+    table = read_file(path)
+    return table.rows, table.sorted_letters()
+
+
 def test_the_airlines_file_is_read_with_its_known_fault(data: Path) -> None:
-    posts, letters = read_file(data / "airline_tweets" / "airline_tweets_feb16_22.parquet")
+    posts, letters = read(data / "airline_tweets" / "airline_tweets_feb16_22.parquet")
     assert posts.height + len(letters) == 10_268
     assert posts["at"].is_sorted()
     assert set(posts["brand"]) == {"united", "us-airways", "southwest", "virgin-america", "jetblue", "american"}
@@ -110,10 +117,10 @@ def test_the_airlines_file_is_read_with_its_known_fault(data: Path) -> None:
 
 
 def test_the_topics_and_tweeteval_are_read(data: Path) -> None:
-    topics, _ = read_file(data / "semeval_topics" / "topics_2016.parquet")
+    topics, _ = read(data / "semeval_topics" / "topics_2016.parquet")
     assert topics.height > 30_000
     assert topics["label"].null_count() == 0
-    train, _ = read_file(data / "tweeteval_sentiment" / "train.parquet")
+    train, _ = read(data / "tweeteval_sentiment" / "train.parquet")
     assert dict(train.group_by("label").len().iter_rows())["neutral"] > 20_000
 
 
@@ -123,9 +130,9 @@ def test_bad_rows_are_reported_by_line_and_the_rest_goes_on(tmp_path: Path) -> N
         "text,created_at,label\nfine,2026-01-01 10:00:00,positive\n,2026-01-01 10:00:00,neutral\n"
         "no time,yesterday,neutral\nodd label,2026-01-01T10:00:00Z,angry\n"
     )
-    posts, letters = read_file(path)
-    assert posts.select("text", "label").rows() == [("fine", "positive"), ("odd label", None)]
-    assert [(letter.field, letter.offset) for letter in letters] == [("at", 3), ("text", 2)]
+    posts, letters = read(path)
+    assert posts.select("text", "label").rows() == [("fine", "positive")]
+    assert [(letter.field, letter.offset) for letter in letters] == [("text", 3), ("at", 4), ("label", 5)]
 
 
 @pytest.mark.parametrize("text", ["a,b\n1,2\n", "text,at\n,\n", "text,created_at\nx,never\n"])
@@ -154,13 +161,13 @@ def test_a_second_file_of_labels_takes_nothing_from_the_first(tmp_path: Path) ->
     assert labelled(lake, as_of=START + 9 * DAY).height == 15
 
 
-def test_authors_that_are_missing_stand_alone_and_times_in_milliseconds_are_refused(tmp_path: Path) -> None:
+def test_authors_that_are_missing_stand_alone_and_times_in_milliseconds_are_read(tmp_path: Path) -> None:
     (tmp_path / "posts.csv").write_text(
         "text,at,author\nfine,1767225600,Jane Doe\nbad,1767225601,\nodd,1767225602000,x\n"
     )
-    posts, letters = read_file(tmp_path / "posts.csv")
-    assert posts["author"].to_list() == ["Jane Doe", "author-2"]
-    assert [(letter.offset, letter.field) for letter in letters] == [(3, "at")]
+    posts, letters = read(tmp_path / "posts.csv")
+    assert posts.select("author", "at").rows() == [("Jane Doe", START), ("author-3", START + 1), ("x", START + 2)]
+    assert letters == []
 
 
 def test_rows_that_ingest_refuses_are_dead_letters(tmp_path: Path) -> None:
@@ -204,7 +211,7 @@ def test_the_same_file_again_brings_no_new_label_and_lines_of_two_files_are_two_
     for name in ("one", "two"):
         file = tmp_path / f"{name}.csv"
         file.write_text(f"at,text,label\n1767225600,{name} is great,positive\n1767225601,{name} is bad,negative\n")
-        posts, _ = read_file(file)
+        posts, _ = read(file)
         assert write_labels(lake, posts, known_at=START + DAY, source=digest_of_file(file)) == 2
         assert write_labels(lake, posts, known_at=START + DAY, source=digest_of_file(file)) == 0
     assert labelled(lake, as_of=START + 9 * DAY).height == 4

@@ -1,6 +1,7 @@
 """Which brands a text speaks of."""
 
 import tomllib
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from sentiment.config import MAX_BRANDS
 from sentiment.mentions import TABLE, Brands, aspect
 from sentiment.simulate import simulate
+from shared.unusable import Unusable
 from tests.sentiment.crowd import START
 
 
@@ -55,8 +57,28 @@ def test_another_table_has_another_version() -> None:
 
 
 def test_an_unknown_world_is_said_with_those_there_are() -> None:
-    with pytest.raises(KeyError, match="airlines"):
+    with pytest.raises(Unusable, match="airlines"):
         Brands.read("nowhere")
+
+
+OWN = {
+    "bakery": ('[bakery]\nhandles = ["ourbread"]', None),
+    "cannot be read as TOML": ("[bakery", "x"),
+    "names no brands": ('handles = ["ourbread"]', "x"),
+}
+
+
+@pytest.mark.parametrize("said", OWN)
+def test_a_table_of_ones_own_is_read_or_its_fault_said(tmp_path: Path, said: str) -> None:
+    content, fault = OWN[said]
+    (tmp_path / "own.toml").write_text(content)
+    if fault is None:
+        assert Brands.read(str(tmp_path / "own.toml")).found("@ourbread is great") == (said,)
+    else:
+        with pytest.raises(Unusable, match=said):
+            Brands.read(str(tmp_path / "own.toml"))
+    with pytest.raises(Unusable, match="No such file"):
+        Brands.read(str(tmp_path / "none.toml"))
 
 
 def test_an_aspect_is_the_first_that_is_named() -> None:

@@ -144,16 +144,18 @@ def test_where_the_registry_is_seen_is_said_without_a_password(mlflow: str, show
 @pytest.mark.parametrize(
     ("log", "afresh"),
     [
-        ("kafka://broker:9092", "kafka://broker:9092/demo-1"),
-        ("kafka://broker:9092/bank", "kafka://broker:9092/bank-demo-1"),
+        ("kafka://broker:9092", "kafka://broker:9092/demo-19700101-000001"),
+        ("kafka://broker:9092/bank", "kafka://broker:9092/bank-demo-19700101-000001"),
         ("kafka", "kafka"),  # a broker that is not there yet
-        ("", "sqlite:///var/demo/1/log.db"),
+        ("", "sqlite:///{var}/demo/19700101-000001/log.db"),
     ],
 )
-def test_a_run_has_a_folder_and_topics_of_its_own(log: str, afresh: str) -> None:
-    settings = Settings(log=log, store="redis://cache").afresh("demo/1")
-    assert (settings.log, settings.var) == (afresh, Path("var/demo/1"))
-    assert settings.store == "redis://cache/0/demo-1"
+def test_a_run_has_a_folder_and_topics_of_its_own(log: str, afresh: str, tmp_path: Path) -> None:
+    given = Settings(var=tmp_path, log=log, store="redis://cache")
+    settings = given.afresh("demo", at=1)
+    assert (settings.log, settings.var) == (afresh.format(var=tmp_path), tmp_path / "demo/19700101-000001")
+    assert settings.store == "redis://cache/0/demo-19700101-000001"
+    assert given.afresh("demo", at=1).var == tmp_path / "demo/19700101-000001-2"  # in the same second
 
 
 def test_a_secret_for_once_is_gone_when_it_has_been_read(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, closing
-from datetime import UTC, datetime
 from statistics import median
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -103,8 +102,7 @@ def run(settings: Settings, *, port: int, minutes: float, seed: int, ports: tupl
     stage, clock = Stage(), SystemClock()
     command = f"make soak-fraud MINUTES={minutes:g} SEED={seed} LOG={settings.log.partition(':')[0]}"
     figures = Run(config.SERVICE, command=command, at=clock.now(), var=settings.var)
-    stamp = datetime.fromtimestamp(clock.now(), UTC).strftime("%Y%m%d-%H%M%S")
-    settings = settings.afresh(f"soak-fraud/{stamp}")
+    settings = settings.afresh("soak-fraud", at=clock.now())
     settings.pin("pseudonym_key", f"soak of seed {seed}")
     with ExitStack() as stack:
         broker = None
