@@ -209,6 +209,8 @@ class Edge:
                 self._waiting.popitem(last=False)
 
     def _show(self, opinion: Opinion) -> None:
+        if not opinion.text:  # it came more than a week late
+            return
         if opinion.id not in self.opinions:
             self.watch.show(opinion)
         self.opinions[opinion.id] = opinion

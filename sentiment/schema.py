@@ -93,7 +93,7 @@ class Opinion(Message):
     kind: Literal["opinion", "deleted"] = "opinion"
     id: Id
     at: Seconds
-    text: str = ""  # as it was written; empty once deleted
+    text: str = ""  # as it was written; empty once deleted, and of a post that was a week old when it came
     brands: tuple[str, ...] = ()
     label: Label | None = None  # none: filtered out, or not sure enough to be counted
     why_not: str | None = None  # language, spam or unsure

@@ -317,9 +317,10 @@ class Worker:
             late=late,
             place=(record.partition, record.offset),
         )
-        self._out.append(Entry(OPINIONS, post.id, opinion.model_dump_json().encode()))
         if expired:  # batch counts it as that, and no hour is opened for it
-            return
+            # [7.3] Whether it was deleted is not known any more, so its text goes no further.
+            opinion, mentions = opinion.model_copy(update={"text": "", "inclusion": None}), []
+        self._out.append(Entry(OPINIONS, post.id, opinion.model_dump_json().encode()))
         for mention in mentions:
             self._out.append(Entry(MENTIONS, mention.brand, mention.model_dump_json().encode()))
 

@@ -7,6 +7,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from sentiment import edge as module
+from sentiment.config import DAY
 from sentiment.edge import Edge
 from sentiment.schema import MINUTES, OPINIONS, Tombstone
 from shared.eventlog.port import Place, Record
@@ -92,3 +93,22 @@ def test_it_begins_with_the_latest_opinions_and_not_with_the_first(
             number: end - 3 for number, end in ends.items()
         }
         assert {offset for place, offset in start.items() if place.topic == MINUTES.name} == {0}
+
+
+def test_a_deleted_post_that_its_producer_sends_again_after_more_than_a_week_is_not_shown(
+    crowd: Crowd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = post("@northair is a secret", id="gone")
+    crowd.post(secret, Tombstone(id="gone", at=TODAY + 120), post(id="stays"))
+    crowd.tick(TODAY + 9 * DAY)
+    crowd.post(*(post(f"@northair {number}", id=f"p-{number}", at=TODAY + 9 * DAY) for number in range(40)))
+    crowd.post(secret)  # the archive of a week ago
+    crowd.stream()
+    monkeypatch.setattr(module, "KEPT", 4)  # the deletion lies before what a gateway reads when it starts
+    with following(crowd) as edge:
+        at = dict(edge.needed._start())
+        hand_on(edge, [r for r in crowd.read(OPINIONS) if r.offset >= at[Place(r.topic, r.partition)]], at)
+        assert "gone" not in edge.opinions
+        assert "gone" not in edge.audits
+    again = [opinion for opinion in crowd.opinions() if opinion.id == "gone"][-1]
+    assert (again.kind, again.text, again.inclusion) == ("opinion", "", None)
