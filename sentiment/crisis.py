@@ -89,6 +89,10 @@ class Arrivals:
         self._first = minute.at if self._first < 0 else min(self._first, minute.at)
         self._last = max(self._last, minute.at)
 
+    def away(self, since: int) -> None:
+        """A gap that began then was told."""
+        self._away.add(since // DAY)
+
     def gap(self, over: int) -> tuple[int, int] | None:
         """Since when no post has come, and how many were usual, if that is too many for chance; told once.
 
@@ -105,7 +109,7 @@ class Arrivals:
         if min(known, default=0) < GAP_POSTS:
             return None
         self._told = self._last
-        self._away.add(since // DAY)
+        self.away(since)
         return since, min(known)
 
     def forget(self, before: int) -> None:
@@ -125,6 +129,11 @@ class Watch:
     @property
     def watermark(self) -> int:
         return min(self.marks)
+
+    def remember(self, alarm: Alarm) -> None:
+        """One that was told before this start: the seals that a gap is found by are compacted away after a day."""
+        if alarm.kind == "gap" and alarm.since is not None:
+            self._arrivals.away(alarm.since)
 
     def take(self, records: Iterable[Record]) -> Iterator[Alarm]:
         """The alarms that records give; those that cannot be read are left out."""

@@ -344,6 +344,7 @@ class Monitor:
         elif record.topic == ALARMS.name:
             alarm = Alarm.model_validate_json(record.value)
             self._alarms.append(alarm)
+            self._watch.remember(alarm)
             if alarm.kind == "monitor":  # so that a trouble that goes on is not told again
                 self._troubles[alarm.message.partition(":")[0]] = alarm.message
         elif record.offset < self._position.offset:

@@ -12,11 +12,26 @@ from typer.testing import CliRunner
 from sentiment import monitor as monitor_module
 from sentiment.__main__ import app
 from sentiment.artifact import Artifact
-from sentiment.config import DAY, HOUR
+from sentiment.config import BIN, DAY, HOUR
 from sentiment.model import ModelCorrupt
 from sentiment.monitor import GROUP, GUARD_COUNT, PLACE, Monitor, Retraining, _opinion, entry
 from sentiment.report import Judge
-from sentiment.schema import ALARMS, COMMANDS, OPINIONS, RELEASES, REPORTS, Alarm, Command, Opinion, Report
+from sentiment.schema import (
+    ALARMS,
+    ALL,
+    COMMANDS,
+    MINUTES,
+    OPINIONS,
+    RELEASES,
+    REPORTS,
+    Alarm,
+    Command,
+    Counts,
+    Minute,
+    Opinion,
+    Report,
+    Seal,
+)
 from sentiment.serve import audited
 from shared.champion import digest_of
 from shared.cli import claim
@@ -24,6 +39,7 @@ from shared.clock import monotonic, sleep
 from shared.eventlog.port import Entry, Position, partition_of
 from shared.registry import Registry, Unavailable
 from shared.releases import Release
+from tests.retention import shorten
 from tests.sentiment.crowd import BRANDS, TODAY, Crowd, Trained, open_registry, post
 
 
@@ -393,3 +409,33 @@ def test_batch_has_one_word_on_a_crisis_and_says_what_it_was_about(
     monitor.step()
     watching().step()
     assert len(said(crowd)) == 2
+
+
+def test_a_second_gap_is_told_by_a_monitor_that_started_after_the_first(
+    crowd: Crowd, watching: Callable[[], Monitor]
+) -> None:
+    """Of the seals that told the first one's time a compacted topic has kept only the last."""
+    start, partition = TODAY // DAY * DAY, partition_of(ALL, MINUTES.partitions)
+    first, second = (range(start + day * DAY + 10 * HOUR, start + day * DAY + 16 * HOUR) for day in (8, 10))
+
+    def send(since: int, until: int, *, seals: bool) -> None:
+        made: list[tuple[str, Minute | Seal]] = []
+        for at in range(since, until, BIN):
+            if at not in first and at not in second:
+                made.append((f"*:{at}", Minute(brand=ALL, at=at, revision=at, counts=Counts(20))))
+            if seals:
+                made.append((f"seal:{partition}", Seal(partition=partition, at=at + BIN)))
+        crowd.clock.observe(until)
+        crowd.log.append([Entry(MINUTES, key, about.model_dump_json().encode(), partition) for key, about in made])
+
+    send(start, first.stop, seals=True)
+    steps(watching())
+    send(first.stop, second.start, seals=False)
+    assert [alarm.kind for alarm in said(crowd)] == ["gap"]
+    shorten(crowd.log, MINUTES, {partition: crowd.log.ends(MINUTES)[partition]})
+    send(start, second.start, seals=False)
+    monitor = watching()
+    steps(monitor)
+    send(second.start, second.stop, seals=True)
+    steps(monitor)
+    assert [alarm.kind for alarm in said(crowd)] == ["gap", "gap"]
