@@ -24,6 +24,7 @@ from sentiment.hours import (
     HoursCorrupt,
     Manifest,
     Published,
+    Search,
     digest,
     latest_versions,
     publishing,
@@ -44,6 +45,7 @@ from shared.privacy import PSEUDONYM, pseudonymised
 
 BITE = 2_000  # records that are taken in a step, of a partition
 TOLD = 1_000  # alarms that are remembered, so that each is told once
+SEARCHED = 31  # days of the lake in which a night looks for deleted posts whose day is not known
 RETRY = 30.0  # seconds before what failed is tried again
 WHOLE = ("ingest", "work")  # a dependency that is away holds all of it up
 
@@ -288,15 +290,17 @@ class Batch:
         if today <= self.manifest.night or not self.manifest.hours:
             return False
         tombstones = self._ingest.until
-        dirty = sorted(self._late() | self._deleted())
+        deleted, search = self._deleted()
+        dirty = sorted(self._late() | deleted)
         done = [self._guarded(hour, partial(self._publish, hour)) for hour in dirty]
         erased = today
         if not all(done):  # what was deleted is looked for again the next night
-            tombstones, erased = self.manifest.tombstones, self.manifest.erased
+            tombstones, erased, search = self.manifest.tombstones, self.manifest.erased, self.manifest.search
         others = self._lake.read("uncounted", since=date_of(today - config.MAX_AGE // DAY - 1))
         expired = others.filter(why="expired").height if others.height else 0
         with self._publishing():
-            self._switch(self.manifest._replace(night=today, erased=erased, tombstones=tombstones, expired=expired))
+            known = self.manifest._replace(erased=erased, tombstones=tombstones, search=search)
+            self._switch(known._replace(night=today, expired=expired))
         return True
 
     def _late(self) -> set[int]:
@@ -324,26 +328,34 @@ class Batch:
             self._all_scored = self.manifest.revision
         return next((hour for hour in unscored if not self._waits(hour)), None)
 
-    def _deleted(self) -> set[int]:
-        """Published hours, of any age, of posts that were deleted since the last night."""
+    def _deleted(self) -> tuple[set[int], Search]:
+        """Published hours of posts that were deleted since the last night, and the posts still to look for."""
         since = date_of(self.manifest.erased - 1) if self.manifest.erased > 0 else None
         gone = self._lake.read("tombstones", since=since)
         if gone.height and self.manifest.tombstones:
             gone = gone.filter(~_within(self.manifest.tombstones))
-        if gone.is_empty():
-            return set()
-        known = sorted(set(gone["days"].explode().drop_nulls())) if "days" in gone.columns else []
-        # Of what was deleted more than a week after it was written no day is known: from the newest back, until all is
-        # found.
-        others = [day for day in map(days, reversed(self._lake.dates("posts"))) if day not in known]
-        hours, missing = set[int](), gone.select("id")
-        for day in [*known, *others]:
-            if missing.is_empty():
-                break
-            found = self._rows(day, day + 1).join(missing, on="id", how="semi")
-            hours |= {at // HOUR for at in found["at"]}
-            missing = missing.join(found, on="id", how="anti")
-        return hours & set(self.manifest.hours)
+        missing, hours = set(gone["id"]) if gone.height else set[str](), set[int]()
+        for day in sorted(set(gone["days"].explode().drop_nulls())) if "days" in gone.columns else ():
+            missing -= self._found(day, missing, hours)
+        # Of what was deleted more than a week after it was written no day is known, nor of what the lake never had.
+        posts, before, waiting = self.manifest.search
+        waiting, dates = (*waiting, *sorted(missing)), [*map(days, reversed(self._lake.dates("posts")))]
+        for _ in range(SEARCHED):
+            if not posts:
+                posts, before, waiting = waiting, Search().before, ()
+            day = next((day for day in dates if day < before), None)
+            if not posts or day is None:  # none is sought, or the lake does not have these
+                posts = ()
+                continue
+            found = self._found(day, set(posts), hours)
+            posts, before = tuple(id for id in posts if id not in found), day
+        return hours & set(self.manifest.hours), Search(posts, before, waiting)
+
+    def _found(self, day: int, posts: set[str], hours: set[int]) -> set[str]:
+        """Those of the posts that stand in a day of the lake; adds their hours."""
+        rows = self._rows(day, day + 1).filter(pl.col("id").is_in(posts))
+        hours |= {at // HOUR for at in rows["at"]}
+        return set(rows["id"])
 
 
 def robots(day: pl.DataFrame, hour: int) -> set[str]:

@@ -37,6 +37,18 @@ class Published(NamedTuple):
     aliases: str = ""  # the version of the brands' table that found its mentions; an older manifest does not say
 
 
+class Search(NamedTuple):
+    """Deleted posts whose day is not known; a night looks at a few days of the lake for them, the newest first."""
+
+    posts: tuple[str, ...] = ()
+    before: int = 2**32  # event day; those from it on have been looked at
+    waiting: tuple[str, ...] = ()  # posts that are looked for once these have been
+
+    @classmethod
+    def read(cls, posts: list[str], before: int, waiting: list[str]) -> Self:
+        return cls(tuple(posts), int(before), tuple(waiting))
+
+
 class Manifest(NamedTuple):
     """What belongs to the batch view. Every other hour is the speed view's."""
 
@@ -47,6 +59,7 @@ class Manifest(NamedTuple):
     night: int = -1  # the last event day on whose eve dirty hours were reopened
     erased: int = -1  # the same, and no deletion was left over
     tombstones: tuple[int, ...] = ()  # by partition, the offset up to which deletions have been seen to
+    search: Search = Search()
     expired: int = 0  # posts that came too late for any version
     start: int | None = None  # the first hour there is
     hours: dict[int, Published] = {}  # noqa: RUF012  # never changed in place
@@ -65,7 +78,8 @@ class Manifest(NamedTuple):
                 for hour, (version, model, content, until, *more) in about.pop("hours").items()
             }
             known = {name: about[name] for name in cls._fields if name in about}  # a newer version may say more
-            return cls(**known | {"tombstones": tuple(about["tombstones"]), "hours": hours})
+            known |= {"tombstones": tuple(about["tombstones"]), "search": Search.read(*about.get("search", Search()))}
+            return cls(**known | {"hours": hours})
         except (ValueError, TypeError, KeyError) as error:
             raise HoursCorrupt(
                 f"{folder / 'manifest.json'} is damaged: {error}; batch makes it anew when it starts again"

@@ -463,7 +463,7 @@ def test_a_deletion_opens_the_day_of_its_post_only(crowd: Crowd, monkeypatch: py
     batch = crowd.batch()
     batch._ingest.catch_up()
     seen = opened(monkeypatch, "posts")
-    assert batch._deleted() == {FIRST + 8 * 24}
+    assert batch._deleted()[0] == {FIRST + 8 * 24}
     assert seen == {str(date_of((TODAY + 8 * DAY) // DAY))}
     crowd.leave(batch)
     crowd.publish()
@@ -479,8 +479,32 @@ def test_a_deletion_of_a_post_that_is_weeks_old_is_looked_for_from_the_newest_da
     batch = crowd.batch()
     batch._ingest.catch_up()
     seen = opened(monkeypatch, "posts")
-    assert batch._deleted() == {FIRST + 5 * 24}
+    assert batch._deleted()[0] == {FIRST + 5 * 24}
     assert seen == {str(date_of((TODAY + day * DAY) // DAY)) for day in range(5, 20)}
+
+
+def test_deletions_of_posts_that_the_lake_never_had_open_a_few_days_a_night(
+    crowd: Crowd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lived(crowd, 9)
+    crowd.publish()
+    monkeypatch.setattr(module, "SEARCHED", 3)
+    gone: dict[int, bool] = {}
+    for night in range(6):
+        crowd.post(Tombstone(id=f"never-{night}", at=TODAY))
+        if night == 1:  # it waits until the days have been looked at for the one before
+            crowd.post(Tombstone(id="p-1-0", at=TODAY + 9 * DAY))
+        crowd.tick(TODAY + (9 + night) * DAY + HOUR)
+        batch = crowd.batch()
+        batch._ingest.catch_up()
+        seen = opened(monkeypatch, "posts")
+        batch._deleted()
+        assert len(seen) <= 3
+        crowd.leave(batch)
+        crowd.publish()
+        gone[night] = "p-1-0" not in set(crowd.published()[FIRST + 1 * 24]["post"])
+    assert list(gone.values()) == [False] * 5 + [True]
+    assert len(Manifest.read(crowd.var / "batch").search.waiting) < 6
 
 
 def test_counts_are_kept_beside_the_mentions_and_no_request_counts_again(
