@@ -78,11 +78,12 @@ class Batch:
         self._retry_at: dict[int | str, float] = {}  # by hour, or kind of work
         self._alarmed: deque[str] = deque(maxlen=TOLD)
         self._damage = ""  # why the manifest could not be read; until it is complete again, the new one is not written
-        self._written: dict[int, int] = {}  # by hour, the latest version on disk that the lost manifest may have named
         try:
             self.manifest = Manifest.read(folder)
         except HoursCorrupt as error:
-            self._damage, self.manifest, self._written = str(error), Manifest(), latest_versions(folder)
+            self._damage, self.manifest = str(error), Manifest()
+        # By hour, the latest version on disk that a lost manifest may have named: readers still know what it says.
+        self._written = {} if self.manifest.revision else latest_versions(folder)
 
     def step(self) -> bool:
         """Take in what is there, publish one hour if one is due; whether there was anything to do.

@@ -171,7 +171,8 @@ def test_it_may_die_between_file_and_manifest(crowd: Crowd, monkeypatch: pytest.
     monkeypatch.undo()
     assert Manifest.read(crowd.var / "batch").hours == {}
     crowd.leave(batch)
-    assert {hour: line.version for hour, line in crowd.publish().hours.items()} == {FIRST: 1, FIRST + 1: 1}
+    # Without a manifest nobody knows whether the file was ever named, so it is left as it is.
+    assert {hour: line.version for hour, line in crowd.publish().hours.items()} == {FIRST: 2, FIRST + 1: 2}
 
 
 def overheard(batch: Batch, monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -246,6 +247,22 @@ def test_a_damaged_file_is_named_with_what_to_do(crowd: Crowd) -> None:
     (crowd.var / "batch" / "manifest.json").write_text("{")
     with pytest.raises(HoursCorrupt, match="manifest"):
         Manifest.read(crowd.var / "batch")
+
+
+def test_without_a_manifest_versions_go_on_so_that_no_reader_shows_what_it_knew(crowd: Crowd) -> None:
+    """A damaged file's message tells an operator to delete the manifest."""
+    crowd.post(post(), post("@northair again", id="stays"))
+    crowd.tick(TODAY + 3 * HOUR)
+    crowd.publish()
+    reader = crowd.timeline()
+    assert reader.counts("northair", FIRST, reader.manifest().hours[FIRST].version).raw == 2
+    crowd.post(Tombstone(id="p-1", at=TODAY + 3 * HOUR))
+    (crowd.var / "batch" / "manifest.json").unlink()
+    crowd.tick(TODAY + 4 * HOUR)
+    crowd.publish()
+    version = reader.manifest().hours[FIRST].version
+    assert (version, reader.counts("northair", FIRST, version).raw) == (2, 1)
+    assert set(crowd.published()[FIRST]["post"]) == {"stays"}
 
 
 def test_a_version_of_an_hour_that_is_a_path_is_a_damaged_manifest(crowd: Crowd) -> None:
