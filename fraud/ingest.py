@@ -181,10 +181,8 @@ def rebuild(log: EventLog, lake: Lake) -> Rebuilt:
                 count += len(records)
         return count
 
-    starts = {"events": log.starts(EVENTS), "decisions": log.starts(DECISIONS)}
     # A refusal stands at the place of its event, and came with a record of another topic.
-    starts["refusals"] = dict.fromkeys(range(EVENTS.partitions), 2**62)
-    return lake_rebuild.rebuild(lake, take, starts=starts)
+    return lake_rebuild.rebuild(log, lake, take, tables={"events": EVENTS, "decisions": DECISIONS, "refusals": None})
 
 
 def _batch(records: Sequence[Record]) -> str:

@@ -157,7 +157,7 @@ def rebuild(log: EventLog, lake: Lake, *, key: bytes) -> Rebuilt:
             count += len(records)
         return count
 
-    return lake_rebuild.rebuild(lake, take, starts={_table(topic.name): log.starts(topic) for topic in INPUTS})
+    return lake_rebuild.rebuild(log, lake, take, tables={_table(topic.name): topic for topic in INPUTS})
 
 
 def _write(lake: Lake, records: Sequence[Record], *, key: bytes) -> list[Entry]:

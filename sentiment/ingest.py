@@ -339,9 +339,9 @@ def write_said(lake: Lake, records: Sequence[Record], said: Said, *, secret: byt
 
 def rebuild(log: EventLog, lake: Lake, *, secret: bytes) -> Rebuilt:
     """Make the lake again. Nothing else may write to it meanwhile."""
-    begin = log.starts(POSTS)
 
     def take(new: Lake) -> int:
+        begin = log.starts(POSTS)
         carried = pl.concat([new.read(table).select("partition", "at") for table in POST_TABLES])
         latest = dict(carried.group_by("partition").agg(pl.col("at").max()).iter_rows())
         known, count = known_ids(new, {n: latest.get(n, 0) for n in begin}, before=begin), 0
@@ -354,8 +354,8 @@ def rebuild(log: EventLog, lake: Lake, *, secret: bytes) -> Rebuilt:
             count += len(records)
         return count
 
-    starts = dict.fromkeys(POST_TABLES, begin) | {said.table: log.starts(said.topic) for said in SAID}
-    return lake_rebuild.rebuild(lake, take, starts=starts)
+    tables = dict.fromkeys(POST_TABLES, POSTS) | {said.table: said.topic for said in SAID}
+    return lake_rebuild.rebuild(log, lake, take, tables=tables)
 
 
 def _batch(records: Sequence[Record]) -> str:
