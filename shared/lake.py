@@ -75,8 +75,12 @@ class Lake:
             LakeCorrupt: naming the file that holds no table.
             OSError: the disk or the mount does not give a file now; the same call may succeed later.
         """
-        with ThreadPoolExecutor() as pool:  # a file takes its time to be opened, not to be read
-            days = list(pool.map(partial(_read_day, batch=batch), self._days(table, since, until)))
+        for _ in range(LISTINGS):
+            folded = self._folded(table)
+            with ThreadPoolExecutor() as pool:  # a file takes its time to be opened, not to be read
+                days = list(pool.map(partial(_read_day, batch=batch), self._days(table, since, until)))
+            if folded == self._folded(table):
+                break  # else rows have moved to a folder that may have been read before
         frames = [frame for day in days for frame in day]
         if not frames:
             return pl.DataFrame(schema=dict.fromkeys((*PLACE, "at"), pl.Int64))
@@ -97,6 +101,13 @@ class Lake:
         for path in paths:
             if path != folded:
                 path.unlink(missing_ok=True)
+
+    def _folded(self, table: str) -> list[tuple[Path, int]]:
+        """The files of many dates, and when they were written."""
+        paths = self._day(table, EPOCH).glob(f"{FOLDED}*.parquet")
+        with suppress(FileNotFoundError):
+            return [(path, path.stat().st_mtime_ns) for path in sorted(paths)]
+        return []
 
     def _day(self, table: str, day: date) -> Path:
         return self.folder / table / f"date={day}"
@@ -141,19 +152,29 @@ def _mergeable(folder: Path) -> list[Path]:
 
 def _merge(paths: Sequence[Path]) -> None:
     """Make one file of several; a reader meanwhile sees rows in both, and takes each place once."""
-    parts: dict[Path, pl.DataFrame] = {}
-    for path in sorted(paths, key=_rank):
-        try:
-            parts[path] = read_parquet(path)
-        except LakeCorrupt as error:  # who reads the date is told
-            logger.warning("not merged: %s", error)
+    parts = _readable(sorted(paths, key=_rank))
     if len(parts) < 2:
         return
     first = min(parts, key=lambda path: path.stem.rpartition("+")[2])
     name = f"{LEVEL}{max(map(_level, parts)) + 1}+{first.stem.rpartition('+')[2]}"
-    write_parquet(first.with_name(f"{name}.parquet"), _together(list(parts.values())))
-    for path in parts:
+    merged = first.with_name(f"{name}.parquet")
+    if merged.exists():  # its first batch was merged before, and written again
+        if not (before := _readable([merged])):
+            return
+        parts |= before
+    write_parquet(merged, _together(list(parts.values())))
+    for path in parts.keys() - {merged}:
         path.unlink(missing_ok=True)
+
+
+def _readable(paths: Sequence[Path]) -> dict[Path, pl.DataFrame]:
+    tables = {}
+    for path in paths:
+        try:
+            tables[path] = read_parquet(path)
+        except LakeCorrupt as error:  # who reads the date is told
+            logger.warning("not merged: %s", error)
+    return tables
 
 
 def _together(frames: Sequence[pl.DataFrame]) -> pl.DataFrame:

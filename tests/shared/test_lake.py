@@ -228,6 +228,20 @@ def test_old_dates_become_one_file_of_what_is_kept(lake: Lake, monkeypatch: pyte
     assert len(list(lake.folder.rglob("*.parquet"))) == 2
 
 
+def test_who_reads_while_old_dates_become_one_file_misses_nothing(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    for day in range(6):
+        lake.write("events", rows((0, day, day * DAY)), batch=f"0-{day}")
+    real = lake_module._read_day
+
+    def fold_then_read(folder: Path, *, batch: str) -> list[pl.DataFrame]:
+        if folder.name == "date=1970-01-03":
+            lake.fold("events", before=date(1970, 1, 6), keep=lambda rows: rows)
+        return real(folder, batch=batch)
+
+    monkeypatch.setattr(lake_module, "_read_day", fold_then_read)
+    assert places(lake.read("events")) == [(0, day) for day in range(6)]
+
+
 def test_a_batch_written_again_after_it_was_merged_still_takes_the_place_of_the_first(lake: Lake) -> None:
     for n in range(MERGED):
         lake.write("events", rows((0, n, n), value="first"), batch=f"z-{n:02}")
@@ -240,6 +254,23 @@ def test_a_batch_written_again_after_it_was_merged_still_takes_the_place_of_the_
         lake.write("events", rows((0, n, n), value="first"), batch=f"z-{n:02}")
     assert lake.read("events").filter(pl.col("offset") == 3)["value"].to_list() == ["again"]
     assert lake.read("events").height == MERGED * MERGED
+
+
+def test_a_batch_written_again_and_merged_again_loses_nothing_of_what_it_was_merged_with(lake: Lake) -> None:
+    first = rows((0, 0, 0))
+    for n in range(MERGED):
+        lake.write("events", first if n == 0 else rows((0, n, n)), batch=f"0-{n:02}")
+    lake.write("events", first.with_columns(value=pl.lit("again")), batch="0-00")  # its commit had failed
+    for n in range(MERGED, 2 * MERGED):
+        lake.write("events", rows((0, n, n)), batch=f"0-{n:02}")
+    assert places(lake.read("events")) == [(0, n) for n in range(2 * MERGED)]
+    assert lake.read("events")["value"][0] == "again"
+    merged = next(lake.folder.rglob("level-1+0-00.parquet"))
+    merged.write_bytes(b"garbage")
+    for n in range(MERGED):
+        lake.write("events", first if n == 0 else rows((0, n, n)), batch=f"0-{n:02}")
+    with pytest.raises(LakeCorrupt, match="level-1"):  # and is not written over
+        lake.read("events")
 
 
 def test_a_batch_from_a_file_is_never_merged(lake: Lake) -> None:
