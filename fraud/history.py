@@ -1,15 +1,13 @@
 """Files and simulated pasts -> rows of `fraud.events`, for what never came through the log."""
 
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import polars as pl
 
 from fraud import config
-from shared.dead_letters import Refused
 from shared.eventlog.port import partition_of
 from shared.ingested_files import IngestedFiles
-from shared.lake import HISTORY, Lake
+from shared.lake import Lake
 from shared.privacy import pseudonym
 from shared.table_files.amounts import Amount
 from shared.table_files.cells import SPELLING, Code, Identifier, Spelling, flags
@@ -17,8 +15,7 @@ from shared.table_files.rows import read_rows
 from shared.table_files.table import Column, Table, typed
 from shared.table_files.times import times
 
-BEGINNING = -(2**53)  # offset of what would have happened at second 0, before there was a log
-A_SECOND = 2**20  # offsets that a second of event time has in a partition
+MOMENT = pl.when(pl.col("kind") == "tick").then("at")  # a tick is known by its time
 EVENT_COLUMNS: dict[str, type[pl.DataType]] = {
     **dict.fromkeys(("kind", "card", "id", "terminal", "currency", "country", "device", "source"), pl.String),
     **dict.fromkeys(("at", "cents"), pl.Int64),
@@ -75,41 +72,15 @@ def as_events(payments: pl.DataFrame, labels: pl.DataFrame, *, key: bytes, ticks
 def write_history(lake: Lake, rows: pl.DataFrame, *, source: str = "") -> int:
     """Add events that never came through the log to those of earlier files; gives the number of new payments.
 
-    Payments and labels are known by their card and transaction id. The offsets follow from the event time, so neither
-    the order of the files nor what comes later changes them. `source`: the digest of the file, if it is one.
+    Payments and labels are known by their card and transaction id. `source`: the digest of the file, if it is one.
 
     Raises:
-        Refused: the lake has events of files with the offsets of an older version, which would be folded last.
+        Unusable: an older version has ingested files.
     """
-    moment = pl.when(pl.col("kind") == "tick").then("at")  # a tick is known by its time
     files = IngestedFiles(lake)
-    files.finish()
-    known = _brought(lake, rows).with_columns(moment=moment)
-    if not known.filter(pl.col("offset") > BEGINNING // 2).is_empty():
-        raise Refused(
-            "lake", "", "its events of files were written by an older version: ingest all files into a new one"
-        )
-    identity = ["kind", "partition", "card", "id", "moment"]
-    new = rows.with_columns(moment=moment).join(
-        known.select(identity), on=identity, how="anti", nulls_equal=True, maintain_order="left"
-    )
-    taken = known.group_by("partition", "at").len("taken")
-    place = pl.int_range(pl.len(), dtype=pl.Int64).over("partition", "at") + pl.col("taken").fill_null(0)
-    placed = new.join(taken, on=["partition", "at"], how="left", maintain_order="left").with_columns(
-        offset=BEGINNING + A_SECOND * pl.col("at") + place
-    )
-    files.add("events", placed.drop("moment", "taken"), source=source)
+    with files.alone():
+        new = files.add_new("events", rows, known_by=["kind", "partition", "card", "id", MOMENT], source=source)
     return new.filter(pl.col("kind") == "payment").height
-
-
-def _brought(lake: Lake, rows: pl.DataFrame) -> pl.DataFrame:
-    """What earlier files have brought on the dates of the rows."""
-    schema: dict[str, type[pl.DataType]] = {"partition": pl.Int64, "offset": pl.Int64, **EVENT_COLUMNS}
-    if rows.is_empty():
-        return pl.DataFrame(schema=schema)
-    first, last = (datetime.fromtimestamp(at, UTC).date() for at in rows.select(pl.min("at"), last=pl.max("at")).row(0))
-    known = lake.read("events", since=first, until=last + timedelta(days=1), batch=HISTORY)
-    return pl.DataFrame(schema=schema) if known.is_empty() else known.select(*schema)
 
 
 def read_file(path: Path, spelling: Spelling = SPELLING) -> Table:

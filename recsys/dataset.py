@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 
 from recsys import config
-from recsys.history import EVENT_COLUMNS, PRODUCT_COLUMNS
+from recsys.history import EVENT_COLUMNS, PRODUCT_COLUMNS, without_erased
 from recsys.ingest import Offsets
 from recsys.schema import Interactions
 from shared.lake import Lake
@@ -63,13 +63,8 @@ def _without_erased(rows: pl.DataFrame, erased: pl.DataFrame, offsets: Offsets |
     if not erased.is_empty() and offsets is not None:
         end = pl.col("partition").replace_strict(offsets.get("recsys.erasures", {}), default=0, return_dtype=pl.Int64)
         erased = erased.filter(pl.col("offset") < end)
-    if erased.is_empty():
-        return rows
-    gone = erased.group_by("user").agg(until=pl.col("at").max())
-    rows = rows.join(gone, on="user", how="left", maintain_order="left")
     # A fast clock does not carry what was done before the erasure over it.
-    happened = pl.min_horizontal("at", _known_at())
-    return rows.filter(pl.col("until").is_null() | (happened > pl.col("until"))).drop("until")
+    return without_erased(rows, erased, pl.min_horizontal("at", _known_at()))
 
 
 def fold_catalogue(lake: Lake, *, cut: int) -> None:

@@ -10,7 +10,7 @@ from recsys import config
 from recsys.schema import NAME
 from shared.eventlog.port import partition_of
 from shared.ingested_files import IngestedFiles
-from shared.lake import HISTORY, Lake
+from shared.lake import Lake
 from shared.privacy import pseudonymised
 from shared.table_files.amounts import Amount
 from shared.table_files.cells import SPELLING, Identifier, Spelling, Text, Word
@@ -29,6 +29,7 @@ PRODUCT_COLUMNS: Columns = {
     **dict.fromkeys(("at", "cents"), pl.Int64),
     **dict.fromkeys(("small", "in_stock"), pl.Boolean),
 }
+AT = pl.col("at")
 IDENTIFIER = r"^[A-Za-z0-9_-]{1,64}$"
 KINDS = ("view", "click", "cart", "purchase", "cancel")
 ANY = r"^.{1,200}$"
@@ -62,26 +63,27 @@ class Past(NamedTuple):
 def write_history(lake: Lake, events: pl.DataFrame, products: pl.DataFrame, *, key: bytes, source: str = "") -> int:
     """Add what never came through the log to that of earlier files; gives the number of new events.
 
-    Users become pseudonyms. An event is known by its user and id, a product by its item and time. Offsets lie below
-    those of the log, and of files before. `source`: the digest of the file, if it is one.
+    Users become pseudonyms, and what an erasure in the lake covers stays out. An event is known by its user and id, a
+    product by its item and time. `source`: the digest of the file, if it is one.
+
+    Raises:
+        Unusable: an older version has ingested files.
     """
-    IngestedFiles(lake).finish()
     placed = products.with_columns(partition=pl.lit(0, pl.Int64)).select("partition", *PRODUCT_COLUMNS)
-    _add(lake, "catalogue", placed, known_by=["item", "at"], source=source)
-    return _add(lake, "events", hidden(events, key=key), known_by=["user", "id"], source=source)
+    files = IngestedFiles(lake)
+    with files.alone():
+        files.add_new("catalogue", placed, known_by=["item", "at"], source=source)
+        rows = without_erased(hidden(events, key=key), lake.read("erasures"))
+        return files.add_new("events", rows, known_by=["user", "id"], source=source).height
 
 
-def _add(lake: Lake, table: str, rows: pl.DataFrame, *, known_by: list[str], source: str) -> int:
-    known = lake.read(table, batch=HISTORY)
-    if not known.is_empty():
-        rows = rows.join(known.select(known_by), on=known_by, how="anti", maintain_order="left")
-    lowest = known.group_by("partition").agg(lowest=pl.col("offset").min())
-    count = pl.len().over("partition").cast(pl.Int64)
-    place = pl.int_range(pl.len(), dtype=pl.Int64).over("partition") - count
-    below = rows.join(lowest, on="partition", how="left", maintain_order="left")
-    new = below.select(*rows.columns, offset=place + pl.col("lowest").fill_null(0))
-    IngestedFiles(lake).add(table, new, source=source)
-    return new.height
+def without_erased(rows: pl.DataFrame, erasures: pl.DataFrame, happened: pl.Expr = AT) -> pl.DataFrame:
+    """The rows of events without what their shoppers did until they asked to be forgotten."""
+    if erasures.is_empty():
+        return rows
+    gone = erasures.group_by("user").agg(until=pl.col("at").max())
+    rows = rows.join(gone, on="user", how="left", maintain_order="left")
+    return rows.filter(pl.col("until").is_null() | (happened > pl.col("until"))).drop("until")
 
 
 def hidden(events: pl.DataFrame, *, key: bytes) -> pl.DataFrame:

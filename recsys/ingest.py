@@ -105,6 +105,8 @@ def accept(record: Record, key: bytes) -> Input:
             raise Refused("partition", record.partition, "the record's key belongs to another partition")
         # [7.3] The one place at which records come in: no lake, table or list behind it knows a name.
         message = message.model_copy(update={"user": pseudonymised(message.user, key)})
+    if isinstance(message, Erasure):  # asked for by a fast clock, it does not cover what is yet to come
+        message = message.model_copy(update={"at": min(message.at, record.at)})
     return message
 
 
@@ -173,15 +175,17 @@ def _write(lake: Lake, records: Sequence[Record], *, key: bytes) -> list[Entry]:
             by_place.setdefault(Place(record.topic, record.partition), []).append((record, message))
             if isinstance(message, Erasure):
                 erased[message.user] = max(message.at, erased.get(message.user, 0))
-    if erased:  # at reading, the lake leaves them out; what is kept to make it again has to lose them
-        until = pl.col("user").replace_strict(erased, default=-1, return_dtype=pl.Int64)
-        IngestedFiles(lake).erase("events", pl.col("at") <= until)
     for place, taken in by_place.items():
         rows, bad = _rows(place, taken)
         letters += [dead_letter(DEAD, record, refused, personal=PERSONAL) for record, refused in bad]
         if not rows.is_empty():
             batch = f"{place.partition}-{taken[0][0].offset:012d}"
             lake.write(_table(place.topic), rows, batch=batch)
+    # At reading, the lake leaves them out; what is kept to make it again has to lose them. Only now: a file that is
+    # taken in at this moment either finds the erasure in the lake, or is there to be written again.
+    if erased:
+        until = pl.col("user").replace_strict(erased, default=-1, return_dtype=pl.Int64)
+        IngestedFiles(lake).erase("events", pl.col("at") <= until)
     return letters
 
 

@@ -39,10 +39,12 @@ BRANDS = {"US Airways": "us-airways", "Virgin America": "virgin-america", "Delta
 def write_labels(lake: Lake, posts: pl.DataFrame, *, known_at: int, source: str = "") -> int:
     """Add labels that people gave before there was a log, known at `known_at`, to those of earlier files.
 
-    A label is known by the id of its post. `source`: the digest of the file, if it is one. Gives how many are new.
+    A label is known by the id of its post; that of a post that was deleted stays out. `source`: the digest of the file,
+    if it is one. Gives how many are new.
+
+    Raises:
+        Unusable: an older version has ingested files.
     """
-    files = IngestedFiles(lake)
-    files.finish()
     labelled = posts.filter(pl.col("label").is_not_null() & ~pl.col("kind").is_in(["foreign", "spam", "bot"]))
     rows = labelled.select(
         "text",
@@ -55,16 +57,19 @@ def write_labels(lake: Lake, posts: pl.DataFrame, *, known_at: int, source: str 
         partition=pl.lit(0, pl.Int64),
     )
     rows = rows.unique("post", keep="first", maintain_order=True)
-    known = lake.read("audits", batch=HISTORY)
-    if known.height:
-        rows = rows.join(known.select("post"), on="post", how="anti", maintain_order="left")
-    # The offsets lie below the log's, and those of files before.
-    lowest = min(0, *known["offset"]) if known.height else 0
-    rows = rows.with_columns(offset=lowest - 1 - pl.int_range(pl.len(), dtype=pl.Int64))
-    absent = {name: kind for name, kind in AUDIT_COLUMNS.items() if name not in rows.columns}
-    files.add(
-        "audits", rows.with_columns(pl.lit(None, kind).alias(name) for name, kind in absent.items()), source=source
-    )
+    absent = {name: kind for name, kind in AUDIT_COLUMNS.items() if name not in (*rows.columns, "offset")}
+    rows = rows.with_columns(pl.lit(None, kind).alias(name) for name, kind in absent.items())
+    files = IngestedFiles(lake)
+    with files.alone():
+        known, deleted = lake.read("audits", batch=HISTORY), lake.read("tombstones")
+        if known.height:
+            rows = rows.join(known.select("post"), on="post", how="anti", maintain_order="left")
+        if deleted.height:
+            rows = rows.join(deleted.select(post="id"), on="post", how="anti", maintain_order="left")
+        # The offsets lie below the log's, and those of files before.
+        lowest = min(0, *known["offset"]) if known.height else 0
+        rows = rows.with_columns(offset=lowest - 1 - pl.int_range(pl.len(), dtype=pl.Int64))
+        files.add("audits", rows, source=source)
     return rows.height
 
 

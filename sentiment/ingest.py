@@ -305,10 +305,12 @@ def write_posts(
                 if why is None and sealed(event.at // HOUR, ids.watermark):
                     rows["late"].append(row)
             ids.observe(min(event.at, record.at))
-    if gone := [row["id"] for row in rows["tombstones"]]:  # from what is kept to make the lake again, too
-        IngestedFiles(lake).erase("audits", pl.col("post").is_in(gone))
     for table, columns in POST_TABLES.items():
         lake.write(table, _frame(rows[table], columns), batch=batch)
+    # From what is kept to make the lake again, too. Only now: a file that is taken in at this moment either finds the
+    # deletion in the lake, or is there to be written again.
+    if gone := [row["id"] for row in rows["tombstones"]]:
+        IngestedFiles(lake).erase("audits", pl.col("post").is_in(gone))
 
 
 def write_said(lake: Lake, records: Sequence[Record], said: Said, *, secret: bytes, batch: str) -> list[Entry]:

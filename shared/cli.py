@@ -24,7 +24,7 @@ from shared.dependencies import DEPENDENCY_ERRORS, DependencyUnavailable
 from shared.eventlog import open_log
 from shared.eventlog.port import DAY, Entry, EventLog, Fenced, LogUnavailable, Topic, for_ever
 from shared.lake import Lake, LakeCorrupt
-from shared.lake_rebuild import NotRebuilt, put_back
+from shared.lake_rebuild import put_back
 from shared.privacy import masked
 from shared.settings import Settings, check_driver
 from shared.supervised_thread import SupervisedThread
@@ -175,7 +175,7 @@ class Runtime:
         """The lake, for a command that writes to it; or `alone`, for the one that makes it again.
 
         Raises:
-            typer.BadParameter: it is being made again; or, alone, another command writes to it, or it cannot be.
+            typer.BadParameter: it is being made again; or, alone, another command writes to it.
         """
         said = "stop the commands that write to it first" if alone else "it is being made again; try when that is over"
         with ExitStack() as held:
@@ -184,10 +184,7 @@ class Runtime:
             except Held as error:
                 raise typer.BadParameter(f"the lake of {self.service} is in use: {said}") from error
             put_back(lake := self.lake())
-            try:
-                yield lake
-            except NotRebuilt as error:
-                raise typer.BadParameter(str(error)) from error
+            yield lake
 
     def store(self, source: Topic) -> "Store":
         """Views of a topic; they keep rows as long as the log keeps the topic."""

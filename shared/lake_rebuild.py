@@ -11,15 +11,12 @@ import polars as pl
 from shared.eventlog.port import EventLog, Place, Record, Topic
 from shared.ingested_files import IngestedFiles
 from shared.lake import HISTORY, Lake, LakeCorrupt, read_parquet
+from shared.unusable import Unusable
 
 Offsets = Mapping[str, Mapping[int, int]]  # by table and partition
 ALL = 2**62  # an offset that no record has
 
 logger = logging.getLogger(__name__)
-
-
-class NotRebuilt(Exception):
-    """The lake stays as it is: what the message says would be lost."""
 
 
 class Rebuilt(NamedTuple):
@@ -45,12 +42,12 @@ def rebuild(log: EventLog, lake: Lake, take: Callable[[Lake], int], *, tables: M
     come from; None: the offsets of its rows are not those of one topic. Nothing may write to the lake meanwhile.
 
     Raises:
-        NotRebuilt: the log is not the one that the lake was made of, or a rebuild of before has left something behind.
+        Unusable: the log is not the one that the lake was made of, or an earlier rebuild has left something behind.
     """
     put_back(lake)
     new, old, gone = (_beside(lake, name) for name in ("new", "old", "gone"))
     if old.folder.exists():
-        raise NotRebuilt(
+        raise Unusable(
             f"{old.folder} is left of a rebuild that did not come to its end: if {lake.folder} is whole, delete it"
         )
     for left in (new, gone):
@@ -111,7 +108,7 @@ def taken_records(log: EventLog, group: str, topics: Sequence[Topic]) -> Iterato
 def _carry(lake: Lake, new: Lake, *, until: Offsets, ends: Offsets, since: Offsets | None = None) -> tuple[int, int]:
     """Take over what came by the log, of these offsets; gives the rows, and the files that cannot be read.
 
-    Raises NotRebuilt: the lake has rows of records that the log does not have yet.
+    Raises Unusable: the lake has rows of records that the log does not have yet.
     """
     carried = lost = 0
     for table, offsets in until.items():
@@ -126,7 +123,7 @@ def _carry(lake: Lake, new: Lake, *, until: Offsets, ends: Offsets, since: Offse
                 lost += 1
                 continue
             if table in ends and (ahead := rows.filter(pl.col("offset") >= _bound(ends[table]))).height:
-                raise NotRebuilt(
+                raise Unusable(
                     f"{table} of the lake has record {ahead['offset'][0]} of partition {ahead['partition'][0]}, and the"
                     f" log ends before: it is not the log that the lake was made of. The lake stays as it is"
                 )

@@ -12,7 +12,7 @@ from fraud.config import DAY, HOUR, PARTITIONS
 from fraud.history import COLUMNS, EVENT_COLUMNS, as_events, read_file, write_history
 from shared import ingested_files
 from shared import lake as lake_module
-from shared.dead_letters import DeadLetter, Refused
+from shared.dead_letters import DeadLetter
 from shared.eventlog.port import partition_of
 from shared.lake import Lake, write_parquet
 from shared.privacy import pseudonym
@@ -350,11 +350,3 @@ def test_an_import_that_died_is_finished_by_the_next_one(
     whole = Lake(tmp_path / "whole")
     write_history(whole, rows)
     assert_frame_equal(lake.read("events").select(columns), whole.read("events").select(columns))
-
-
-def test_a_lake_with_the_offsets_of_an_older_version_takes_no_further_file(tmp_path: Path) -> None:
-    rows, lake = bank(seed=1, days=3, cards=60), Lake(tmp_path)
-    count = pl.int_range(pl.len(), dtype=pl.Int64).over("partition") - pl.len().over("partition").cast(pl.Int64)
-    lake.write("events", rows.with_columns(offset=count), batch="history")
-    with pytest.raises(Refused, match="older version"):
-        write_history(lake, rows)

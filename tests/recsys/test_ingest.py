@@ -157,3 +157,11 @@ def test_an_erasure_removes_the_shopper_from_what_the_lake_would_be_made_of(shop
     files.restore(after)
     others = before.read("events").filter(pl.col("user") != user)
     assert after.read("events").equals(others)
+
+
+def test_an_erasure_from_a_fast_clock_does_not_cover_what_is_yet_to_come(shop: Shop) -> None:
+    now = shop.clock.now()
+    erasure = Erasure(user="ann", at=now + 3_600)
+    shop.log.append([Entry(ERASURES, "ann", erasure.model_dump_json().encode())])
+    ingest.ingest(shop.log, shop.lake, ingest.frozen(shop.log), key=KEY)
+    assert shop.lake.read("erasures")["at"].max() == now

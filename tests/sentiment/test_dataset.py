@@ -226,3 +226,5 @@ def test_a_deletion_removes_the_label_from_what_the_lake_would_be_made_of(crowd:
     files.restore(again)
     assert {"p-0", "p-2"} <= set(again.read("audits")["post"])
     assert "p-1" not in set(again.read("audits")["post"])
+    assert write_labels(crowd.lake, labels_of("p", 3), known_at=TODAY - HOUR) == 0
+    assert "p-1" not in {row for path in files.folder.rglob("*.parquet") for row in pl.read_parquet(path)["post"]}

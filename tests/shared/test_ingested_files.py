@@ -1,5 +1,7 @@
 """What came by file is kept as it went into the lake, and makes the lake again."""
 
+import threading
+from datetime import date
 from pathlib import Path
 
 import polars as pl
@@ -9,6 +11,7 @@ from polars.testing import assert_frame_equal
 from shared import ingested_files
 from shared.ingested_files import IngestedFiles, digest_of_file
 from shared.lake import Lake
+from shared.unusable import Unusable
 
 DAY = 86_400
 
@@ -56,10 +59,9 @@ def test_a_command_that_died_on_its_way_into_the_lake_is_finished(
         with pytest.raises(KeyboardInterrupt):
             IngestedFiles(lake).add("events", rows(1, 2))
     assert lake.read("events").is_empty()
-    IngestedFiles(lake).finish()
-    assert_frame_equal(lake.read("events"), rows(2, 1))
-    IngestedFiles(lake).finish()  # nothing is left to do
-    assert lake.read("events").height == 2
+    for _ in range(2):  # the second time nothing is left to do
+        with IngestedFiles(lake).alone():
+            assert_frame_equal(lake.read("events"), rows(2, 1))
 
 
 def test_a_command_that_died_before_its_rows_were_kept_leaves_nothing(
@@ -74,8 +76,8 @@ def test_a_command_that_died_before_its_rows_were_kept_leaves_nothing(
         with pytest.raises(KeyboardInterrupt):
             IngestedFiles(Lake(tmp_path / "lake")).add("events", rows(1, 2))
     lake = Lake(tmp_path / "lake")
-    IngestedFiles(lake).finish()
-    assert IngestedFiles(lake).restore(Lake(tmp_path / "other")) == 0
+    with IngestedFiles(lake).alone():
+        assert IngestedFiles(lake).restore(Lake(tmp_path / "other")) == 0
 
 
 def test_erasing_writes_the_files_again_without_a_person(tmp_path: Path) -> None:
@@ -97,3 +99,65 @@ def test_what_an_older_version_did_not_keep_is_taken_over_from_the_lake(tmp_path
     other = Lake(tmp_path / "other")
     assert IngestedFiles(lake).restore(other) == 3
     assert_frame_equal(other.read("events", batch="history"), rows(3, 2, 1))
+
+
+def named(*names: str, at: int = DAY) -> pl.DataFrame:
+    """Rows of a file: one a name, in one partition and second."""
+    return pl.DataFrame({"partition": [0] * len(names), "at": [at] * len(names), "user": list(names)})
+
+
+def test_two_commands_that_add_at_once_lose_nothing(tmp_path: Path) -> None:
+    """Both would see the lake as it was before, and give the same offsets."""
+    files, ready, added = IngestedFiles(Lake(tmp_path / "lake")), threading.Barrier(2), list[int]()
+
+    def add(name: str) -> None:
+        ready.wait()
+        with files.alone():
+            rows = named("ann", *(f"{name}-{n}" for n in range(50)))
+            added.append(files.add_new("events", rows, known_by=["user"], source=name * 16).height)
+
+    threads = [threading.Thread(target=add, args=(name,)) for name in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(added) == [50, 51]
+    assert Lake(tmp_path / "lake").read("events").height == 101
+
+
+def test_new_rows_stand_below_the_log_by_their_time_and_only_their_dates_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake = Lake(tmp_path / "lake")
+    files = IngestedFiles(lake)
+    for day in (3, 1, 2):
+        files.add_new("events", named("ann", at=day * DAY), known_by=["user"])
+    assert lake.read("events")["at"].to_list() == [DAY, 2 * DAY, 3 * DAY]
+    assert lake.read("events")["offset"].max() < 0  # type: ignore[operator]  # of integers
+    read, real = list[object](), lake.read
+
+    def spy(table: str, **asked: object) -> pl.DataFrame:
+        read.append((asked["since"], asked["until"]))
+        return real(table, **asked)  # type: ignore[arg-type]  # as it was called
+
+    monkeypatch.setattr(lake, "read", spy)
+    assert files.add_new("events", named("ann", "bob", at=2 * DAY), known_by=["user"])["user"].to_list() == ["bob"]
+    assert read == [(date(1970, 1, 3), date(1970, 1, 4))]
+
+
+def test_the_place_of_a_row_that_was_erased_is_not_given_again(tmp_path: Path) -> None:
+    lake = Lake(tmp_path / "lake")
+    IngestedFiles(lake).add_new("events", named("ann", "bob"), known_by=["user"])
+    IngestedFiles(lake).erase("events", pl.col("user") == "ann")
+    made = Lake(tmp_path / "made")
+    IngestedFiles(lake).restore(made)
+    IngestedFiles(made).add_new("events", named("eve"), known_by=["user"])
+    assert set(made.read("events")["user"]) == {"bob", "eve"}
+
+
+def test_a_lake_into_which_an_older_version_took_files_takes_no_further_one(tmp_path: Path) -> None:
+    lake = Lake(tmp_path / "lake")
+    lake.write("events", rows(1, 2), batch="history")
+    said = r"an older version took from files \(history.parquet\)"
+    with pytest.raises(Unusable, match=said), IngestedFiles(lake).alone():
+        pass
