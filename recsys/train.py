@@ -106,7 +106,7 @@ def period(lake: Lake, recipe: Recipe, *, cut: int, horizon: int, seed: int, mos
     """Candidates as of a cut, for the users who then bought; `most`: a random part of them.
 
     Raises:
-        NotEnough: nobody known bought anything in that time.
+        NotEnough: hardly anybody known bought anything in that time, or nothing that could have been recommended.
     """
     known = dataset.interactions(lake, cut=cut)
     after = dataset.bought_after(lake, known, until=cut + horizon * config.DAY).filter(pl.col("user") >= 0)
@@ -114,13 +114,18 @@ def period(lake: Lake, recipe: Recipe, *, cut: int, horizon: int, seed: int, mos
         buyers = np.random.default_rng(seed).permutation(after["user"].unique().sort().to_numpy())[:most]
         after = after.filter(pl.col("user").is_in(buyers))
     if after.height < 20 or known.bought.height < 200:
-        days = f"{dataset.day_of(cut)} and {horizon} days"
-        raise NotEnough(f"{known.bought.height} purchases before, {after.height} after, by known shoppers: {days}")
+        before = f"{known.bought.height} purchases before {dataset.day_of(cut)}"
+        counts = f"{before}, and {after.height} in the {horizon} days after it by shoppers known before"
+        raise NotEnough(f"too little to learn from: {counts}; 200 and 20 are needed")
     sources = fit_sources(known, recipe.parameters, seed=seed)
     facts = Facts.of(known)
     truth = Truth(after["user"].to_numpy(), after["item"].to_numpy(), count=len(known.items))
     pairs, matrix = recipe.candidates(facts, sources, truth.users)
-    return Period(known, sources, facts, truth, truth.users, after, pairs, matrix)
+    made = Period(known, sources, facts, truth, truth.users, after, pairs, matrix)
+    if not made.bought.any():
+        shop = f"{len(known.items)} items, and {truth.users.size} shoppers who bought again"
+        raise NotEnough(f"nothing to rank: of {shop} nobody bought what could have been recommended")
+    return made
 
 
 def tune(lake: Lake, *, cut: int, horizon: int, seed: int) -> Parameters:

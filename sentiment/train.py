@@ -11,6 +11,7 @@ import polars as pl
 
 from sentiment import bias, dataset, evaluate
 from sentiment.artifact import Artifact, drift_frame
+from sentiment.config import LABELS
 from sentiment.dataset import Blocks, NotEnough
 from sentiment.mentions import Brands
 from sentiment.model import Linear, Transformer
@@ -73,8 +74,9 @@ def train(
     learnt = blocks.learnt
     texts, labels = learnt["seen"].to_list(), learnt["label"].to_list()
     if len(texts) < FEWEST or blocks.newest.height < FEWEST // 4 or len(set(labels)) < 3:
-        few = f"{len(texts)} labels to learn from and {blocks.newest.height} to judge on"
-        raise NotEnough(f"{few}; {FEWEST} and {FEWEST // 4} are needed")
+        of = ", ".join(f"{labels.count(label)} {label}" for label in LABELS)
+        few = f"{len(texts)} labels to learn from ({of}) and {blocks.newest.height} to judge on"
+        raise NotEnough(f"{few}; {FEWEST} and {FEWEST // 4} are needed, and some of each")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "model"
         folder.mkdir()

@@ -26,7 +26,7 @@ from shared.eventlog.port import DAY, Entry, EventLog, Fenced, LogUnavailable, T
 from shared.lake import Lake, LakeCorrupt
 from shared.lake_rebuild import put_back
 from shared.privacy import masked
-from shared.settings import Settings, check_driver
+from shared.settings import Settings, ask_no_proxy_for_this_machine, check_driver
 from shared.supervised_thread import SupervisedThread
 from shared.unusable import Unusable
 
@@ -99,6 +99,10 @@ class Runtime:
         logging.basicConfig(level=logging.INFO, handlers=[handler])
         settings = Settings()
         settings = settings if var is None else settings.under(var)
+        if found := set("%?#") & set(str(settings.var)):
+            said = f"the folder {settings.var} has {' and '.join(sorted(found))} in its name"
+            raise typer.BadParameter(f"{said}, which means something in a URL: choose another one in MLSD_VAR or --var")
+        ask_no_proxy_for_this_machine()
         self.settings = settings.model_copy(update={"log": log}) if log else settings
         try:
             check_driver(settings.mlflow)

@@ -46,6 +46,12 @@ def check_driver(registry: str) -> None:
         )
 
 
+def ask_no_proxy_for_this_machine() -> None:
+    """Where a proxy is set, it does not reach what runs here; this process and its children go there directly."""
+    known = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    os.environ["no_proxy"] = ",".join(dict.fromkeys([*filter(None, known.split(",")), "127.0.0.1", "localhost"]))
+
+
 class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="MLSD_", env_ignore_empty=True, frozen=True, extra="forbid")
 
