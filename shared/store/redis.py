@@ -90,8 +90,10 @@ class RedisStore:
         return found
 
     def positions(self, view: str) -> dict[Place, int]:
+        name = self._name(view)
         with self._use() as db:
-            found: dict[bytes, bytes] = db.hgetall(_positions(self._name(view)))
+            db.unlink(f"{name}:rows", f"{name}:positions")  # an older version's, which would stay for ever
+            found: dict[bytes, bytes] = db.hgetall(_positions(name))
         places = ((place.decode().partition(" "), int(offset)) for place, offset in found.items())
         return {Place(topic, int(partition)): offset for (partition, _, topic), offset in places}
 

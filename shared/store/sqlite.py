@@ -22,20 +22,17 @@ class SqliteStore:
             fcntl.flock(turn, fcntl.LOCK_EX)  # of two that make a new file WAL at once, SQLite turns one away
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=OFF")  # what a power cut takes, the log gives back
-            self._make_rows()
-        self._db.execute(
-            "CREATE TABLE IF NOT EXISTS positions"
-            " (view TEXT, topic TEXT, partition INTEGER, offset INTEGER, PRIMARY KEY (view, topic, partition))"
-        )
-
-    def _make_rows(self) -> None:
-        self._db.execute(
-            "CREATE TABLE IF NOT EXISTS rows (view TEXT, key TEXT, value BLOB, at INTEGER, PRIMARY KEY (view, key))"
-        )
-        columns = [name for _, name, *_ in self._db.execute("PRAGMA table_info(rows)")]
-        if "at" not in columns:  # an older version kept its rows for ever: they count as put now
-            self._db.execute(f"ALTER TABLE rows ADD COLUMN at INTEGER DEFAULT {self._clock.now()}")
-        self._db.execute("CREATE INDEX IF NOT EXISTS rows_at ON rows (at)")
+            # Not `rows` and `positions`: an older version's process may still write those, without times. The views
+            # here are made anew from the log.
+            self._db.execute(
+                "CREATE TABLE IF NOT EXISTS dated_rows"
+                " (view TEXT, key TEXT, value BLOB, at INTEGER, PRIMARY KEY (view, key))"
+            )
+            self._db.execute("CREATE INDEX IF NOT EXISTS dated_rows_at ON dated_rows (at)")
+            self._db.execute(
+                "CREATE TABLE IF NOT EXISTS dated_positions"
+                " (view TEXT, topic TEXT, partition INTEGER, offset INTEGER, PRIMARY KEY (view, topic, partition))"
+            )
 
     @contextmanager
     def _use(self) -> Iterator[sqlite3.Connection]:
@@ -62,20 +59,20 @@ class SqliteStore:
             before = db.total_changes
             now, gone = self._clock.now(), self._gone()
             db.executemany(
-                "INSERT INTO rows VALUES (?, ?, ?, ?)"
+                "INSERT INTO dated_rows VALUES (?, ?, ?, ?)"
                 " ON CONFLICT DO UPDATE SET value = excluded.value, at = excluded.at WHERE at < ?",
                 [(view, *row, now, gone) for row in rows],
             )
             added = db.total_changes - before
             db.executemany(
-                "INSERT INTO positions VALUES (?, ?, ?, ?)"
+                "INSERT INTO dated_positions VALUES (?, ?, ?, ?)"
                 " ON CONFLICT DO UPDATE SET offset = excluded.offset WHERE excluded.offset > offset",
                 [(view, *place, offset) for place, offset in positions.items()],
             )
         return added
 
     def get(self, view: str, key: str) -> bytes | None:
-        query = "SELECT value FROM rows WHERE view = ? AND key = ? AND at >= ?"
+        query = "SELECT value FROM dated_rows WHERE view = ? AND key = ? AND at >= ?"
         with self._use() as db:
             row = db.execute(query, (view, key, self._gone())).fetchone()
         return None if row is None else bytes(row[0])
@@ -86,15 +83,15 @@ class SqliteStore:
 
     def _forget(self, most: int) -> None:
         """Remove some of the rows that are no longer there: so few that nobody waits, more than come in."""
-        which = "SELECT rowid FROM rows WHERE at < ? LIMIT ?"
-        self._db.execute(f"DELETE FROM rows WHERE rowid IN ({which})", (self._gone(), most))
+        which = "SELECT rowid FROM dated_rows WHERE at < ? LIMIT ?"
+        self._db.execute(f"DELETE FROM dated_rows WHERE rowid IN ({which})", (self._gone(), most))
 
     def positions(self, view: str) -> dict[Place, int]:
         with self._use():
             return self._positions(view)
 
     def _positions(self, view: str) -> dict[Place, int]:
-        query = "SELECT topic, partition, offset FROM positions WHERE view = ?"
+        query = "SELECT topic, partition, offset FROM dated_positions WHERE view = ?"
         rows = self._db.execute(query, (view,)).fetchall()
         return {Place(topic, partition): offset for topic, partition, offset in rows}
 

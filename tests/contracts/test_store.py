@@ -188,22 +188,36 @@ def test_a_file_that_loses_rows_as_fast_as_it_gets_them_does_not_grow(tmp_path: 
         for turn in range(60):
             clock.observe(1_000 + 20 * turn)
             store.put("view", [(f"{turn}-{n}", bytes(1_000)) for n in range(50)], {})
-            (rows,) = store._db.execute("SELECT count(*) FROM rows").fetchone()
+            (rows,) = store._db.execute("SELECT count(*) FROM dated_rows").fetchone()
             (pages,) = store._db.execute("PRAGMA page_count").fetchone()
             sizes.append((rows, pages))
     assert max(sizes[20:]) == max(sizes[:20])
 
 
-def test_a_file_of_an_older_version_keeps_its_rows_for_as_long_again(tmp_path: Path) -> None:
-    old = sqlite3.connect(tmp_path / "store.db", isolation_level=None)
-    old.execute("CREATE TABLE rows (view TEXT, key TEXT, value BLOB, PRIMARY KEY (view, key))")
-    old.execute("INSERT INTO rows VALUES ('view', 'a', 'x')")
-    old.close()
-    clock = VirtualClock(1_000)
-    with closing(SqliteStore(str(tmp_path / "store.db"), clock=clock, keep=100)) as store:
-        assert store.put("view", [("a", b"2"), ("b", b"3")], {}) == 1
-        clock.observe(1_101)
-        assert store.get("view", "a") is None
+def test_a_process_of_an_older_version_goes_on_with_the_file_that_this_one_has_opened(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "store.db", isolation_level=None)) as old:
+        old.execute("CREATE TABLE rows (view TEXT, key TEXT, value BLOB, PRIMARY KEY (view, key))")
+        old.execute(
+            "CREATE TABLE positions"
+            " (view TEXT, topic TEXT, partition INTEGER, offset INTEGER, PRIMARY KEY (view, topic, partition))"
+        )
+        old.execute("INSERT INTO positions VALUES ('view', 'decisions', 0, 7)")
+        with closing(SqliteStore(str(tmp_path / "store.db"), clock=VirtualClock(1_000), keep=100)) as store:
+            assert store.positions("view") == {}
+            old.execute("INSERT INTO rows VALUES (?, ?, ?) ON CONFLICT DO NOTHING", ("view", "a", b"1"))
+            assert store.put("view", [("a", b"2")], {FIRST: 3}) == 1
+            assert old.execute("SELECT value FROM rows").fetchall() == [(b"1",)]
+            assert old.execute("SELECT offset FROM positions").fetchall() == [(7,)]
+
+
+def test_what_an_older_version_left_in_a_server_goes(redis_server: RedisServer) -> None:
+    redis_server.empty()
+    with closing(redis.Redis.from_url(redis_server.url)) as old:
+        old.hset("view:{view}:rows", "a", "1")
+        old.hset("view:{view}:positions", "0 decisions", 7)
+        with closing(open_store(redis_server.url, clock=SystemClock())) as store:
+            assert store.positions("view") == {}
+        assert old.keys() == []
 
 
 def test_a_killed_server_is_unavailable_and_comes_back_empty(mortal_redis: RedisServer) -> None:

@@ -120,7 +120,7 @@ class Month:
         with closing(sqlite3.connect(self.room.bank.var / "log.db")) as db:
             for topic in (EVENTS, DECISIONS, BOOK):
                 held[f"{topic.name} records"], held[f"{topic.name} bytes"] = db.execute(query, (topic.name,)).fetchone()
-        (held["rows of the view"],) = self.store._db.execute("SELECT count(*) FROM rows").fetchone()
+        (held["rows of the view"],) = self.store._db.execute("SELECT count(*) FROM dated_rows").fetchone()
         held["payments remembered"] = sum(len(memory._seen) for memory in memories)
         held["cards"] = sum(len(memory.state.cards) for memory in memories)
         held["verdicts"] = sum(len(memory.state.verdicts) for memory in memories)
