@@ -109,7 +109,7 @@ class Monitor:
         self._registry: Registry | None = None
         self._reports: dict[int, Report] = {}  # by day
         self._alarmed: dict[str, int] = {}  # kind -> day
-        self._told: set[tuple[str, str]] = set()  # kinds and messages of alarms
+        self._told: dict[tuple[str, str], int] = {}  # by kind and message of an alarm: when it was raised last
         self._trained = -FRESH  # day
         self._keys: set[str] = set()  # of commands that are done
         self._tasks: list[Task] = []
@@ -169,7 +169,7 @@ class Monitor:
         for record in self._all(ALARMS):
             with suppress(ValidationError):
                 alarm = Alarm.model_validate_json(record.value)
-                self._told.add((alarm.kind, alarm.message))
+                self._told[alarm.kind, alarm.message] = alarm.at
                 self._alarmed[alarm.kind] = alarm.at // config.DAY - 1
                 self._keys |= {alarm.key} - {""}  # a command that was answered stays answered
         committed = self._log.committed(GROUP, COMMANDS)
@@ -310,14 +310,15 @@ class Monitor:
     def _raise(self, task: Task | None, kind: str, message: str, *, action: str, once: bool = False) -> None:
         """An alarm, told when its task is done, or at once without one.
 
-        `once`: it tells of a state, unless it was told already; the others answer the command of the task.
+        `once`: it tells of a state, unless it was told within a day; the others answer the command of the task.
         """
-        if once and (kind, message) in self._told:
+        now = self._clock.now()
+        if once and now - self._told.get((kind, message), -config.DAY) < config.DAY:
             return
-        self._told.add((kind, message))
+        self._told = {about: at for about, at in self._told.items() if now - at < config.DAY} | {(kind, message): now}
         logger.warning("%s: %s; %s", kind, message, action)
         answers = task.key if task is not None and isinstance(task.message, Command) and not once else ""
-        alarm = entry(Alarm(kind=kind, at=self._clock.now(), message=message, action=action, key=answers))
+        alarm = entry(Alarm(kind=kind, at=now, message=message, action=action, key=answers))
         if task is None:
             self._commit([alarm])
         else:

@@ -6,7 +6,6 @@ those that are dirty. It may be killed anywhere: an hour's file counts from the 
 
 import logging
 import math
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from datetime import date, timedelta
@@ -44,7 +43,6 @@ from shared.lake import Lake
 from shared.privacy import PSEUDONYM, pseudonymised
 
 BITE = 2_000  # records that are taken in a step, of a partition
-TOLD = 1_000  # alarms that are remembered, so that each is told once
 SEARCHED = 31  # days of the lake in which a night looks for deleted posts whose day is not known
 RETRY = 30.0  # seconds before what failed is tried again
 WHOLE = ("ingest", "work")  # a dependency that is away holds all of it up
@@ -76,7 +74,7 @@ class Batch:
         self._next = 0  # of the hours from the first one on, all below it are published
         self._all_scored = -1  # the revision of the manifest in which no hour is without a model
         self._retry_at: dict[int | str, float] = {}  # by hour, or kind of work
-        self._alarmed: deque[str] = deque(maxlen=TOLD)
+        self._alarmed: dict[int | str, str] = {}  # by hour or kind of work that fails, what was said of it last
         self._damage = ""  # why the manifest could not be read; until it is complete again, the new one is not written
         try:
             self.manifest = Manifest.read(folder)
@@ -95,7 +93,7 @@ class Batch:
         for reason in self._releases.poll():
             logger.error("not released: %s", reason)
         if self._damage:
-            self._raise(self._damage, action="all hours are published again from the lake")
+            self._raise("manifest", self._damage, action="all hours are published again from the lake")
         return self._guarded("work", self._work) or taken
 
     def close(self) -> None:
@@ -141,6 +139,7 @@ class Batch:
         try:
             worked = work()
             self._retry_at.pop(key, None)
+            self._alarmed.pop(key, None)  # when it fails again, that is told again
             return worked
         except (Fenced, LogUnavailable):
             raise
@@ -150,16 +149,16 @@ class Batch:
             self._retry_at[key] = monotonic() + RETRY
             what = f"hour {key} cannot be published" if isinstance(key, int) else f"the {key} of batch has failed"
             logger.exception("%s", what)
-            self._raise(f"{what}: {error}", action="it is tried again; all else goes on")
+            self._raise(key, f"{what}: {error}", action="it is tried again; all else goes on")
             return False
 
     def _waits(self, key: int | str) -> bool:
         return monotonic() < self._retry_at.get(key, -math.inf)
 
-    def _raise(self, message: str, *, action: str) -> None:
-        """An alarm, once."""
-        if message not in self._alarmed:
-            self._alarmed.append(message)
+    def _raise(self, key: int | str, message: str, *, action: str) -> None:
+        """An alarm, once until that works again."""
+        if self._alarmed.get(key) != message:
+            self._alarmed[key] = message
             alarm = Alarm(kind="lake", at=self._ingest.watermark, message=message, action=action)
             self._log.append([Entry(ALARMS, alarm.kind, alarm.model_dump_json().encode())])
 

@@ -235,6 +235,10 @@ def test_a_registry_that_is_away_holds_neither_start_nor_rollback_up(
     away = False
     waits(monitor, lambda: not monitor._tasks)
     assert "in force already" in shop.alarms(ALARMS)[-1].message
+    away, monitor._registry = True, None
+    shop.clock.observe(TODAY + 9 * DAY)
+    shop.say(Command(kind="promote", version="1", who="ann", expected_champion="1", key="again", force=True))
+    waits(monitor, lambda: sum("MLflow does not answer" in alarm.message for alarm in shop.alarms(ALARMS)) == 2)
     monitor.close()
 
 

@@ -243,6 +243,11 @@ def test_a_lake_that_takes_nothing_is_one_alarm_and_nothing_is_lost(
         pass
     assert set(batch.manifest.hours) == {FIRST}
     assert set(crowd.published()[FIRST]["post"]) == {"p-1"}
+    full[0] = True
+    crowd.post(post(id="p-2"))
+    for _ in range(5):
+        batch.step()
+    assert [alarm.message for alarm in alarms(crowd)] == [told.message] * 2, "an outage of months later is told, too"
 
 
 def test_a_manifest_that_cannot_be_written_is_written_later(crowd: Crowd, monkeypatch: pytest.MonkeyPatch) -> None:
