@@ -124,7 +124,7 @@ def accept(record: Record, secret: bytes) -> Event:
         if not event.text.strip():
             raise Refused("text", event.text, "holds nothing but blanks")
         # [7.3] The one place at which posts come in: no topic, table or view behind it knows a handle.
-        event = event.model_copy(update={"author": pseudonymised(event.author, secret)})
+        event = event.model_copy(update={"author": pseudonymised(event.author.removeprefix("@"), secret)})
     return event
 
 

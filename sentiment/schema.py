@@ -23,6 +23,8 @@ Score = tuple[Finite, Finite, Finite]  # probabilities of negative, neutral, pos
 ALL = "*"  # the reserved brand: every post that mentions any
 
 Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$", examples=["post-1001"])]
+# Of an author or a reader, as platforms have them: alice.real, @alice, alice@mastodon.social.
+Name = Annotated[str, Field(pattern=r"^@?[A-Za-z0-9_-][A-Za-z0-9_.@+-]{0,253}$", examples=["alice.real"])]
 Brand = Annotated[str, Field(pattern=r"^([a-z0-9-]{1,40}|\*)$", examples=["northair"])]
 PostPartition = Annotated[int, Field(ge=0, lt=config.POST_PARTITIONS)]
 BrandPartition = Annotated[int, Field(ge=0, lt=config.BRAND_PARTITIONS)]
@@ -62,7 +64,7 @@ class Post(Message):
     # help a profile of a person helps no count of a brand.
     kind: Literal["post"] = "post"
     id: Id
-    author: Id
+    author: Name
     at: Seconds
     text: Annotated[str, Field(min_length=1, max_length=config.MAX_TEXT, examples=["@northair thanks for nothing"])]
 
@@ -216,7 +218,7 @@ class Correction(Message):
     shown: Label | None
     label: Label
     model: str | None
-    reader: Id
+    reader: Name
 
 
 class Wanted(releases.Wanted):

@@ -32,6 +32,7 @@ from sentiment.schema import (
     Correction,
     Id,
     Label,
+    Name,
     Opinion,
     Post,
     Report,
@@ -96,7 +97,7 @@ class Said(Message):
 class CorrectionIn(Request):
     post: Id
     label: Label
-    reader: Id
+    reader: Name
 
 
 class CommandIn(Wanted, Request):

@@ -45,6 +45,14 @@ def test_a_handle_reaches_no_topic_table_or_view_behind_the_boundary(crowd: Crow
     assert len(crowd.letters()) == 1
 
 
+@pytest.mark.parametrize("handle", ["@alice", "alice.real", "alice@mastodon.social", "@alice@mastodon.social"])
+def test_handles_as_platforms_have_them_are_taken(crowd: Crowd, handle: str) -> None:
+    crowd.post(post(author=handle))
+    crowd.stream()
+    assert crowd.letters() == []
+    assert {mention.author for mention in crowd.mentions()} == {pseudonym(handle.removeprefix("@"), KEY)}
+
+
 def test_an_author_is_one_whether_sent_by_handle_or_by_pseudonym(crowd: Crowd) -> None:
     names = [HANDLE, pseudonym(HANDLE, KEY)]
     for number in range(config.BOT_REPEATS):
