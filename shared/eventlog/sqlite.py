@@ -28,7 +28,7 @@ from shared.eventlog.port import (
 
 LEASE = 5.0  # seconds a silent member keeps its partitions
 BUSY = 5.0  # seconds to wait for a foreign lock
-TIDY = 1_024  # records of a partition appended between two looks at what may go
+TIDY = 1_024  # records of a partition appended between two looks at what may go; it is looked at every day, too
 TIDIED = 4 * TIDY  # records that go at most in one look, so that no append waits long
 FIRST_NAP, LAST_NAP = 0.0005, 0.01  # seconds between looks at an idle log
 
@@ -57,6 +57,8 @@ class _Connection:
         self._topics = topics  # by name, those that this process has created: how long their records are kept
         self.lock = threading.Lock()  # threads of one process share a connection
         self._streams: dict[str, list[int]] = {}
+        self._tidied = -math.inf  # when all topics were due last
+        self._due: list[tuple[int, Topic]] = []  # streams to look at for what may go
         with _or_unavailable(f"cannot open the log {path}"), ExitStack() as opened:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._turn = opened.enter_context(path.with_suffix(".turn").open("w"))
@@ -124,6 +126,7 @@ class _Connection:
         self.db.executemany("INSERT INTO records VALUES (?, ?, ?, ?, ?)", rows)
         for stream, name in begun.items():
             self._tidy(stream, self._topics.get(name), now)
+        self._tidy_next(now)
         return given
 
     def start(self, stream: int) -> int:
@@ -144,6 +147,14 @@ class _Connection:
         if before is not None:
             self.db.execute("INSERT OR IGNORE INTO superseded VALUES (?, ?, ?)", (stream, *before, now))
         self.db.execute("INSERT OR REPLACE INTO newest VALUES (?, ?, ?)", (stream, key, offset))
+
+    def _tidy_next(self, now: int) -> None:
+        """Once a day, and when a process begins to write, each topic has its turn, though nothing is appended to it."""
+        if now - self._tidied >= DAY:
+            self._tidied = now
+            self._due = [(stream, topic) for topic in self._topics.values() for stream in self.streams(topic.name)]
+        if self._due:  # one an append, so that none waits long
+            self._tidy(*self._due.pop(), now)
 
     def _tidy(self, stream: int, topic: Topic | None, now: int) -> None:
         """Remove what has been superseded long enough, and what is older than its topic is kept."""
@@ -393,12 +404,12 @@ class SqliteLog:
         return _Connection(self._path, self._clock, self._topics)
 
     def create(self, topics: Sequence[Topic]) -> None:
-        self._topics.update((topic.name, topic) for topic in topics)
         with self._connection.write() as db:
             db.executemany(
                 "INSERT OR IGNORE INTO streams (topic, partition) VALUES (?, ?)",
                 [(topic.name, partition) for topic in topics for partition in range(topic.partitions)],
             )
+        self._topics.update((topic.name, topic) for topic in topics)
         for topic in topics:
             if (there := len(self._connection.streams(topic.name))) != topic.partitions:
                 raise ValueError(f"topic {topic.name} has {there} partitions, not {topic.partitions}: keys would move")

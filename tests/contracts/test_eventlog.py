@@ -1163,6 +1163,24 @@ def test_of_an_embedded_compacted_topic_only_the_newest_of_a_key_stays_after_a_d
         assert log.ends(topic) == {0: 10 * TIDY}
 
 
+@pytest.mark.parametrize("reopened", [False, True])
+def test_embedded_records_of_a_quiet_topic_go_in_their_time_too(tmp_path: Path, reopened: bool) -> None:
+    clock, quiet, newest = VirtualClock(0), Topic("kept", 2, days=2), Topic("newest", 1, compacted=True)
+    topics = [quiet, newest, IN]
+    with ExitStack() as opened:
+        log = opened.enter_context(closing(embedded_log(tmp_path, clock, topics)))
+        log.append([Entry(quiet, "k", b"", 0), Entry(quiet, "k", b"", 1), Entry(newest, "k", b"1")])
+        log.append([Entry(newest, "k", b"2")])
+        clock.observe(3 * DAY)
+        if reopened:
+            log = opened.enter_context(closing(embedded_log(tmp_path, clock, topics)))
+        for _ in range(10):  # each sees to one partition, so that none waits long
+            fill(log, 1)
+        assert everything(log, quiet) == []
+        assert log.starts(quiet) == {0: 1, 1: 1}
+        assert [record.value for record in everything(log, newest)] == [b"2"]
+
+
 def test_embedded_records_of_a_topic_without_an_end_stay(tmp_path: Path) -> None:
     clock = VirtualClock(0)
     with closing(embedded_log(tmp_path, clock, [IN])) as log:
