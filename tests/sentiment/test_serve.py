@@ -15,8 +15,9 @@ from sentiment.config import BODY_LIMIT, HOUR, MAX_TEXT
 from sentiment.edge import Edge
 from sentiment.schema import AUDITS, COMMANDS, CORRECTIONS, POSTS, Audit, Command, Correction, Tombstone
 from sentiment.serve import make_app
+from shared.auth import Role
 from shared.clock import monotonic, sleep
-from tests.roles import keys
+from tests.roles import keys, shown
 from tests.sentiment.crowd import KEY, TODAY, Crowd, post
 from tests.sentiment.test_stream import ODD, REFUSED
 
@@ -251,6 +252,15 @@ def test_what_somebody_typed_can_be_corrected_and_its_text_is_kept_nowhere(clien
 def test_one_opinion_can_be_asked_for(client: httpx.Client, crowd: Crowd) -> None:
     assert client.get("/v1/opinions/p-2").json() == crowd.opinion("p-2").model_dump(mode="json")
     problem(client.get("/v1/opinions/unknown"), 404)
+
+
+def test_a_client_reads_opinions_on_texts_that_were_sent_here_and_no_posts(client: httpx.Client) -> None:
+    said = client.post("/v1/opinions", json={"text": "The @northair app is terrible"}).json()
+    assert client.get(f"/v1/opinions/{said['id']}", headers=shown(Role.CLIENT)).json()["label"] == said["label"]
+    assert problem(client.get("/v1/opinions/p-2", headers=shown(Role.CLIENT)), 404)["detail"] == (
+        "no opinion on post 'p-2' is at hand"
+    )
+    assert client.get("/v1/opinions/p-2", headers=shown(Role.ANALYST)).json()["id"] == "p-2"
 
 
 def test_audits_are_drawn_given_once_and_hide_what_the_model_said(client: httpx.Client, crowd: Crowd) -> None:
