@@ -185,7 +185,7 @@ def _write(lake: Lake, records: Sequence[Record], *, key: bytes) -> list[Entry]:
     # taken in at this moment either finds the erasure in the lake, or is there to be written again.
     if erased:
         until = pl.col("user").replace_strict(erased, default=-1, return_dtype=pl.Int64)
-        IngestedFiles(lake).erase("events", pl.col("at") <= until)
+        IngestedFiles(lake).erase("events", list(erased), column="user", gone=pl.col("at") <= until)
     return letters
 
 

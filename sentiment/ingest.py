@@ -309,8 +309,8 @@ def write_posts(
         lake.write(table, _frame(rows[table], columns), batch=batch)
     # From what is kept to make the lake again, too. Only now: a file that is taken in at this moment either finds the
     # deletion in the lake, or is there to be written again.
-    if gone := [row["id"] for row in rows["tombstones"]]:
-        IngestedFiles(lake).erase("audits", pl.col("post").is_in(gone))
+    if gone := [str(row["id"]) for row in rows["tombstones"]]:
+        IngestedFiles(lake).erase("audits", gone, column="post")
 
 
 def write_said(lake: Lake, records: Sequence[Record], said: Said, *, secret: bytes, batch: str) -> list[Entry]:

@@ -8,9 +8,10 @@ import fcntl
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 
@@ -92,14 +93,17 @@ class IngestedFiles:
         write_parquet(pending, rows)
         self._enter(pending)
 
-    def erase(self, table: str, gone: pl.Expr) -> None:
-        """Write the files of a table without the rows for which `gone` holds."""
+    def erase(self, table: str, names: Collection[str], *, column: str, gone: pl.Expr | None = None) -> None:
+        """Write the files of a table without the rows whose `column` is one of the names, if `gone` holds for them."""
         if not self.folder.exists():
             return
+        wanted, erased = pl.Series(names, dtype=pl.String), pl.col(column).is_in(names)
         with self._locked():
             for path in sorted((self.folder / table).glob("*.parquet")):
+                if not _hashes(path, column).is_in(wanted.hash().implode()).any():
+                    continue
                 rows = read_parquet(path)
-                left = rows.filter(~gone)
+                left = rows.remove(erased if gone is None else erased & gone)
                 if left.height < rows.height:  # an empty one stays, so that it is not taken over from the lake
                     write_parquet(path, left)
 
@@ -145,3 +149,9 @@ def digest_of_file(path: Path) -> str:
     """The SHA-256 of a file's content, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@lru_cache(maxsize=1_000)
+def _hashes(path: Path, column: str) -> pl.Series:
+    """The hashes of a file's names, so that one without those that are erased is read once. It gets no further ones."""
+    return read_parquet(path)[column].unique().hash()

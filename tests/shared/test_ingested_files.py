@@ -10,7 +10,7 @@ from polars.testing import assert_frame_equal
 
 from shared import ingested_files
 from shared.ingested_files import IngestedFiles, digest_of_file
-from shared.lake import Lake
+from shared.lake import Lake, read_parquet
 from shared.unusable import Unusable
 
 DAY = 86_400
@@ -85,11 +85,40 @@ def test_erasing_writes_the_files_again_without_a_person(tmp_path: Path) -> None
     files = IngestedFiles(lake)
     files.add("events", pl.concat([rows(1, 2), rows(3, user="bob")]))
     files.add("events", rows(4, user="bob"))
-    files.erase("events", pl.col("user") == "bob")
+    files.erase("events", ["bob", "eve"], column="user")
     other = Lake(tmp_path / "other")
     assert files.restore(other) == 2
     assert set(other.read("events")["user"]) == {"ann"}
     assert b"bob" not in b"".join(path.read_bytes() for path in files.folder.glob("*/*"))
+
+
+def test_of_a_person_only_rows_up_to_a_time_are_erased(tmp_path: Path) -> None:
+    files = IngestedFiles(Lake(tmp_path / "lake"))
+    files.add("events", pl.concat([rows(1, 2), rows(3, 4, user="bob")]))
+    files.erase("events", ["ann"], column="user", gone=pl.col("at") < DAY)
+    other = Lake(tmp_path / "other")
+    assert files.restore(other) == 3
+    assert other.read("events").filter(user="ann")["at"].to_list() == [DAY]
+
+
+def test_files_without_the_names_are_read_once_and_not_at_every_erasure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files, read, real = IngestedFiles(Lake(tmp_path / "lake")), [], read_parquet
+    for number in range(3):
+        files.add("events", rows(number + 1, user=f"user-{number}"))
+
+    def spy(path: Path) -> pl.DataFrame:
+        read.append(path)
+        return real(path)
+
+    monkeypatch.setattr(ingested_files, "read_parquet", spy)
+    for number in range(10):
+        files.erase("events", [f"unknown-{number}"], column="user")
+    assert len(read) == 3
+    files.erase("events", ["user-1"], column="user")
+    assert len(read) == 4
+    assert files.restore(Lake(tmp_path / "other")) == 2
 
 
 def test_what_an_older_version_did_not_keep_is_taken_over_from_the_lake(tmp_path: Path) -> None:
@@ -148,7 +177,7 @@ def test_new_rows_stand_below_the_log_by_their_time_and_only_their_dates_are_rea
 def test_the_place_of_a_row_that_was_erased_is_not_given_again(tmp_path: Path) -> None:
     lake = Lake(tmp_path / "lake")
     IngestedFiles(lake).add_new("events", named("ann", "bob"), known_by=["user"])
-    IngestedFiles(lake).erase("events", pl.col("user") == "ann")
+    IngestedFiles(lake).erase("events", ["ann"], column="user")
     made = Lake(tmp_path / "made")
     IngestedFiles(lake).restore(made)
     IngestedFiles(made).add_new("events", named("eve"), known_by=["user"])
