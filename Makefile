@@ -99,6 +99,7 @@ lint: .venv/.all  ## ruff, mypy, import contracts; and how long each package is
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy
 	@.venv/bin/lint-imports --no-logo
+	@$(PY) -m shared.results stale
 	@for package in recsys fraud sentiment shared; do test ! -d $$package || \
 	  find $$package -name '*.py' ! -name paper.py -exec cat {} + | wc -l | \
 	  xargs printf '%-10s %5s lines\n' $$package; done
@@ -117,8 +118,11 @@ exercise: .venv/.dev  ## what a design change still lacks: NAME=step-up; the bri
 
 # --- keep ---
 
-record: .venv/.fraud  ## take the figures of the last runs over into results.json
-	@$(PY) -m shared.results record
+record: .venv/.fraud  ## take the figures of the last runs over into results.json; CONFIRM=1: the same figures, by renamed code
+	@$(PY) -m shared.results record $(if $(CONFIRM),--confirm)
+
+stale: .venv/.fraud  ## which recorded figures are older than the code behind them, and what measures them anew
+	@$(PY) -m shared.results stale
 
 docs: .venv/.fraud  ## write the recorded figures and the tree into the documents
 	@$(PY) -m shared.results docs
@@ -134,7 +138,7 @@ help:  ## this list
 	@awk -F ':.*## ' '/^# ---/ { print "" } /^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' Makefile
 	@printf '\n  demos and replays take LOG=, DAYS= and SEED=, a soak MINUTES=; a demo with HEADLESS=1 ends by itself\n\n'
 
-.PHONY: pytest demo-fraud demo-recsys replay-fraud replay-recsys soak-fraud up status down test test-fraud test-recsys bench-fraud bench-recsys lint checklist exercise record docs lock clean help paper-sentiment demo-sentiment replay-sentiment test-sentiment bench-sentiment
+.PHONY: pytest demo-fraud demo-recsys replay-fraud replay-recsys soak-fraud up status down test test-fraud test-recsys bench-fraud bench-recsys lint checklist exercise record stale docs lock clean help paper-sentiment demo-sentiment replay-sentiment test-sentiment bench-sentiment
 
 # --- the environment ---
 

@@ -26,6 +26,7 @@ from shared.results import Run
 from shared.settings import Settings
 from shared.story import Scene
 
+PROCESSES = ("fraud.demo", "fraud.serve", "fraud.stream", "fraud.monitor")  # what runs in a demo or a replay
 START = 1_767_225_600  # 2026-01-01
 HISTORY = (
     84  # days: a month fills the windows, a month sets the alarms, a fortnight is their reference, the rest judges
@@ -43,7 +44,9 @@ def run(settings: Settings, *, port: int, days: int, seed: int, headless: bool, 
     `visitor`: the token that opens the page once. Who watches may bring both forward.
     """
     began, stage = perf_counter(), Stage()
-    figures = Run(config.SERVICE, command="make demo-fraud", at=SystemClock().now(), var=settings.var)
+    figures = Run(
+        config.SERVICE, command="make demo-fraud", at=SystemClock().now(), var=settings.var, modules=PROCESSES
+    )
     settings = settings.afresh("demo-fraud", at=SystemClock().now())
     settings.pin(
         "pseudonym_key", f"demo of seed {seed}"

@@ -31,6 +31,7 @@ from shared.results import Run
 from shared.settings import Settings
 from shared.story import Scene
 
+PROCESSES = ("recsys.demo", "recsys.serve", "recsys.monitor")  # what runs in a demo or a replay
 START = 1_767_225_600  # 2026-01-01
 HISTORY = 84  # days: eight weeks say what is usual, four how much that varies
 SHOPPERS, ITEMS = 4_500, 2_000
@@ -46,7 +47,9 @@ def run(settings: Settings, *, port: int, days: int, seed: int, headless: bool, 
     `visitor`: the token that opens the page once. Who watches may break things on top of that.
     """
     began, stage = perf_counter(), Stage()
-    figures = Run(config.SERVICE, command="make demo-recsys", at=SystemClock().now(), var=settings.var)
+    figures = Run(
+        config.SERVICE, command="make demo-recsys", at=SystemClock().now(), var=settings.var, modules=PROCESSES
+    )
     settings = settings.afresh("demo-recsys", at=SystemClock().now())
     settings.pin("pseudonym_key", f"demo of seed {seed}")  # who is shuffled hangs on it, and figures on the seed alone
     settings.pin("visitor", visitor)

@@ -53,7 +53,7 @@ def run(settings: Settings, file: Path, *, name: str, days: int, seed: int, spel
     """
     began, stage, lived = perf_counter(), Stage(), days or NIGHTS
     command = f"make replay-recsys FILE={name}" + (f" DAYS={days}" if days else "")
-    figures = Run(config.SERVICE, command=command, at=SystemClock().now(), var=settings.var)
+    figures = Run(config.SERVICE, command=command, at=SystemClock().now(), var=settings.var, modules=["recsys.replay"])
     settings = settings.afresh("replay-recsys", at=SystemClock().now())
     settings.pin("pseudonym_key", f"replay of seed {seed}")
     lake, registry = Lake(settings.var / "lake"), Registry(settings.mlflow, config.SERVICE)

@@ -35,6 +35,13 @@ from shared.results import Run
 from shared.settings import Settings
 from shared.story import Scene
 
+PROCESSES = (
+    "sentiment.demo",
+    "sentiment.serve",
+    "sentiment.stream",
+    "sentiment.batch",
+    "sentiment.monitor",
+)  # what runs in a demo or a replay
 START = 1_767_225_600  # 2026-01-01
 HISTORY = 5  # days of labelled posts
 POSTS = 1_200  # a day
@@ -71,7 +78,9 @@ def run(
     `visitor`: the token that opens the page once.
     """
     began, stage, plan = perf_counter(), Stage(), Plan.of(days)
-    figures = Run(config.SERVICE, command="make demo-sentiment", at=SystemClock().now(), var=settings.var)
+    figures = Run(
+        config.SERVICE, command="make demo-sentiment", at=SystemClock().now(), var=settings.var, modules=PROCESSES
+    )
     settings = settings.afresh("demo-sentiment", at=SystemClock().now())
     settings.pin(
         "pseudonym_key", f"demo of seed {seed}"

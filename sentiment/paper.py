@@ -46,7 +46,13 @@ def run(settings: Settings, *, seeds: Sequence[int], full: bool, test: Path | No
     `test`: a file of the same columns, judged instead of the validation split.
     """
     stage = Stage()
-    figures = Run(config.SERVICE, command="make paper-sentiment", at=SystemClock().now(), var=settings.var)
+    figures = Run(
+        config.SERVICE,
+        command="make paper-sentiment",
+        at=SystemClock().now(),
+        var=settings.var,
+        modules=["sentiment.paper"],
+    )
     where = "val" if test is None else "test"
     train = read(load("tweeteval_train", settings.data))
     judged = read(load("tweeteval_val", settings.data) if test is None else test)

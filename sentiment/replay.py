@@ -9,7 +9,7 @@ import polars as pl
 from sentiment import config
 from sentiment.account import difference, opened, seam, share_errors
 from sentiment.config import DAY, HOUR
-from sentiment.demo import learn, told
+from sentiment.demo import PROCESSES, learn, told
 from sentiment.history import read_file, write_labels
 from sentiment.live import Live
 from sentiment.mentions import Brands, worlds
@@ -49,7 +49,11 @@ def run(
     """
     began, stage = perf_counter(), Stage()
     figures = Run(
-        config.SERVICE, command=f"make replay-sentiment FILE={file.name}", at=SystemClock().now(), var=settings.var
+        config.SERVICE,
+        command=f"make replay-sentiment FILE={file.name}",
+        at=SystemClock().now(),
+        var=settings.var,
+        modules=["sentiment.replay", *PROCESSES],
     )
     settings = settings.afresh("replay-sentiment", at=SystemClock().now())
     settings.pin("pseudonym_key", f"replay of seed {seed}")

@@ -12,14 +12,16 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib import import_module, metadata
 from pathlib import Path
-from typing import TypedDict
+from typing import Annotated, TypedDict
 
 import typer
 
 from shared.checklist import ROOT, SERVICES, tracked
+from shared.imported_code import digest
 from shared.settings import Settings
 
 LIBRARIES = ("numpy", "polars", "scikit-learn", "lightgbm", "implicit", "torch", "onnxruntime", "fastapi", "mlflow")
@@ -40,6 +42,8 @@ class Figure(TypedDict):
     commit: str  # the one the run started from
     cores: int | None
     versions: dict[str, str]
+    modules: list[str]  # where the code behind it begins
+    code: str  # digest of that code, see shared/imported_code.py
 
 
 Figures = dict[str, Figure]
@@ -52,12 +56,14 @@ class FigureMissing(Exception):
 class Run:
     """One run of a service's command; made when it starts, so that it knows the commit it started from."""
 
-    def __init__(self, service: str, *, command: str, at: int, var: Path) -> None:
+    def __init__(self, service: str, *, command: str, at: int, var: Path, modules: Sequence[str]) -> None:
+        """`modules`: those that the command and its child processes run; the figures hang on all that they import."""
         self._path = var / "results" / f"{service}.json"
         self._command = command
         self._at = datetime.fromtimestamp(at, UTC).isoformat()
         self._commit = _commit()
         self._versions = _versions()
+        self._modules, self._code = list(modules), digest(modules, ROOT)
 
     def figure(self, name: str, value: Value, *, unit: str, target: str | None = None) -> None:
         """Write one figure; an earlier one of that name is replaced, others stay."""
@@ -72,6 +78,8 @@ class Run:
             commit=self._commit,
             cores=os.cpu_count(),
             versions=self._versions,
+            modules=self._modules,
+            code=self._code,
         )
         _write(self._path, read(self._path) | {name: figure})
 
@@ -91,6 +99,55 @@ def read(path: Path) -> Figures:
         return {}
     figures: Figures = json.loads(path.read_text())["figures"]
     return figures
+
+
+def timed(name: str, figure: Figure) -> bool:
+    """Whether a figure hangs on the machine; the others hang on the seed alone."""
+    return name.startswith("bench.") or figure["unit"] in ("s", "ms", "us") or figure["unit"].endswith("/s")
+
+
+def differences(before: Figures, after: Figures) -> dict[str, tuple[Value, Value]]:
+    """The figures that hang on the seed alone and are not the same in two runs, or are in one of them only."""
+    names = [name for name, figure in sorted((before | after).items()) if not timed(name, figure)]
+    pairs = {name: tuple(side[name]["value"] if name in side else None for side in (before, after)) for name in names}
+    return {name: (old, new) for name, (old, new) in pairs.items() if old != new}
+
+
+def stale(root: Path = ROOT) -> dict[str, list[str]]:
+    """By command, the recorded figures whose code has changed since they were measured."""
+    found: dict[str, list[str]] = {}
+    now: dict[tuple[str, ...], str] = {}
+    for service in SERVICES:
+        for name, figure in read(root / service / "results.json").items():
+            modules = tuple(figure.get("modules", ()))
+            if modules not in now:
+                now[modules] = digest(modules, root)
+            if not modules or now[modules] != figure["code"]:
+                found.setdefault(figure["command"], []).append(f"{service}:{name}")
+    return found
+
+
+def confirm(var: Path, root: Path = ROOT) -> dict[str, tuple[Value, Value]]:
+    """After a change that changes no result: renew the code of recorded figures whose command has been run again.
+
+    Where a run gives the figures of the seed anew, all figures of its command keep their value and commit. Otherwise
+    nothing is renewed, and the differences are given.
+    """
+    renewed: dict[str, Figures] = {}
+    wrong: dict[str, tuple[Value, Value]] = {}
+    for service in SERVICES:
+        new, recorded = read(var / "results" / f"{service}.json"), read(root / service / "results.json")
+        commands = {figure["command"] for figure in new.values()}
+        old = {name: figure for name, figure in recorded.items() if figure["command"] in commands}
+        wrong |= {f"{service}:{name}": pair for name, pair in differences(old, new).items()}
+        code = {figure["command"]: (figure["modules"], figure["code"]) for figure in new.values()}
+        for figure in old.values():
+            figure["modules"], figure["code"] = code[figure["command"]]
+        renewed[service] = recorded | old
+    if not wrong:
+        for service, figures in renewed.items():
+            _write(root / service / "results.json", figures)
+    return wrong
 
 
 def take_over(var: Path, root: Path = ROOT) -> Figures:
@@ -159,11 +216,44 @@ app = typer.Typer(add_completion=False, help=__doc__)
 
 
 @app.command()
-def record() -> None:
-    """Take the figures of the last runs over into results.json."""
+def record(
+    confirmed: Annotated[bool, typer.Option("--confirm", help="Nothing but the code behind them has changed.")] = False,
+) -> None:
+    """Take the figures of the last runs over into results.json, in a checkout without changes."""
+    if _commit().endswith("-dirty"):
+        raise typer.BadParameter("the checkout has changes that no commit has: a figure must name the code behind it")
+    if confirmed:
+        if wrong := confirm(Settings().var):
+            _tell(wrong)
+            raise typer.BadParameter("these figures are others than those recorded, so the change was no pure renaming")
+        print("The recorded figures hold for the code as it is now.")
+        return
     for name, figure in take_over(Settings().var).items():
         verdict = {True: "reached", False: "MISSED", None: ""}[met(figure)]
         print(f"{name:<40} {figure['value']!s:>12} {figure['unit']:<8} {figure['target'] or '':<10} {verdict}")
+
+
+@app.command("stale")
+def tell_stale() -> None:
+    """The recorded figures whose code has changed since, by the command that measures them anew."""
+    for command, names in stale().items():
+        print(f"{command:<60} {len(names):>3} stale figures, such as {names[0]}")
+
+
+@app.command()
+def compare(one: Path, other: Path) -> None:
+    """Two folders `var` of runs with one seed: every figure that hangs on the seed alone has to be the same."""
+    found: dict[str, tuple[Value, Value]] = {}
+    for service in SERVICES:
+        sides = [read(var / "results" / f"{service}.json") for var in (one, other)]
+        found |= {f"{service}:{name}": pair for name, pair in differences(*sides).items()}
+    _tell(found)
+    raise typer.Exit(1 if found else 0)
+
+
+def _tell(found: dict[str, tuple[Value, Value]]) -> None:
+    for name, (old, new) in found.items():
+        print(f"{name:<40} {old!s:>12} {new!s:>12}")
 
 
 @app.command()

@@ -35,7 +35,9 @@ BARE = Policy(small_sellers=0, newcomers=0)
 
 def main() -> None:
     stage, settings = Stage(), Settings()
-    run = Run(config.SERVICE, command=COMMAND, at=SystemClock().now(), var=settings.var)
+    run = Run(
+        config.SERVICE, command=COMMAND, at=SystemClock().now(), var=settings.var, modules=["tests.bench.coverage"]
+    )
     shop = simulate.open_shop(seed=11, start=START, days=HISTORY + NIGHTS, users=800, items=500)
     shop = shop._replace(visits=(shop.visits * 1.5).clip(0, 0.9))
     lines = {}

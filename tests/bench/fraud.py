@@ -36,7 +36,13 @@ CARD_EVENTS = 57  # of a card within the longest window, as the Handbook's busy 
 
 def main() -> None:
     stage = Stage()
-    run = Run(config.SERVICE, command="make bench-fraud", at=SystemClock().now(), var=Settings().var)
+    run = Run(
+        config.SERVICE,
+        command="make bench-fraud",
+        at=SystemClock().now(),
+        var=Settings().var,
+        modules=["tests.bench.fraud"],
+    )
     with tempfile.TemporaryDirectory() as temporary:
         with stage.act("A small bank, and a model learnt from it") as act:
             world = trained(Path(temporary) / "trained")

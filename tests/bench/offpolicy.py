@@ -92,7 +92,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=100)
     seeds: int = parser.parse_args().seeds
-    stage, run = Stage(), Run(config.SERVICE, command=TRUTH, at=SystemClock().now(), var=Settings().var)
+    stage, run = (
+        Stage(),
+        Run(
+            config.SERVICE, command=TRUTH, at=SystemClock().now(), var=Settings().var, modules=["tests.bench.offpolicy"]
+        ),
+    )
     with stage.act(f"Intervals against the truth in {seeds} worlds") as act:
         covered = coverage(range(seeds))
         act.outcome = ", ".join(f"{name} {covered[name]}" for name in ("ips", "snips", "robust", "naive"))

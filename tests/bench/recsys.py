@@ -51,7 +51,13 @@ class Shop(NamedTuple):
 
 def main() -> None:
     stage = Stage()
-    run = Run(config.SERVICE, command="make bench-recsys", at=SystemClock().now(), var=Settings().var)
+    run = Run(
+        config.SERVICE,
+        command="make bench-recsys",
+        at=SystemClock().now(),
+        var=Settings().var,
+        modules=["tests.bench.recsys"],
+    )
     with tempfile.TemporaryDirectory() as temporary:
         with stage.act("The demo's shop after twelve weeks, and a recipe learnt from them") as act:
             shop = opened(Path(temporary) / "lake")

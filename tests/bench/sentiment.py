@@ -42,7 +42,13 @@ SECONDS = 20
 
 def main() -> None:
     stage, settings = Stage(), Settings()
-    run = Run(config.SERVICE, command="make bench-sentiment", at=SystemClock().now(), var=settings.var)
+    run = Run(
+        config.SERVICE,
+        command="make bench-sentiment",
+        at=SystemClock().now(),
+        var=settings.var,
+        modules=["tests.bench.sentiment"],
+    )
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)

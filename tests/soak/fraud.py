@@ -13,7 +13,7 @@ import polars as pl
 from pydantic_core import from_json
 
 from fraud import config
-from fraud.demo import learn, write_past
+from fraud.demo import PROCESSES, learn, write_past
 from fraud.ingest import DECIDERS
 from fraud.monitor import entry
 from fraud.schema import DEAD, DECISIONS, EVENTS, TOPICS
@@ -101,7 +101,9 @@ def run(settings: Settings, *, port: int, minutes: float, seed: int, ports: tupl
     """
     stage, clock = Stage(), SystemClock()
     command = f"make soak-fraud MINUTES={minutes:g} SEED={seed} LOG={settings.log.partition(':')[0]}"
-    figures = Run(config.SERVICE, command=command, at=clock.now(), var=settings.var)
+    figures = Run(
+        config.SERVICE, command=command, at=clock.now(), var=settings.var, modules=["tests.soak.fraud", *PROCESSES]
+    )
     settings = settings.afresh("soak-fraud", at=clock.now())
     settings.pin("pseudonym_key", f"soak of seed {seed}")
     with ExitStack() as stack:
