@@ -147,3 +147,18 @@ def test_no_proxy_is_asked_for_what_runs_on_this_machine(monkeypatch: pytest.Mon
         True,
         False,
     ]
+
+
+def test_what_a_file_leaves_open_is_said_as_a_variable_of_make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """make hands its variables on in the environment."""
+    file = tmp_path / "rows.csv"
+    file.write_text("user_id;item_id;event;at;price\nann;pen;purchase;01/02/2026;1,234\n")
+    said = ingest("recsys", tmp_path / "var", file)
+    assert "line 2, at: may begin with the day or with the month: say DATES=dmy or DATES=mdy" in said
+    monkeypatch.setenv("DATES", "dmy")
+    assert "say DECIMAL=. or DECIMAL=," in ingest("recsys", tmp_path / "var", file)
+    monkeypatch.setenv("DECIMAL", ",")
+    done = CliRunner().invoke(recsys, ["--var", str(tmp_path / "var"), "ingest", str(file)])
+    assert "1 new of 1 rows" in done.output
+    monkeypatch.setenv("DATES", "ymd")
+    assert "'ymd' is not one of 'dmy', 'mdy'" in ingest("recsys", tmp_path / "var", file)
