@@ -92,6 +92,7 @@ def serve(
                     visitor=settings.once("visitor") if demo and host == "127.0.0.1" else "",
                 ),
                 listener,
+                settings=settings,
             )
         finally:
             if child is not None:
@@ -257,14 +258,21 @@ def ingest(
 def train(context: typer.Context, seed: int = 0) -> None:
     """Learn from the lake as it is, and register the result; `promote` by command releases it."""
     from fraud.demo import learn, told
+    from fraud.schema import RELEASES
     from shared.console import Stage
+    from shared.releases import Release, read_ledger
 
     runtime: Runtime = context.obj
     days = runtime.lake().dates("events")
     if not days:
         raise typer.BadParameter("the lake is empty: `python -m fraud ingest FILE` fills it")
     as_of = (days[-1] - date(1970, 1, 1)).days * config.DAY  # the last day may not be over
-    print(told(learn(runtime.settings, Stage(), as_of=as_of, seed=seed)))
+    with closing(runtime.open_log()) as log:
+        in_force = read_ledger(log, RELEASES, Release).version()
+    made = learn(runtime.settings, Stage(), as_of=as_of, seed=seed)
+    print(told(made))
+    if not made.refused:
+        print(runtime.promotion(made.version.version, in_force=in_force, port=8000))
 
 
 def _tick(at: int) -> bytes:

@@ -92,6 +92,7 @@ def serve(
             visitor=settings.once("visitor") if demo and host == "127.0.0.1" else "",
         ),
         listener,
+        settings=settings,
     )
 
 
@@ -275,6 +276,7 @@ def train(
     from recsys.releases import RECIPE, champion_folder
     from recsys.train import train as learn
     from recsys.train import tune
+    from shared.releases import NONE
 
     runtime: Runtime = context.obj
     lake = runtime.lake()
@@ -293,6 +295,8 @@ def train(
     if missing or made.uncompared:
         typer.echo(f"It is judged alone, without the recipe in force: {missing or made.uncompared}", err=True)
     print(told(made))
+    if not made.refused:
+        print(runtime.promotion(made.version.version, in_force=champion.version if champion else NONE, port=8010))
 
 
 if __name__ == "__main__":

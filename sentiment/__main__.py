@@ -134,7 +134,7 @@ def serve(
             )
 
         try:
-            run_server(make, listener)
+            run_server(make, listener, settings=runtime.settings)
         finally:
             for thread in ticks:
                 thread.stop()
@@ -352,11 +352,18 @@ def train(
     """Learn from the lake as it is, and register the result; `promote` by command releases it."""
     from sentiment.demo import learn, told
     from sentiment.recipe import FULL
+    from sentiment.schema import RELEASES
     from shared.console import Stage
+    from shared.releases import Release, read_ledger
 
     runtime: SentimentRuntime = context.obj
+    with closing(runtime.open_log()) as log:
+        in_force = read_ledger(log, RELEASES, Release).version()
     recipe = None if linear else FULL
-    print(told(learn(runtime.settings, Stage(), runtime.table(), as_of=2**32, seed=seed, recipe=recipe)))
+    made = learn(runtime.settings, Stage(), runtime.table(), as_of=2**32, seed=seed, recipe=recipe)
+    print(told(made))
+    if not made.refused:
+        print(runtime.promotion(made.version.version, in_force=in_force, port=8000))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 """What the commands of every service are put together from: the parts behind the settings, servers, slots, loops."""
 
 import fcntl
+import json
 import logging
 import math
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -209,6 +211,15 @@ class Runtime:
             return folder
         return self.registry().fetch(artifact, digest=digest, into=self.models)
 
+    def promotion(self, version: str, *, in_force: str, port: int) -> str:
+        """What a person types next, to put a version in force; `port`: that of `serve`."""
+        wanted = json.dumps({"kind": "promote", "version": version, "expected_champion": in_force})
+        return (
+            f"To release it, while serve and monitor run:\ncurl http://127.0.0.1:{port}/v1/commands"
+            f' -H "X-API-Key: $(cat {shlex.quote(str(self.settings.var / "operator_key.secret"))})"'
+            f" -H \"Content-Type: application/json\" -d '{wanted}'"
+        )
+
     def child(self, *command: str) -> "subprocess.Popen[bytes]":
         return subprocess.Popen([sys.executable, "-m", self.service, *self.options, *command])
 
@@ -222,7 +233,9 @@ def listen(host: str, port: int) -> socket.socket:
         raise typer.BadParameter(f"cannot listen on {host}:{port}: {said}; choose another --port") from error
 
 
-def run_server(make_app: "Callable[[Callable[[], bool]], FastAPI]", listener: socket.socket) -> None:
+def run_server(
+    make_app: "Callable[[Callable[[], bool]], FastAPI]", listener: socket.socket, *, settings: Settings
+) -> None:
     """Serve until SIGINT or SIGTERM. `make_app` is given a function that says whether the server is about to end."""
     import uvicorn
 
@@ -232,6 +245,11 @@ def run_server(make_app: "Callable[[Callable[[], bool]], FastAPI]", listener: so
     # Without handlers of its own: what a request raised is logged as all else is, and names no person.
     about = uvicorn.Config(app, log_config=None, log_level="warning", access_log=False, loop="uvloop", http="httptools")
     server = uvicorn.Server(about)
+    host, port = listener.getsockname()[:2]
+    typer.echo(
+        f"http://{host}:{port} shows the page, and /docs there the API. Callers send a key as X-API-Key:"
+        f" {settings.var}/<role>_key.secret has it, unless MLSD_<ROLE>_KEY sets it"
+    )
     with suppress(KeyboardInterrupt):
         server.run([listener])
 

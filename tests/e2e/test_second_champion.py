@@ -116,7 +116,9 @@ def test_from_a_file_to_the_second_champion_under_steady_traffic(tmp_path: Path)
     write_files(first, second)
     assert "0 rows refused" in service.run("ingest", str(first))
     assert "0 new of" in service.run("ingest", str(first))
-    assert "version 1:" in service.run("train")
+    told = service.run("train")
+    assert "version 1:" in told
+    assert '{"kind": "promote", "version": "1", "expected_champion": "none"}' in told
     assert "0 new of" not in service.run("ingest", str(second))
     with ExitStack() as running:
         running.enter_context(service.started("serve", "--port", str(service.port)))

@@ -117,6 +117,7 @@ def test_from_a_file_to_the_second_champion_under_steady_traffic(tmp_path: Path)
         assert int(service.run("ingest").split()[0].replace(",", "")) >= 200, "lists and events"
         told = service.run("train")
         assert "the recipe in force" in told
+        assert '"expected_champion": "1"}' in told
         second = told.split(":")[0].removeprefix("recipe ")  # on a Monday the monitor has trained one, too
         until(lambda: service.promoted(second))
         old = service.in_force("table")

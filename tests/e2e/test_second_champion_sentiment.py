@@ -115,7 +115,9 @@ def test_from_a_file_to_the_second_champion_under_steady_traffic(tmp_path: Path)
         traffic = running.enter_context(Traffic(service))
         until(lambda: any(opinion["model"] == "1" for opinion in service.ask("GET", "/v1/opinions")))
         until(lambda: traffic.audited(service))
-        assert "version 2:" in service.run("train", "--linear")
+        told = service.run("train", "--linear")
+        assert "version 2:" in told
+        assert '{"kind": "promote", "version": "2", "expected_champion": "1"}' in told
         until(lambda: service.promoted("2"))
         until(lambda: service.ask("GET", "/v1/opinions?limit=1")[0]["model"] == "2")
         now = SystemClock().now()

@@ -1,6 +1,8 @@
 """What the commands are put together from: parts behind the settings, loops that go on, children, slots, ticks."""
 
+import json
 import logging
+import shlex
 import signal
 import subprocess
 import sys
@@ -214,7 +216,9 @@ def test_a_socket_that_is_taken_is_named_with_what_to_do() -> None:
 SERVER = """
 import sys
 from fastapi import FastAPI
+from pathlib import Path
 from shared.cli import listen, run_server
+from shared.settings import Settings
 def make(stopping):
     app = FastAPI()
     @app.get("/")
@@ -222,7 +226,7 @@ def make(stopping):
     return app
 listener = listen("127.0.0.1", 0)
 print(listener.getsockname()[1], flush=True)
-run_server(make, listener)
+run_server(make, listener, settings=Settings().under(Path("somewhere")))
 print("ended in good order", flush=True)
 """
 
@@ -232,11 +236,23 @@ def test_a_server_answers_and_ends_in_good_order(number: signal.Signals) -> None
     with subprocess.Popen([sys.executable, "-c", SERVER], cwd=ROOT, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         port = int(server.stdout.readline())
+        told = server.stdout.readline()
+        assert f"http://127.0.0.1:{port} " in told
+        assert "somewhere/<role>_key.secret" in told
         answer = httpx.get(f"http://127.0.0.1:{port}/", timeout=20)
         assert answer.json() == {"stopping": False}
         server.send_signal(number)
         assert server.stdout.readline() == "ended in good order\n"
         assert server.wait(20) == 0
+
+
+def test_what_a_person_types_to_release_a_version_is_one_call_that_a_shell_takes(tmp_path: Path) -> None:
+    runtime = Runtime("shop", [], var=tmp_path, log="", virtual=None)
+    command = runtime.promotion("2", in_force="1", port=8000).splitlines()[1]
+    words = shlex.split(command)
+    assert words[:2] == ["curl", "http://127.0.0.1:8000/v1/commands"]
+    assert f"X-API-Key: $(cat {tmp_path}/operator_key.secret)" in words
+    assert json.loads(words[-1]) == {"kind": "promote", "version": "2", "expected_champion": "1"}
 
 
 # --- loops that go on --------------------------------------------------------------------------------------
