@@ -12,8 +12,8 @@ committed   readers see committed records only
 replay      a reader may start at any offset, as often as it likes
 complete    a `poll` with no records says that there are none: the end was reached
 compacted   of a compacted topic at least the newest record of each key stays
-start       records that are older than the topic is kept go, the oldest first, and leave no other offset behind; a
-            reader or member that stands before the first that is left goes on there, and `starts` says where that is
+start       records older than their topic's days are removed, the oldest first; the offsets of all others stay. A
+            reader or member that stands before the first record left goes on there; `starts` gives its offset
 pressure    `poll` returns at most what was asked for; nothing is pushed
 """
 
