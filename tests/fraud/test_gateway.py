@@ -49,7 +49,7 @@ def test_what_is_read_again_is_not_counted_again(bank: Bank) -> None:
     with working(bank), edge(bank) as client:
         answers = [client.post("/v1/decisions", json=PAYMENT | {"id": f"tx-{number}"}) for number in range(3)]
         with closing(sqlite3.connect(bank.var / "store.db", isolation_level=None)) as store:
-            for table in ("rows", "positions"):
+            for table in ("dated_rows", "dated_positions"):
                 store.execute(f"DELETE FROM {table}")
         eventually(lambda: client.get(answers[0].headers["location"]).status_code == 200)
         eventually(lambda: client.get("/health/ready").status_code == 200)
