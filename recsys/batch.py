@@ -270,28 +270,27 @@ class Nights:
         return _kept(self.tables / made.version, Table.open) or made
 
     def _figures(self, made: Table, known: Interactions, ranked: Ranked) -> dict[str, float]:
-        day, week = config.DAY, 7 * config.DAY
-        at = pl.concat([known.bought["at"], known.seen["at"]])
-        begun = int(at.min() or 0)  # type: ignore[arg-type]  # of integers
-        earlier = at.filter(at.is_between(known.cut - week - day, known.cut - day, closed="left")).len()
-        days = float(np.clip((known.cut - day - begun) / day, 1.0, 7.0))
-        # A shop that rests on Saturdays has no Saturday to miss.
-        same = at.filter(at.is_between(known.cut - week - day, known.cut - week, closed="left")).len()
-        now, stored = made.first_ten(), made.stored().size
-        # What the ranker has put there, and not what it took from popularity: a blend may rank by that alone.
-        ranked_places = np.minimum(np.bincount(ranked.users), config.STORED).sum()
+        users, places = float(len(made)), made.stored(config.SERVED).size
+        # Not what popularity has proposed: a blend may rank by that alone.
+        candidates = np.minimum(np.bincount(ranked.users), config.SERVED).sum()
         figures = {
-            "users": float(len(made)),
-            "stored": float(stored),
-            "fallbacks": max(0.0, 1.0 - float(ranked_places) / stored) if stored else 1.0,
-            "input": float(at.filter(at >= known.cut - day).len()),
-            "input_usual": min(earlier / days, float(same)) if days == 7 else earlier / days,
+            "users": users,
+            "stored": float(made.stored().size),
+            "fallbacks": max(0.0, 1.0 - float(candidates) / places) if places else 1.0,
+            "for_sale": float(known.products["in_stock"].sum()),
+            "titled": _titled(made),
             "ranked": float(ranked.users.size),
+            **_volume(known),
         }
         old = self._in_force()
         if old is None or old.version == made.version:
             return figures
-        figures |= {"users_yesterday": float(len(old)), "overlap": _overlap(old, made, now)}
+        figures |= {"users_yesterday": float(len(old)), "overlap": _overlap(old, made)}
+        figures["titled_yesterday"] = _titled(old)
+        lines = self.releases.ledger().lines
+        line = next((line for line in reversed(lines) if (line.subject, line.version) == (TABLE, old.version)), None)
+        told = {} if line is None else line.figures
+        figures |= {f"{name}_yesterday": told[name] for name in ("for_sale", "fallbacks") if name in told}
         if old.manifest.recipe == made.manifest.recipe:
             figures["shift"] = _distance(old.scores, made.scores)
         return figures
@@ -341,9 +340,34 @@ class Nights:
         self._log.append([entry(Alarm(kind=kind, at=self._clock.now(), message=message, action=action))])
 
 
-def _overlap(old: Table, new: Table, now: tuple[list[str], NDArray[np.int32]]) -> float:
+def _volume(known: Interactions) -> dict[str, float]:
+    """Events of the last day, and how many are usual."""
+    day, week = config.DAY, 7 * config.DAY
+    at = pl.concat([known.bought["at"], known.seen["at"]])
+    begun = int(at.min() or 0)  # type: ignore[arg-type]  # of integers
+
+    def between(since: int, until: int) -> int:
+        return at.filter(at.is_between(since, until, closed="left")).len()
+
+    days = float(np.clip((known.cut - day - begun) / day, 1.0, 7.0))
+    usual = between(known.cut - week - day, known.cut - day) / days
+    # A shop that rests on Saturdays has no Saturday to miss; one Saturday of four without input was an outage.
+    ends = [known.cut - weeks * week for weeks in range(1, config.REST_WEEKS + 1)]
+    same = [between(end - day, end) for end in ends if end - day >= begun]
+    return {
+        "input": float(between(known.cut - day, known.cut)),
+        "input_usual": min(usual, float(max(same))) if same else usual,
+    }
+
+
+def _titled(made: Table) -> float:
+    """Items that the catalogue has a title for."""
+    return float(sum(bool(title) for title in made.extras.titles))
+
+
+def _overlap(old: Table, new: Table) -> float:
     """Of those in both: the mean share of yesterday's first ten that is among today's."""
-    users, items = old.first_ten()
+    (users, items), now = old.first_ten(), new.first_ten()
     row = {user: number for number, user in enumerate(now[0])}
     both = [(number, row[user]) for number, user in enumerate(users) if user in row]
     if not both:

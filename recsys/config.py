@@ -26,9 +26,12 @@ STALE, EXPIRED = 36 * HOUR, 72 * HOUR  # age of a table: an alarm; and popularit
 # [5.1] Nobody looks at a table of millions of rows before it goes out, so these do. Each bound is what a
 # broken input has crossed and no healthy night: an empty topic, half a catalogue, a model that forgot.
 MIN_USERS = 0.95  # of yesterday's users
-MAX_FALLBACKS = 0.5  # share of lists that popularity had to fill up
+MIN_CATALOGUE = 0.75  # of yesterday's items for sale, and of its titles
+MAX_FALLBACKS = 0.5  # share of the places that can be shown for which there was no candidate
+MORE_FALLBACKS = 0.1  # than yesterday, in a shop so sparse that it had more than those
 MIN_OVERLAP = 0.2  # mean share of yesterday's first ten that is among today's
 MIN_INPUT = 0.3  # of the mean volume of the last seven days
+REST_WEEKS = 4  # a weekday without input in all of them is a day of rest
 MAX_SHIFT = 0.25  # Jensen-Shannon distance of the ranker's scores to yesterday's
 
 # --- learning ---------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Metrics of lists as served, and the gates of recipe and table."""
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -8,10 +9,11 @@ from numpy.typing import NDArray
 from recsys import config
 from recsys.schema import Interactions, Ints
 from shared.drift import Array
+from shared.intervals import Interval, paired_bootstrap
 
 AT = 20
-RESAMPLES = 1_000
-WORSE = 0.97  # of the champion's nDCG: a challenger may lose this much, by chance
+LEVEL = 0.9  # of intervals in gates: in one of twenty ties the lower bound is above 0
+OLDER_LOSS = 0.02  # of the champion's nDCG on older data, which all versions since may have lost together
 
 
 class Truth:
@@ -78,39 +80,61 @@ def breadth(lists: Ints, known: Interactions) -> dict[str, float]:
     }
 
 
-def lower_bound(ours: Array, theirs: Array, *, seed: int, level: float = 0.95) -> float:
-    """Of the mean difference by user: the one-sided bound of a paired bootstrap over users."""
-    rng, difference = np.random.default_rng(seed), ours - theirs
-    means = [float(difference[rng.integers(difference.size, size=difference.size)].mean()) for _ in range(RESAMPLES)]
-    return float(np.quantile(means, (1 - level) / 2))
+def gain(ours: Array, theirs: Array, *, seed: int) -> Interval:
+    """Mean of `ours` over that of `theirs`, less 1, with an interval; one value a shopper, who is drawn as a whole."""
+
+    def over(weights: Array) -> float:
+        peer = float(weights @ theirs)
+        return float(weights @ ours) / peer - 1 if peer > 0 else float("nan")
+
+    return paired_bootstrap(over, np.arange(ours.size), seed=seed, level=LEVEL)
 
 
 def gate(figures: Mapping[str, float], champion: Mapping[str, float] | None) -> str:
     """Why a recipe may not be released, judged on a later period than it learnt from; empty if it may.
 
-    Trees have to beat the best single source surely. A blend of the sources is what is left where trees are no better;
-    it may be one source alone, so it must only not be surely below the best one.
+    Trees have to beat the best single source surely, and the hand blend, too. A blend of the sources is what is left
+    where trees are no better; it may be one source alone, so it must only not be surely below the best one. What is no
+    number passes nothing.
+
+    `champion`: what the one in force reaches, and `gain_low`, the lower bound of the gain on it; on older data
+    `older_gain_low`, and in `loss` what its line of versions has lost there already. A tie goes to the champion.
     """
+    ndcg, best = figures["ndcg"], figures["best_single"]
     if figures.get("trees") == 0:
-        if figures["lift_high"] < 0:
-            return (
-                f"nDCG {figures['ndcg']:.4f} of a blend is surely below the best source's {figures['best_single']:.4f}"
-            )
-    elif figures["lift_low"] <= 0:
-        return f"nDCG {figures['ndcg']:.4f} is not surely above the best single source's {figures['best_single']:.4f}"
-    if champion is not None and figures["ndcg"] < WORSE * champion["ndcg"]:
-        return f"nDCG {figures['ndcg']:.4f}, the champion's is {champion['ndcg']:.4f}"
+        if not figures["lift_high"] >= 0:
+            return f"nDCG {ndcg:.4f} of a blend is surely below the best source's {best:.4f}"
+    elif not figures["lift_low"] > 0:
+        return f"nDCG {ndcg:.4f} is not surely above the best single source's {best:.4f}"
+    elif not figures["blend_low"] > 0:
+        return f"nDCG {ndcg:.4f} is not surely above the hand blend's {figures['ndcg_blend']:.4f}"
+    if champion is None:
+        return ""
+    if not champion["gain_low"] > 0:
+        low = f"{champion['gain_low']:+.1%}"
+        return f"nDCG {ndcg:.4f} is not surely above the champion's {champion['ndcg']:.4f}: the gain may be {low}"
+    if not champion.get("older_gain_low", 0.0) + champion.get("loss", 0.0) > -OLDER_LOSS:
+        lost = f"{champion['older_gain_low']:+.1%} after {champion.get('loss', 0.0):+.1%} of versions before"
+        return f"on older data it may lose more than {OLDER_LOSS:.0%} of the champion's nDCG: {lost}"
     return ""
 
 
 def gate_table(figures: Mapping[str, float]) -> str:
     """Why a table may not be published; empty if it may. Without a yesterday nothing is compared with it."""
+    if broken := [name for name, value in figures.items() if not math.isfinite(value)]:
+        return f"no number: {', '.join(broken)}"
     if figures["users"] < 1 or figures["stored"] < 1:
         return "the table is empty"
     if figures.get("users_yesterday", 0) * config.MIN_USERS > figures["users"]:
         return f"{figures['users']:.0f} users, yesterday {figures['users_yesterday']:.0f}"
-    if figures["fallbacks"] > config.MAX_FALLBACKS:
-        return f"{figures['fallbacks']:.0%} of what is stored was filled up from popularity"
+    for name, what in (("for_sale", "items for sale"), ("titled", "items with a title")):
+        now, yesterday = figures.get(name, 0.0), figures.get(f"{name}_yesterday", 0.0)
+        if now < config.MIN_CATALOGUE * yesterday:
+            return f"{now:.0f} {what}, yesterday {yesterday:.0f}"
+    # The first table of a sparse shop has little but popularity to show; one that always had more has lost something.
+    usual = figures.get("fallbacks_yesterday", 0.0 if "users_yesterday" in figures else 1.0)
+    if figures["fallbacks"] > max(config.MAX_FALLBACKS, usual + config.MORE_FALLBACKS):
+        return f"{figures['fallbacks']:.0%} of what is shown was filled up from popularity"
     if figures.get("overlap", 1.0) < config.MIN_OVERLAP:
         return f"only {figures['overlap']:.0%} of yesterday's first ten are among today's"
     if figures.get("shift", 0.0) > config.MAX_SHIFT:

@@ -169,9 +169,9 @@ class Table:
         """The latest purchases, newest first."""
         return [item for item in self._history[row].tolist() if item >= 0]
 
-    def stored(self) -> NDArray[np.int8]:
-        """(n,) the source of everything stored."""
-        return np.asarray(self._sources[self._items >= 0])
+    def stored(self, most: int | None = None) -> NDArray[np.int8]:
+        """(n,) the source of everything stored on the first `most` places."""
+        return np.asarray(self._sources[:, :most][self._items[:, :most] >= 0])
 
     def first_ten(self) -> tuple[list[str], NDArray[np.int32]]:
         """All users, and their first ten items by number: what tomorrow's gate compares with."""

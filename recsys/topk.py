@@ -40,7 +40,10 @@ def arranged(
         there = int((items[user] >= 0).sum())
         if there < k:
             mine = set(items[user, :there].tolist())
-            more = [item for item in popular[""] if item not in mine][: k - there]
+            had = sources.bought.indices[sources.bought.indptr[user] : sources.bought.indptr[user + 1]]
+            owned = set(had[~sources.again[had]].tolist())  # what there is of it comes last, so that no list is short
+            rest = sorted((item for item in popular[""] if item not in mine), key=lambda item: item in owned)
+            more = rest[: k - there]
             items[user, there : there + len(more)] = more
             filled[user] = len(more)
         if (draw := drawn(known.users[user], date)) is not None:

@@ -3,6 +3,7 @@
 import json
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 from zlib import crc32
@@ -23,11 +24,13 @@ from recsys.sources import fit as fit_sources
 from recsys.topk import DEEP
 from shared import drift
 from shared.drift import Array
+from shared.intervals import Interval
 from shared.lake import Lake
 from shared.registry import Registry, Version
 from shared.unusable import Unusable
 
 LEARNT = 800  # users a period: more make a fit longer and hardly better
+JUDGED = 2_000  # users of a period that judges: more tell smaller gains from chance
 TRIED: dict[str, tuple[str, tuple[Any, ...]]] = {  # by parameter, the source that shows what it is worth
     "alpha": ("als", (15.0, 5.0, 40.0)),
     "regularization": ("als", (15.0, 5.0, 30.0)),
@@ -182,7 +185,8 @@ def verdict(judging: Period, recipe: Recipe, *, seed: int) -> dict[str, float]:
     found = {name: judging.truth.hits(judging.lists(judging.rank(single(name)))) for name in SOURCES}
     alone = {name: evaluate.ndcg(hits, judging.truth.sizes) for name, hits in found.items()}
     best = max(alone, key=lambda name: float(alone[name].mean()))
-    blended = judging.ndcg(judging.rank(Model(recipe.model.weights)))
+    blended = judging.ndcg(judging.rank(Model(recipe.model.weights)), recipe.policy)
+    lift = evaluate.gain(served, alone[best], seed=seed)
     pool = np.bincount(np.searchsorted(judging.users, judging.pairs.users), judging.bought, judging.users.size)
     return {
         **evaluate.judge(judging.truth, ours),
@@ -192,13 +196,14 @@ def verdict(judging: Period, recipe: Recipe, *, seed: int) -> dict[str, float]:
         **{f"share_{name}": share for name, share in _shares(judging, ranked, ours).items()},
         "trees": float(recipe.model.booster.num_trees() if recipe.model.booster else 0),
         "ndcg_blend": float(blended.mean()),
+        "blend_low": evaluate.gain(served, blended, seed=seed).low,
         "ndcg_free": float(judging.ndcg(ranked).mean()),
         "euros": judging.euros(ours),
         "euros_free": judging.euros(judging.lists(ranked)),
         "best_single": float(alone[best].mean()),
-        "lift": float(served.mean() / max(1e-9, alone[best].mean()) - 1),
-        "lift_low": evaluate.lower_bound(served, alone[best], seed=seed),
-        "lift_high": -evaluate.lower_bound(alone[best], served, seed=seed),
+        "lift": lift.value,
+        "lift_low": lift.low,
+        "lift_high": lift.high,
         "pool_recall": float((pool / judging.truth.sizes).mean()),
     }
 
@@ -242,14 +247,18 @@ def train(
     old, uncompared = _read(champion)
     plain, step = Recipe(parameters or (old or Recipe()).parameters), horizon * config.DAY
     periods = []
-    for back in (3, 2, 1):
-        periods.append(period(lake, plain, cut=as_of - back * step, horizon=horizon, seed=seed, most=LEARNT))
+    for back, most in ((3, LEARNT), (2, LEARNT), (1, JUDGED)):
+        periods.append(period(lake, plain, cut=as_of - back * step, horizon=horizon, seed=seed, most=most))
         progress(1)
     fitting, choosing, judging = periods
     recipe, chosen = learn(fitting, choosing, plain.parameters, seed=seed)
     figures = verdict(judging, recipe, seed=seed) | chosen
-    before = None if old is None else _as_served(lake, old, judging, plain.parameters, horizon=horizon, seed=seed)
-    figures |= {f"champion_{name}": value for name, value in (before or {}).items()}
+    before = None
+    if old is not None and champion is not None:
+        before = _beside(lake, old, recipe, judging, older=as_of - 4 * step, horizon=horizon, seed=seed)
+        before["loss"] = _loss(champion)
+        lost = min(0.0, before["loss"] + before.get("older_gain", 0.0))
+        figures |= {f"champion_{name}": value for name, value in before.items()} | {"loss": lost}
     refused = evaluate.gate(figures, before)
     tags = {"data": dataset.version(judging.known), "as_of": str(as_of), "gate": refused or "passed"}
     tags |= {"definition": DEFINITION} | ({"key": key} if key else {})
@@ -280,18 +289,48 @@ def _read(champion: Path | None) -> tuple[Recipe | None, str]:
         return None, str(error)
 
 
-def _as_served(
-    lake: Lake, old: Recipe, judging: Period, parameters: Parameters, *, horizon: int, seed: int
+def _beside(
+    lake: Lake, old: Recipe, recipe: Recipe, judging: Period, *, older: int, horizon: int, seed: int
 ) -> dict[str, float]:
-    """The champion on the same shoppers, with candidates and scores of its own sources."""
-    if old.parameters != parameters:
-        judging = period(lake, old, cut=judging.known.cut, horizon=horizon, seed=seed, most=LEARNT)
-    return evaluate.judge(judging.truth, judging.lists(judging.rank(old.model), old.policy))
+    """The champion on the same shoppers, with its own sources, and what the recipe gains on it.
+
+    `older`: the cut of a period from which the recipe has learnt nothing; a shop too young for it is judged without.
+    """
+
+    def gain(week: Period, theirs: Period) -> tuple[Interval, Ints]:
+        ours = week.ndcg(week.rank(recipe.model), recipe.policy)
+        lists = theirs.lists(theirs.rank(old.model), old.policy)
+        return evaluate.gain(ours, evaluate.ndcg(theirs.truth.hits(lists), theirs.truth.sizes), seed=seed), lists
+
+    def at(cut: int, of: Recipe) -> Period:
+        return period(lake, of, cut=cut, horizon=horizon, seed=seed, most=JUDGED)
+
+    same = old.parameters == recipe.parameters
+    theirs = judging if same else at(judging.known.cut, old)
+    newest, lists = gain(judging, theirs)
+    figures = evaluate.judge(theirs.truth, lists) | {"gain": newest.value, "gain_low": newest.low}
+    with suppress(NotEnough):
+        week = at(older, recipe)
+        before, _ = gain(week, week if same else at(older, old))
+        figures |= {"older_gain": before.value, "older_gain_low": before.low}
+    return figures
+
+
+def _loss(champion: Path) -> float:
+    """What the champion and the versions before it have lost on older data, relative nDCG; 0 if it does not say."""
+    try:
+        return float(json.loads((champion / "figures.json").read_text()).get("loss", 0.0))
+    except (OSError, ValueError):
+        return 0.0
 
 
 def watched(rows: pl.DataFrame, products: pl.DataFrame) -> pl.DataFrame:
-    """What drift of a day's purchases is measured on: at most BLOCK of them, spread evenly; and the weekday."""
-    rows = rows.filter(pl.col("kind") == "purchase").sort("at", "user", "item")
+    """What drift of a day's purchases is measured on: at most BLOCK of them, spread evenly; and the weekday.
+
+    What was bought from a list is left out: it moves with each recipe, and with the first list of all.
+    """
+    alone = (pl.col("kind") == "purchase") & pl.col("list_id").is_null()
+    rows = rows.filter(alone).sort("at", "user", "item")
     rows = rows[np.linspace(0, rows.height - 1, min(BLOCK, rows.height)).astype(int)]
     about = products.unique("item", keep="last", maintain_order=True).select("item", "category", "small")
     joined = rows.join(about, on="item", how="left", maintain_order="left")

@@ -2,25 +2,27 @@
 
 import shutil
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 
-from recsys import config, dataset, table
+from recsys import config, dataset, evaluate, table
 from recsys.config import DAY
 from recsys.features import NAMES
+from recsys.history import PRODUCT_COLUMNS, write_history
 from recsys.model import single
 from recsys.recipe import Recipe
-from recsys.schema import ALARMS, DEAD, EVENTS, NIGHTS, SOURCES, entry
+from recsys.schema import ALARMS, CATALOGUE, DEAD, EVENTS, NIGHTS, SOURCES, Product, Ranked, entry
 from recsys.sources import fit
 from recsys.table import Busy, Table
 from recsys.topk import drawn
 from shared.champion import digest_of
 from shared.eventlog.port import Entry
 from shared.releases import NONE, Rejected
-from tests.recsys.shop import MIDNIGHT, TODAY, Shop, Trained, copied
+from tests.recsys.shop import KEY, MIDNIGHT, TODAY, Shop, Trained, copied, event, known
 
 STEPS = ("freeze", "ingest", "sources", "rank", "table", "gate", "publish", "end")
 
@@ -94,6 +96,54 @@ def test_a_night_without_input_leaves_yesterday_s_table(shop: Shop) -> None:
     assert table.current(shop.tables) == before
     assert [alarm.kind for alarm in shop.alarms(ALARMS)] == ["gate"]
     assert shop.said(NIGHTS)[-1]["version"] == ""
+
+
+@pytest.mark.parametrize("lost", ["for_sale", "titled"])
+def test_a_night_whose_catalogue_lost_half_is_refused(shop: Shop, shop_world: Trained, lost: str) -> None:
+    made = Table.open(shop.tables / shop.night().version)
+    shop.send(shop_world.live[0])
+    half = made.extras.items[::2]
+    about = {"in_stock": False} if lost == "for_sale" else {"title": ""}
+    products = [Product.model_validate({"item": item, "at": TODAY + DAY, "title": "a", **about}) for item in half]
+    shop.log.append([Entry(CATALOGUE, product.item, product.model_dump_json().encode()) for product in products])
+    shop.clock.observe(TODAY + DAY + 2 * config.HOUR)
+    night = shop.night("2026-03-13")
+    assert night.figures[lost] < 0.6 * night.figures[f"{lost}_yesterday"]
+    assert {"for_sale": "items for sale", "titled": "items with a title"}[lost] in night.refused
+    assert table.current(shop.tables) == made.version
+
+
+def test_an_empty_night_a_week_after_an_outage_is_refused(shop: Shop) -> None:
+    """One empty Saturday of four was no rest; a shop that rests each Saturday has nothing to miss."""
+    version, none = shop.night().version, np.zeros(0, np.int64)
+    nobody = Ranked(none, none, none.astype(np.float32), none)
+
+    def refused(rests: Callable[[int], bool]) -> str:
+        deeds = [(n % 50, n % 20, ago + 0.5) for ago in range(29) for n in range(100) if not rests(ago)]
+        world = known(deeds, users=50, items=20)
+        figures = shop.nights()._figures(Table.open(shop.tables / version), world, nobody)
+        return evaluate.gate_table(figures | {"fallbacks": 0.0})
+
+    assert "0 events since yesterday, 86 are usual" in refused(lambda ago: ago in (0, 7))
+    assert refused(lambda ago: ago == 7) == ""
+    assert refused(lambda ago: ago % 7 == 0) == ""
+
+
+def test_a_sparse_shop_gets_its_first_table_and_the_next(tmp_path: Path) -> None:
+    """Two deeds a shopper, most of them views of what nobody has bought: there is little but popularity to show."""
+    rng = np.random.default_rng(3)
+    with closing(Shop(tmp_path)) as shop:
+        viewed = zip(rng.integers(400, size=700).tolist(), rng.integers(1, 30 * DAY, 700).tolist(), strict=True)
+        deeds = [event("view", user=f"u{n % 500}", item=f"i{i}", at=TODAY - ago) for n, (i, ago) in enumerate(viewed)]
+        deeds += [event(user=f"u{n}", item=f"i{n}", at=TODAY - n * DAY) for n in range(1, 20)]
+        rows = pl.DataFrame([deed.model_dump() for deed in deeds], infer_schema_length=None)
+        catalogue = pl.DataFrame({"item": [f"i{n}" for n in range(400)], "at": TODAY - 40 * DAY, "in_stock": True})
+        missing = [pl.lit(None, kind).alias(name) for name, kind in PRODUCT_COLUMNS.items() if name not in catalogue]
+        write_history(shop.lake, rows, catalogue.with_columns(*missing), key=KEY)
+        assert shop.night().refused == ""
+        shop.clock.observe(TODAY + DAY + 2 * config.HOUR)
+        shop.happens(*(event("view", user=f"u{n}", item=f"i{n}", at=TODAY + DAY + n) for n in range(30)))
+        assert shop.night("2026-03-13").refused == ""
 
 
 def test_after_a_refusal_the_next_attempt_takes_the_input_there_is_by_then(shop: Shop, shop_world: Trained) -> None:
@@ -211,10 +261,9 @@ def test_what_is_stored_was_not_bought_unless_it_is_bought_again_and_again(shop:
     again = fit(world, Recipe().parameters, seed=1).again
     bought = world.bought.filter(~pl.col("item").is_in(np.flatnonzero(again)))
     pairs = set(zip(bought["user"], bought["item"], strict=True))
-    popular, seen = SOURCES.index("popular"), 0
+    seen = 0
     for number, user in enumerate(world.users):
-        row = made.row(user)
-        for item, source in zip(made.items(row), made.sources(row), strict=True):
-            seen += 1
-            assert source == popular or (number, item) not in pairs
+        owned = [(number, item) in pairs for item in made.items(made.row(user))]
+        seen += owned.count(False)
+        assert owned == sorted(owned), "only where a small shop has nothing else"
     assert seen > 10_000

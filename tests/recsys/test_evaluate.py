@@ -39,21 +39,45 @@ def test_breadth_of_lists() -> None:
     assert evaluate.breadth(np.array([[0], [0]]), world)["popularity_bias"] == pytest.approx(0.5)
 
 
-def test_the_bound_holds_what_chance_could_do() -> None:
+def test_a_gain_is_relative_and_its_interval_holds_what_chance_could_do() -> None:
     rng = np.random.default_rng(1)
-    ours = rng.random(500)
-    assert evaluate.lower_bound(ours, ours - 0.1, seed=1) == pytest.approx(0.1)
-    assert evaluate.lower_bound(ours, rng.permutation(ours), seed=1) < 0
+    theirs = rng.random(500)
+    sure = evaluate.gain(1.1 * theirs, theirs, seed=1)
+    assert sure.low == pytest.approx(sure.high) == pytest.approx(0.1)
+    chance = evaluate.gain(rng.permutation(theirs), theirs, seed=1)
+    assert chance.low < 0 < chance.high
+    assert np.isnan(evaluate.gain(theirs, np.zeros(500), seed=1).low), "nothing can be compared with nothing"
 
 
-GOOD = {"ndcg": 0.30, "lift_low": 0.01, "best_single": 0.25}
+GOOD = {"ndcg": 0.30, "lift_low": 0.01, "best_single": 0.25, "blend_low": 0.01, "ndcg_blend": 0.28}
+BETTER = {"ndcg": 0.29, "gain_low": 0.001, "older_gain_low": -0.01}  # what it gains on the champion
 
 
-def test_a_recipe_has_to_beat_every_single_source_and_to_hold_the_champion() -> None:
+@pytest.mark.parametrize(
+    ("change", "of_champion", "reason"),
+    [
+        ({"lift_low": 0.0}, {}, "single source"),
+        ({"blend_low": 0.0}, {}, "hand blend"),
+        ({}, {"gain_low": 0.0}, "champion"),
+        ({}, {"older_gain_low": -0.02}, "older data"),
+        ({}, {"older_gain_low": -0.01, "loss": -0.01}, "older data"),
+        ({"lift_low": np.nan}, {}, "single source"),
+        ({"blend_low": np.nan}, {}, "hand blend"),
+        ({}, {"gain_low": np.nan}, "champion"),
+        ({}, {"older_gain_low": np.nan}, "older data"),
+        ({"trees": 0.0, "lift_high": np.nan}, {}, "surely below"),
+    ],
+)
+def test_a_recipe_is_refused_for_each_reason_alone(
+    change: dict[str, float], of_champion: dict[str, float], reason: str
+) -> None:
     assert evaluate.gate(GOOD, None) == ""
-    assert "single source" in evaluate.gate(GOOD | {"lift_low": 0.0}, None)
-    assert evaluate.gate(GOOD, {"ndcg": 0.30}) == ""
-    assert "champion" in evaluate.gate(GOOD, {"ndcg": 0.32})
+    assert evaluate.gate(GOOD, BETTER) == ""
+    assert reason in evaluate.gate(GOOD | change, BETTER | of_champion)
+
+
+def test_a_champion_that_no_older_data_can_judge_is_beaten_on_the_newest() -> None:
+    assert evaluate.gate(GOOD, {"ndcg": 0.29, "gain_low": 0.001, "loss": 0.0}) == ""
 
 
 def test_a_blend_is_what_is_left_where_trees_are_no_better_and_must_not_be_surely_below_the_best_source() -> None:
@@ -62,7 +86,36 @@ def test_a_blend_is_what_is_left_where_trees_are_no_better_and_must_not_be_surel
     assert evaluate.gate(alone | {"trees": 0.0}, None) == ""
     assert "single source" in evaluate.gate(alone | {"trees": 60.0}, None)
     assert "surely below" in evaluate.gate(alone | {"trees": 0.0, "lift_high": -0.01}, None)
-    assert "champion" in evaluate.gate(alone | {"trees": 0.0}, {"ndcg": 0.30})
+    assert "champion" in evaluate.gate(alone | {"trees": 0.0}, {"ndcg": 0.25, "gain_low": 0.0})
+
+
+def test_of_equal_challengers_few_are_released() -> None:
+    """Shoppers' nDCG as it is: most get nothing, the others anything; two equal rankers agree on most of them."""
+    rng = np.random.default_rng(8)
+    released, better = 0, 0
+    for seed in range(200):
+        common = rng.random((2, 800)) < 0.5
+
+        def ndcg(of: np.ndarray, more: float = 1.0) -> np.ndarray:
+            return np.where(of, 0.3, rng.beta(0.3, 1.5, 800)) * more
+
+        champion, equal = [ndcg(week) for week in common], [ndcg(week) for week in common]
+        gains = [evaluate.gain(ours, theirs, seed=seed) for ours, theirs in zip(equal, champion, strict=True)]
+        beside = {"ndcg": 0.2, "gain_low": gains[0].low, "older_gain_low": gains[1].low}
+        released += evaluate.gate(GOOD, beside) == ""
+        best = evaluate.gain(ndcg(common[0], 1.2), champion[0], seed=seed)
+        better += best.low > 0
+    assert released <= 10
+    assert better >= 190, "a gain of a fifth is seen"
+
+
+def test_small_losses_do_not_add_up_over_versions() -> None:
+    """Each version loses 1 % on older data for sure, and gains on the newest."""
+    loss, released = 0.0, 0
+    for _ in range(20):
+        if evaluate.gate(GOOD, BETTER | {"older_gain_low": -0.01, "loss": loss}) == "":
+            released, loss = released + 1, loss - 0.01
+    assert released == 1
 
 
 TABLE = {
@@ -71,6 +124,10 @@ TABLE = {
     "fallbacks": 0.1,
     "input": 500.0,
     "input_usual": 600.0,
+    "for_sale": 90.0,
+    "for_sale_yesterday": 95.0,
+    "titled": 100.0,
+    "titled_yesterday": 100.0,
     "users_yesterday": 100.0,
     "overlap": 0.7,
     "shift": 0.05,
@@ -86,6 +143,9 @@ TABLE = {
         ({"overlap": config.MIN_OVERLAP - 0.01}, "first ten"),
         ({"shift": config.MAX_SHIFT + 0.01}, "Jensen-Shannon"),
         ({"input": 100.0}, "usual"),
+        ({"for_sale": 50.0}, "items for sale"),
+        ({"titled": 50.0}, "items with a title"),
+        *(({name: float("nan")}, "no number") for name in TABLE),
     ],
 )
 def test_a_table_is_refused_for_each_reason_alone(change: dict[str, float], reason: str) -> None:
@@ -96,3 +156,7 @@ def test_a_table_is_refused_for_each_reason_alone(change: dict[str, float], reas
 def test_the_first_table_has_no_yesterday() -> None:
     first = {name: TABLE[name] for name in ("users", "stored", "fallbacks", "input")}
     assert evaluate.gate_table(first) == ""
+    assert evaluate.gate_table(first | {"fallbacks": 0.9}) == "", "a sparse shop has little but popularity"
+    sparse = TABLE | {"fallbacks": 0.9, "fallbacks_yesterday": 0.9}
+    assert evaluate.gate_table(sparse) == ""
+    assert "popularity" in evaluate.gate_table(sparse | {"fallbacks_yesterday": 0.6})
