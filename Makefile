@@ -19,9 +19,9 @@ INSTALL = $(UV_ENV) .venv/bin/uv pip install --quiet --python .venv -r pyproject
 
 PARTS = $(if $(LOG),--log $(LOG))
 STORY = $(if $(DAYS),--days $(DAYS)) $(if $(SEED),--seed $(SEED))
-# How much the tests try: KILLS=20 AWAY=20 EXAMPLES=1000 SEQUENCES=100 before closing; tests/conftest.py has the defaults.
+# How much the tests try: KILLS=20 AWAY=20 EXAMPLES=1000 SEQUENCES=100 SEEDS=10 before closing; tests/conftest.py has the defaults.
 EFFORT = $(if $(KILLS),--kills $(KILLS)) $(if $(AWAY),--away $(AWAY)) \
-  $(if $(EXAMPLES),--examples $(EXAMPLES)) $(if $(SEQUENCES),--sequences $(SEQUENCES))
+  $(if $(EXAMPLES),--examples $(EXAMPLES)) $(if $(SEQUENCES),--sequences $(SEQUENCES)) $(if $(SEEDS),--seeds $(SEEDS))
 # The processes share two cores: threads of one would wait for threads of the other. The third works while others wait.
 PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest -rs --numprocesses 3 $(if $(ALL),--all) $(EFFORT)
 EXERCISES = $(basename $(notdir $(wildcard tests/exercises/*.patch)))

@@ -8,7 +8,7 @@ import polars as pl
 from recsys import config, dataset
 from recsys.recipe import reference
 from recsys.schema import Report
-from recsys.train import watched
+from recsys.train import moved, watched
 from shared import drift
 from shared.lake import Lake
 
@@ -32,10 +32,10 @@ def judge(lake: Lake, day: int, before: Sequence[Report], *, version: str, recip
     if recipe is not None and purchases:
         usual, limits = reference(recipe)
         today = watched(rows, lake.read("catalogue").filter(pl.col("at") < until).sort("at", "offset"))
-        same = usual.filter(pl.col("weekday") == today["weekday"][0]).drop("weekday")
-        if limits and same.height:
-            distances = drift.Reference.of(same).distances(today.drop("weekday"))
-            history = [report.drift for report in before if report.drift.keys() == distances.keys()]
+        if limits and (distances := moved(today, usual)):
+            history = [
+                report.drift for report in before if report.day == day - 1 and report.drift.keys() == limits.keys()
+            ]
             drifted = drift.drifted([*history[-1:], distances], limits)
     alike = [report for report in before if (day - report.day) % 7 == 0 and report.lists][-WEEKS:]
     lists = sum(report.lists for report in alike)

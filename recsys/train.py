@@ -345,6 +345,19 @@ def watched(rows: pl.DataFrame, products: pl.DataFrame) -> pl.DataFrame:
     )
 
 
+def moved(today: pl.DataFrame, usual: pl.DataFrame) -> dict[str, float]:
+    """How far a day (`watched`) is from its weekday in the reference, by column; empty if either has no rows.
+
+    Fewer rows are further away by chance, as the root of their number goes: volume alone is no drift.
+    """
+    same = usual.join(today.select("weekday").head(1), on="weekday", how="semi").drop("weekday")
+    if not same.height:
+        return {}
+    scale = min(1.0, float(np.sqrt(today.height / (same.height * 7 / REFERENCE_DAYS))))
+    found = drift.Reference.of(same).distances(today.drop("weekday"))
+    return {name: scale * distance for name, distance in found.items()}
+
+
 def normal(lake: Lake, *, as_of: int) -> tuple[pl.DataFrame, dict[str, float]]:
     """Purchases of eight weeks before the last four, and limits that those four suggest; each beside its weekday."""
     quiet_from = as_of - QUIET_DAYS * config.DAY
@@ -354,11 +367,8 @@ def normal(lake: Lake, *, as_of: int) -> tuple[pl.DataFrame, dict[str, float]]:
     earlier = rows.filter(pl.col("at").is_between(reference_from, quiet_from, closed="left"))
     days = [watched(part, catalogue) for _, part in earlier.group_by(pl.col("at") // config.DAY, maintain_order=True)]
     usual = pl.concat(days) if days else watched(rows.head(0), catalogue)
-    by_weekday = {day: drift.Reference.of(part.drop("weekday")) for (day,), part in usual.group_by("weekday")}
-    distances = []
-    for _, part in rows.filter(pl.col("at") >= quiet_from).group_by(pl.col("at") // config.DAY, maintain_order=True):
-        today = watched(part, catalogue)
-        if today.height and today["weekday"][0] in by_weekday:
-            distances.append(by_weekday[today["weekday"][0]].distances(today.drop("weekday")))
+    quiet = rows.filter(pl.col("at") >= quiet_from).group_by(pl.col("at") // config.DAY, maintain_order=True)
+    found = [moved(watched(part, catalogue), usual) for _, part in quiet]
+    distances = [distance for distance in found if distance]
     # Too short a history does not know what is normal, so nothing is called drift.
     return usual, drift.thresholds(distances) if len(distances) >= 14 else {}

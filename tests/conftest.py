@@ -69,6 +69,12 @@ def sequences(pytestconfig: pytest.Config) -> int:
 
 
 @pytest.fixture(scope="session")
+def seeds(pytestconfig: pytest.Config) -> int:
+    """In how many simulated worlds a statistic is tried."""
+    return _number(pytestconfig, "seeds", few=1, many=3)
+
+
+@pytest.fixture(scope="session")
 def proof(pytestconfig: pytest.Config) -> bool:
     """Whether what takes long is done in full, and not by a sample."""
     return int(pytestconfig.getoption("--kills")) >= PROOF
@@ -79,6 +85,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--away", type=float, default=5.0, help="seconds that a broker is away; 20 is the proof")
     parser.addoption("--examples", type=int, help="examples of each hypothesis test: 25, with --all 100; 1000 is full")
     parser.addoption("--sequences", type=int, help="random sequences of each property test: 2, with --all 100")
+    parser.addoption(
+        "--seeds", type=int, help="worlds of each simulated statistic: 1, with --all 3; its test names the proof"
+    )
     parser.addoption("--all", action="store_true", help="run everything; a test that skips itself fails")
 
 
