@@ -17,9 +17,10 @@ from recsys.schema import SOURCES, Candidates, Floats, Interactions, Ints
 RECENT, EARLIER = 7, 28  # days of a trend
 FAR = 400.0  # days: never, or longer ago than anybody remembers
 
+MEANING = 2  # of these names: goes up when a feature is computed otherwise, so that no older ranker reads it
 NAMES = (
-    *SOURCES,  # standardised within the user
-    *(f"{source}_rank" for source in SOURCES),
+    *SOURCES,  # over the user's spread; missing where the source has no score
+    *(f"{source}_rank" for source in SOURCES),  # 1 for the user's best; the same for tied scores
     *("item_popularity", "item_trend", "item_age", "item_price", "item_gap"),
     *("user_activity", "user_since", "user_price", "user_items"),
     *("pair_times", "pair_since", "pair_due", "pair_looked", "pair_price", "pair_category"),
@@ -108,8 +109,9 @@ class Facts(NamedTuple):
         out = np.empty((pairs.users.size, len(NAMES)), dtype=np.float32)
         for place in range(len(SOURCES)):
             column = pairs.scores[:, place]
-            out[:, place] = _standard(column, starts, sizes)
-            out[:, len(SOURCES) + place] = _ranks(column, pairs.users, starts, sizes)
+            scored = np.isfinite(column) & (column != 0)
+            out[:, place] = np.where(scored, _scaled(column, starts, sizes), np.nan)
+            out[:, len(SOURCES) + place] = np.where(scored, _ranks(column, pairs.users, starts, sizes), np.nan)
         at = 2 * len(SOURCES)
         out[:, at : at + 5] = self.items[pairs.items]
         out[:, at + 5 : at + 9] = self.users[pairs.users]
@@ -142,20 +144,23 @@ def _percentile(values: NDArray[np.generic]) -> Floats:
     return (below / (2 * max(1, values.size))).astype(np.float32)
 
 
-def _standard(column: Floats, starts: Ints, sizes: Ints) -> Floats:
-    """Less the user's mean, over the user's spread."""
+def _scaled(column: Floats, starts: Ints, sizes: Ints) -> Floats:
+    """Over the user's spread, in which no score is 0; not centred, so that 0 goes on meaning that."""
     finite = np.where(np.isfinite(column), column, 0.0).astype(np.float64)
-    mean = np.add.reduceat(finite, starts) / sizes
-    centred = finite - np.repeat(mean, sizes)
-    spread = np.sqrt(np.add.reduceat(centred**2, starts) / sizes)
-    return np.asarray(centred / np.repeat(np.maximum(spread, 1e-9), sizes), dtype=np.float32)
+    mean, square = (np.add.reduceat(finite**power, starts) / sizes for power in (1, 2))
+    spread = np.sqrt(np.maximum(0.0, square - mean**2))
+    spread = np.where(spread > 1e-3 * np.sqrt(square), spread, np.sqrt(square))  # all alike
+    return np.asarray(finite / np.repeat(np.maximum(spread, 1e-9), sizes), dtype=np.float32)
 
 
 def _ranks(column: Floats, users: Ints, starts: Ints, sizes: Ints) -> Floats:
-    """1 for the user's best; ties by item."""
+    """1 for the user's best; tied scores share the rank of the first of them."""
     order = np.lexsort((-column, users))
+    place = np.arange(column.size)
+    first = np.ones(column.size, dtype=bool)
+    first[1:] = (np.diff(column[order]) != 0) | (np.diff(users[order]) != 0)
     ranks = np.empty(column.size, dtype=np.float32)
-    ranks[order] = np.arange(column.size) - np.repeat(starts, sizes) + 1
+    ranks[order] = np.maximum.accumulate(np.where(first, place, 0)) - np.repeat(starts, sizes) + 1
     return ranks
 
 
@@ -166,4 +171,4 @@ def _among(keys: Ints, sorted_keys: Ints) -> NDArray[np.bool_]:
     return np.asarray(sorted_keys[found] == keys)
 
 
-DEFINITION = hashlib.sha256(repr((NAMES, RECENT, EARLIER, FAR)).encode()).hexdigest()[:12]
+DEFINITION = hashlib.sha256(repr((NAMES, MEANING, RECENT, EARLIER, FAR)).encode()).hexdigest()[:12]

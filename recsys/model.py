@@ -43,15 +43,18 @@ class Model:
     def scores(self, matrix: Floats) -> Floats:
         """(n, features) -> (n,): more is better, within a user."""
         if self.booster is None:
-            return np.asarray(matrix[:, : len(SOURCES)] @ self.weights, dtype=np.float32)
+            return np.asarray(np.nan_to_num(matrix[:, : len(SOURCES)]) @ self.weights, dtype=np.float32)
         return np.asarray(self.booster.predict(matrix, num_threads=1), dtype=np.float32)
 
     def rank(self, pairs: Candidates, matrix: Floats) -> Ranked:
-        """Best first within each user; ties by item, as the candidates come."""
-        scores = self.scores(matrix)
-        order = np.lexsort((-scores, pairs.users))  # stable
+        """Best first within each user; ties by popularity, then by item, as the candidates come."""
+        scores, popular = self.scores(matrix), np.nan_to_num(matrix[:, SOURCES.index("popular")])
+        order = np.lexsort((-popular, -scores, pairs.users))  # stable
         ranks = matrix[order, len(SOURCES) : 2 * len(SOURCES)]
-        return Ranked(pairs.users[order], pairs.items[order], scores[order], ranks.argmin(axis=1))
+        # A source gives a reason only where it has a score; popularity is what is left.
+        best = np.where(np.isnan(ranks), np.inf, ranks)
+        source = np.where(np.isfinite(best).any(axis=1), best.argmin(axis=1), SOURCES.index("popular"))
+        return Ranked(pairs.users[order], pairs.items[order], scores[order], source)
 
     def save(self, folder: Path) -> None:
         text = b"" if self.booster is None else self.booster.model_to_string().encode()

@@ -12,12 +12,12 @@ from recsys.schema import Interactions
 
 PAGE = 10  # places that are seen together
 
-# [1.3] In words for whoever is shown the list; "because you bought X" is filled in from the shopper's own past.
+# [1.3] In words for whoever is shown the list; "because you bought X" or "viewed" is filled in from their own past.
 REASONS = {
     "als": "Shoppers with a taste like yours chose it.",
-    "linear": "It goes with what you bought.",
+    "linear": "It goes with what you bought or viewed.",
     "repeat": "You may be running out of it.",
-    "content": "It is like what you bought.",
+    "content": "It is like what you bought or viewed.",
     "popular": "Many are buying it now.",
 }
 

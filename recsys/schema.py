@@ -123,7 +123,7 @@ class Item(Message):
     item: str
     title: str
     reason: str
-    because: str | None = None  # an item bought before that it goes with
+    because: str | None = None  # an item bought or viewed before that it goes with
     source: str
 
 

@@ -36,7 +36,8 @@ class Shown(NamedTuple):
     items: list[str]
     titles: list[str]
     sources: list[str]
-    because: list[tuple[str, str]]  # an item bought before that it goes with, and its title; empty if none
+    because: list[tuple[str, str]]  # an item bought or viewed before that it goes with, and its title; empty if none
+    did: list[str]  # what was done with that: bought or viewed; empty if none
     version: str
     path: Way
     explored: bool
@@ -44,16 +45,16 @@ class Shown(NamedTuple):
 
     def places(self) -> list[Item]:
         """The list in words."""
-        places = zip(self.items, self.titles, self.sources, self.because, strict=True)
+        places = zip(self.items, self.titles, self.sources, self.because, self.did, strict=True)
         return [
-            Item(item=item, title=title, reason=_reason(source, old), because=old[0] or None, source=source)
-            for item, title, source, old in places
+            Item(item=item, title=title, reason=_reason(source, old, did), because=old[0] or None, source=source)
+            for item, title, source, old, did in places
         ]
 
 
-def _reason(source: str, because: tuple[str, str]) -> str:
+def _reason(source: str, because: tuple[str, str], did: str) -> str:
     item, title = because
-    return f"Because you bought {title or item}." if item and source != "repeat" else REASONS[source]
+    return f"Because you {did} {title or item}." if item and source != "repeat" else REASONS[source]
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,7 +280,8 @@ class Shelf:
         # What is left of the shuffled ones stands first, each on each place with the same chance; behind them the rest.
         m = sum(place < config.PERMUTED for place in places) if made.explored(row) else 0
         items, sources = [stored[place] for place in places[:k]], [origins[place] for place in places[:k]]
-        return _shown(since, items, sources, "table", history=made.history(row), permuted=m, k=k, forbidden=forbidden)
+        history = dict.fromkeys(made.history(row), "bought")
+        return _shown(since, items, sources, "table", history=history, permuted=m, k=k, forbidden=forbidden)
 
     def _today(self, since: Since, today: list[int], k: int, forbidden: Forbidden) -> Shown:
         """Item-to-item rows of what somebody without a row did today, merged: the nearest of the latest first."""
@@ -291,15 +293,17 @@ class Shelf:
         order = sorted(worth, key=lambda item: (-worth[item], item))
         order = [order[place] for place in allowed(order, forbidden)]
         items = [order[place] for place in compose(order, since.rules, Policy(), most=k)]
+        bought = forbidden.bought
+        history = {item: "bought" if item in bought else "viewed" for item in reversed(today)}
         return _shown(
-            since, items, [LINEAR] * len(items), "today", history=today[::-1], permuted=0, k=k, forbidden=forbidden
+            since, items, [LINEAR] * len(items), "today", history=history, permuted=0, k=k, forbidden=forbidden
         )
 
     def _popular(self, since: Since, k: int, forbidden: Forbidden, context: str, path: Way) -> Shown:
         popular = since.table.extras.popular
         shown = (item for item in popular.get(context, popular[""]) if item not in forbidden)
         items = list(islice(shown, k))
-        return _shown(since, items, [POPULAR] * len(items), path, history=[], permuted=0, k=k, forbidden=forbidden)
+        return _shown(since, items, [POPULAR] * len(items), path, history={}, permuted=0, k=k, forbidden=forbidden)
 
 
 def _shown(
@@ -308,12 +312,15 @@ def _shown(
     sources: list[int],
     path: Way,
     *,
-    history: list[int],
+    history: Mapping[int, str],
     permuted: int,
     k: int,
     forbidden: Forbidden,
 ) -> Shown:
-    """Filled up from popularity, never short of what the shop has; with names."""
+    """Filled up from popularity, never short of what the shop has; with names.
+
+    `history`: what was done with each of the shopper's items, the latest first.
+    """
     made = since.table
     if len(items) < k:
         listed, popular = set(items), made.extras.popular[""]
@@ -323,12 +330,13 @@ def _shown(
     names: list[str] = made.extras.items
     near: Mapping[int, set[int]] = {item: set(made.neighbours[item].tolist()) for item in history}
     titles = made.extras.titles
-    because = [next(((names[old], titles[old]) for old in history if item in near[old]), ("", "")) for item in items]
+    with_it = [next((old for old in history if item in near[old]), -1) for item in items]
     return Shown(
         items=[names[item] for item in items],
         titles=[titles[item] for item in items],
         sources=[SOURCES[source] for source in sources],
-        because=because,
+        because=[("", "") if old < 0 else (names[old], titles[old]) for old in with_it],
+        did=["" if old < 0 else history[old] for old in with_it],
         version=made.version,
         path=path,
         explored=permuted > 0,

@@ -89,6 +89,11 @@ def test_who_came_today_gets_what_goes_with_it(shop: Shop) -> None:
     made = shelf.recommend(named("stranger"), 5, now=NOW)
     assert made.path == "today"
     assert made.because[0][0] == item
+    assert made.places()[0].reason == f"Because you viewed {made.because[0][1]}."
+    shop.happens(event("purchase", user="stranger", item=item, at=NOW + 1))
+    shelf.follow()
+    bought = shelf.recommend(named("stranger"), 5, now=NOW + 1).places()[0]
+    assert bought.reason == f"Because you bought {made.because[0][1]}."
 
 
 def erase(shop: Shop, user: str, *, at: int) -> None:
