@@ -34,7 +34,7 @@ class Money(NamedTuple):
 WORDS = {
     "served": "this system",
     "none": "no list",
-    "popularity": "bestsellers for all",
+    "popularity": "bestsellers not bought yet",
     "repeats": "what you bought last",
     "oracle": "an oracle",
 }

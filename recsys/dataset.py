@@ -157,12 +157,13 @@ def number(names: pl.Series, known: pl.Series) -> pl.Series:
 def bought_after(lake: Lake, known: Interactions, *, until: int) -> pl.DataFrame:
     """user, item, cents, quantity (numbers as in `known`; -1: was not there yet) bought from the cut until `until`.
 
-    Each pair once; what was taken back in that time does not count.
+    A row a pair, also of each item that was not there yet; what was taken back in that time does not count.
     """
     rows = events(lake, cut=until).filter((pl.col("at") >= known.cut) & (_known_at() >= known.cut))
     users, items = pl.Series("user", known.users, pl.String), pl.Series("item", known.items, pl.String)
-    frame = _numbered(standing(rows), users, items, "cents", "quantity")
-    return frame.group_by("user", "item", maintain_order=True).agg(pl.col("cents").first(), pl.col("quantity").sum())
+    pairs = standing(rows).group_by("user", "item", maintain_order=True)
+    frame = pairs.agg(pl.col("at", "cents").first(), pl.col("quantity").sum())
+    return _numbered(frame, users, items, "cents", "quantity").drop("at")
 
 
 def version(known: Interactions) -> str:

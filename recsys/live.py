@@ -213,11 +213,18 @@ class Live:
         self._unjudged = None
 
     def _served(self) -> bool:
+        return bool(self._table().get("version") == self.shelf.version)
+
+    def _stock_known(self, end: int) -> bool:
+        return bool(self._table().get("catalogue", -1) >= end)
+
+    def _table(self) -> dict[str, Any]:
+        """What serve says of its table; nothing while it does not answer."""
         try:
             answer: dict[str, Any] = self.ask("GET", "/v1/table")
         except (URLError, OSError):
-            return False
-        return bool(answer["version"] == self.shelf.version)
+            return {}
+        return answer
 
     def day(self, *, delivered: bool = True, pause: float = 0.0) -> Day:
         """Today's visits, a pause after each hour.
@@ -263,8 +270,11 @@ class Live:
         columns = [name for name in PRODUCT_COLUMNS if name in changed.columns]
         rows = changed.select(columns).to_dicts()
         self.clock.observe(self.night_of(day) + config.HOUR)
-        self.log.append([Entry(CATALOGUE, row["item"], json.dumps(row).encode()) for row in rows])
+        written = self.log.append([Entry(CATALOGUE, row["item"], json.dumps(row).encode()) for row in rows])
         self.shelf.follow()
+        # What is out of stock must be out of every list, or what is shown over HTTP hangs on the machine's speed.
+        end = max((offset + 1 for _, offset in written), default=0)
+        self.children.wait(lambda: self._stock_known(end), "serve does not read the catalogue; see serve.log")
 
     def _lists(self, luck: Chances) -> "tuple[Shown, list[tuple[int, Entry]]]":
         """What every visitor is shown: some over HTTP, which logs by itself, the others from the shelf."""
@@ -342,8 +352,7 @@ class Live:
 
     def _others(self, luck: Chances, day: int) -> dict[str, Ints | None]:
         """The lists of the other ways, each in its own life."""
-        popular = [self._number[item] for item in self.shelf.popular(K).items]
-        bestsellers = np.tile(np.array(popular), (luck.users.size, 1))
+        bestsellers = self._bestsellers(luck.users)
         last = self.lives["repeats"].last[luck.users]
         latest = np.argsort(-last, axis=1, kind="stable")[:, :K]
         again = np.where(np.take_along_axis(last, latest, axis=1) > simulate.LONG_AGO, latest, bestsellers)
@@ -353,6 +362,12 @@ class Live:
             "repeats": again,
             "oracle": simulate.best(self.shop, self.lives["oracle"], day, luck.users, K),
         }
+
+    def _bestsellers(self, users: Ints) -> Ints:
+        """(visitors, K) what most buy, less what each has bought already."""
+        popular = np.array([self._number[item] for item in self.shelf.popular(3 * config.STORED).items])
+        owned = self.lives["popularity"].last[users][:, popular] > simulate.LONG_AGO
+        return np.asarray(popular[np.argsort(owned, axis=1, kind="stable")[:, :K]])  # in order, what is owned last
 
     def _deliver(
         self, rows: pl.DataFrame, shown: "list[tuple[int, Entry]]", *, end: int, delivered: bool, pause: float

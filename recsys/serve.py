@@ -124,6 +124,7 @@ class TableNow(Message):
 
     version: str
     age_hours: float
+    catalogue: int  # the offset before which stock and prices are known
     recipe: str  # in force for the next night; `none`: the hand blend ranks
     ledger: list[Release]
 
@@ -250,6 +251,7 @@ def make_app(
         return TableNow(
             version=shelf.version,
             age_hours=round((clock.now() - manifest.cut) / config.HOUR, 2),
+            catalogue=shelf.catalogue,
             recipe=edge.ledger.version(RECIPE),
             ledger=edge.ledger.lines[::-1],
         )

@@ -101,6 +101,7 @@ class Since:
         self._sold_out: set[str] = set() if before is None else set(before._sold_out)  # also what the table lacks
         self.out = {made.number[item] for item in self._sold_out if item in made.number}
         self.seen = made.manifest.cut  # the time up to which the log has been read
+        self.read: Mapping[Place, int] = start  # how far, by partition
 
     def catch_up(self) -> None:
         """Take in what the log holds now; what is written meanwhile can wait."""
@@ -120,6 +121,7 @@ class Since:
                 raise
             except Exception as error:  # the night writes the dead letter
                 self._on_bad(record, error)
+        self.read = dict(self._reader.positions)
         return bool(records)
 
     def _take(self, record: Record) -> None:
@@ -183,6 +185,11 @@ class Shelf:
     def seen(self) -> int:
         """The time of the latest record followed."""
         return self._since.seen if self._since else 0
+
+    @property
+    def catalogue(self) -> int:
+        """The offset before which the catalogue has been read."""
+        return self._since.read[Place(CATALOGUE.name, 0)] if self._since else 0
 
     @property
     def manifest(self) -> table.Manifest | None:

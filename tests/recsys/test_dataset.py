@@ -7,6 +7,7 @@ import pytest
 
 from recsys import config, dataset, ingest
 from recsys.config import DAY, HOUR
+from recsys.evaluate import Truth
 from recsys.history import write_history
 from recsys.schema import ERASURES, Erasure, Event, Product
 from shared.eventlog.port import Entry
@@ -65,6 +66,17 @@ def test_what_was_bought_after_the_cut_is_numbered_as_before_it(tmp_path: Path) 
     after = dataset.bought_after(lake, known, until=TODAY + DAY)
     assert known.items == ["b"]
     assert sorted(after["item"].to_list()) == [-1, 0], "a was not there yet: it can only be missed"
+
+
+def test_each_item_that_was_not_there_yet_is_a_miss_of_its_own(tmp_path: Path) -> None:
+    lake = Lake(tmp_path / "lake")
+    later = [event(item=f"new{n}", at=TODAY + n) for n in range(5)] + [event(item="new0", at=TODAY + 9)]
+    events = rows(event(item="old", at=TODAY - 5), event(item="other", user="bob", at=TODAY - 5), *later)
+    write_history(lake, events, NO_PRODUCTS, key=b"k")
+    known = dataset.interactions(lake, cut=TODAY)
+    after = dataset.bought_after(lake, known, until=TODAY + DAY)
+    truth = Truth(after["user"].to_numpy(), after["item"].to_numpy(), count=len(known.items))
+    assert truth.sizes.tolist() == [5], "five items, one of them bought twice"
 
 
 def test_a_period_at_a_cut_knows_what_its_night_knew_however_late_the_rest_came(shop: Shop) -> None:
