@@ -4,10 +4,12 @@ import re
 import secrets
 import threading
 from contextlib import closing
+from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 from uuid import uuid4
 
+import polars as pl
 import typer
 
 from recsys import config
@@ -297,6 +299,45 @@ def train(
     print(told(made))
     if not made.refused:
         print(runtime.promotion(made.version.version, in_force=champion.version if champion else NONE, port=8010))
+
+
+@app.command()
+def evaluate(
+    context: typer.Context,
+    days: Annotated[int, typer.Option(min=1, help="Of lists in the lake, back from the latest.")] = 28,
+    k: Annotated[int, typer.Option(min=1, max=config.SERVED, help="Places that were seen.")] = 10,
+) -> None:
+    """Clicks a list in other orders, estimated from one's own shuffled lists: as ranked, and by popularity."""
+    from recsys import dataset
+    from recsys.offpolicy import judged
+    from recsys.sources import Parameters, popularity
+    from shared.console import Stage
+
+    runtime: Runtime = context.obj
+    lake = runtime.lake()
+    dates = lake.dates("impressions")
+    if not dates:
+        raise typer.BadParameter("the lake holds no list: `python -m recsys ingest` takes in what the topics hold")
+    since, until = dates[-1] - timedelta(days - 1), dates[-1] + timedelta(1)
+    lists = dataset.impressions(lake, since=since, until=until)
+    deeds = lake.read("events", since=since, until=until + timedelta(1))
+    known = dataset.interactions(lake, cut=int(datetime.combine(since, time(), UTC).timestamp()))
+    clicks = deeds.filter((pl.col("kind") == "click") & pl.col("list_id").is_not_null())
+    weights = popularity(known, Parameters().popular_memory)
+    said = judged(lists, clicks, dict(zip(known.items, weights.tolist(), strict=True)), k=k)
+    if not said.orders:
+        raise typer.BadParameter(f"none of the {lists.height:,} lists since {since} was shuffled: nothing to judge by")
+    stage = Stage()
+    for order, estimates in said.orders.items():
+        rows = [
+            [name, f"{x.value:.3f}", f"{x.low:.3f} … {x.high:.3f}", f"{x.effective:,.0f}", f"{x.unsupported:.0%}"]
+            for name, x in estimates.items()
+        ]
+        title = f"The shuffled items {order}: {said.shuffled:,} lists since {since}"
+        stage.table(title, ["", "clicks a list", "95 %", "effective lists", "unsupported"], rows)
+    stage.say(f"\n{said.plain:,} lists stood as ranked, with {said.clicks:.3f} clicks each.")
+    stage.say("An estimator whose interval for that order lies elsewhere assumes what is not so in this shop.")
+    stage.say("`cascade` counts the first click of a list only.")
 
 
 if __name__ == "__main__":

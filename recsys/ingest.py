@@ -64,6 +64,7 @@ IMPRESSION_COLUMNS: dict[str, pl.DataType | type[pl.DataType]] = {
     **dict.fromkeys(("explored", "logged"), pl.Boolean),
     "items": pl.List(pl.String),
     "sources": pl.List(pl.String),
+    "support": pl.List(pl.String),
 }
 
 

@@ -306,6 +306,7 @@ class Live:
                     sources=tuple(made.sources),
                     explored=made.explored,
                     permuted=made.permuted,
+                    support=tuple(made.support),
                 )
                 entries.append((at, Entry(IMPRESSIONS, name, impression.model_dump_json().encode())))
             for row, future in asked.items():

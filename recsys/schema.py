@@ -114,6 +114,7 @@ class Impression(Message):
     sources: tuple[str, ...]  # where each came from
     explored: bool = False  # the first `permuted` items stand in random order
     permuted: int = 0  # m: each of them stood on each of these slots with probability 1 / m
+    support: tuple[str, ...] = ()  # those m, seen or not, as they were ranked before; older records do not say
     logged: bool = True  # false: the log took the list too late, so the same list_id before this record counts nowhere
 
 

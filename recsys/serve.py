@@ -200,6 +200,7 @@ def make_app(
             sources=tuple(made.sources),
             explored=made.explored,
             permuted=made.permuted,
+            support=tuple(made.support),
         )
         logged = await _logged(edge, impression)
         if not logged:

@@ -42,6 +42,7 @@ class Shown(NamedTuple):
     path: Way
     explored: bool
     permuted: int  # m: the first m stand in random order
+    support: list[str]  # those m, also beyond the list's end, as they were ranked before they were shuffled
 
     def places(self) -> list[Item]:
         """The list in words."""
@@ -245,7 +246,7 @@ class Shelf:
         if expired:
             return self._popular(since, k, forbidden, context, "expired")
         if row >= 0:
-            return self._stored(since, row, k, forbidden)
+            return self._stored(since, user, row, k, forbidden)
         if today := since.today.get(user):
             return self._today(since, [item for item, _ in today], k, forbidden)
         return self._popular(since, k, forbidden, context, "popular")
@@ -279,16 +280,16 @@ class Shelf:
         row = made.row(user)
         return [made.extras.items[item] for item in made.items(row)[: config.PERMUTED] if item >= 0] if row >= 0 else []
 
-    def _stored(self, since: Since, row: int, k: int, forbidden: Forbidden) -> Shown:
+    def _stored(self, since: Since, user: str, row: int, k: int, forbidden: Forbidden) -> Shown:
         made = since.table
         most = max(k, config.PERMUTED) + len(forbidden)  # no more can be needed
         stored, origins = made.items(row, most), made.sources(row, most)
         places = [place for place in allowed(stored, forbidden) if stored[place] >= 0]
         # What is left of the shuffled ones stands first, each on each place with the same chance; behind them the rest.
-        m = sum(place < config.PERMUTED for place in places) if made.explored(row) else 0
+        support = [item for item in made.shuffled(user, row) if item not in forbidden]
         items, sources = [stored[place] for place in places[:k]], [origins[place] for place in places[:k]]
         history = dict.fromkeys(made.history(row), "bought")
-        return _shown(since, items, sources, "table", history=history, permuted=m, k=k, forbidden=forbidden)
+        return _shown(since, items, sources, "table", history=history, support=support, k=k, forbidden=forbidden)
 
     def _today(self, since: Since, today: list[int], k: int, forbidden: Forbidden) -> Shown:
         """Item-to-item rows of what somebody without a row did today, merged: the nearest of the latest first."""
@@ -303,14 +304,14 @@ class Shelf:
         bought = forbidden.bought
         history = {item: "bought" if item in bought else "viewed" for item in reversed(today)}
         return _shown(
-            since, items, [LINEAR] * len(items), "today", history=history, permuted=0, k=k, forbidden=forbidden
+            since, items, [LINEAR] * len(items), "today", history=history, support=[], k=k, forbidden=forbidden
         )
 
     def _popular(self, since: Since, k: int, forbidden: Forbidden, context: str, path: Way) -> Shown:
         popular = since.table.extras.popular
         shown = (item for item in popular.get(context, popular[""]) if item not in forbidden)
         items = list(islice(shown, k))
-        return _shown(since, items, [POPULAR] * len(items), path, history={}, permuted=0, k=k, forbidden=forbidden)
+        return _shown(since, items, [POPULAR] * len(items), path, history={}, support=[], k=k, forbidden=forbidden)
 
 
 def _shown(
@@ -320,7 +321,7 @@ def _shown(
     path: Way,
     *,
     history: Mapping[int, str],
-    permuted: int,
+    support: list[int],
     k: int,
     forbidden: Forbidden,
 ) -> Shown:
@@ -346,6 +347,7 @@ def _shown(
         did=["" if old < 0 else history[old] for old in with_it],
         version=made.version,
         path=path,
-        explored=permuted > 0,
-        permuted=permuted,
+        explored=bool(support),
+        permuted=len(support),
+        support=[names[item] for item in support],
     )

@@ -94,6 +94,19 @@ def hash_of(user: str) -> int:
     return int.from_bytes(hashlib.blake2b(user.encode(), digest_size=8).digest(), "little")
 
 
+def drawn(user: str, date: str, *, share: float | None = None) -> np.random.Generator | None:
+    """The chance by which a user-night is shuffled; None for those that are not.
+
+    `share`: of user-nights, EXPLORED without it; 1 gives the chance of a row that is known to be shuffled.
+    """
+    # [6.3] A standing experiment that needs no second table: who is shuffled hangs on shopper and date alone, so it
+    # is drawn before anybody knows who comes, and a rerun draws the same.
+    digest = hashlib.blake2b(f"{user} {date}".encode(), digest_size=16).digest()
+    if int.from_bytes(digest[:8], "little") >= (config.EXPLORED if share is None else share) * 2**64:
+        return None
+    return np.random.default_rng(int.from_bytes(digest[8:], "little"))
+
+
 class Table:
     """A version, opened. Arrays are mapped: workers share them, and a switch reads nothing."""
 
@@ -164,6 +177,14 @@ class Table:
 
     def explored(self, row: int) -> bool:
         return bool(self._explored[row])
+
+    def shuffled(self, user: str, row: int) -> list[int]:
+        """What was shuffled in the user's row, as it was ranked before; empty if nothing was."""
+        draw = drawn(user, self.manifest.date, share=1.0) if self.explored(row) else None
+        if draw is None:
+            return []
+        first = [item for item in self.items(row, config.PERMUTED) if item >= 0]
+        return [item for _, item in sorted(zip(draw.permutation(len(first)).tolist(), first, strict=True))]
 
     def history(self, row: int) -> list[int]:
         """The latest purchases, newest first."""

@@ -1,7 +1,5 @@
 """What of a ranking is stored: policy, filling up from popularity, the shuffled twentieth; and what days need."""
 
-import hashlib
-
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
@@ -11,7 +9,7 @@ from recsys.model import lists
 from recsys.policy import Policy, Rules, compose
 from recsys.schema import SOURCES, Floats, Interactions, Ints, Ranked, TopK
 from recsys.sources import Sources
-from recsys.table import Extras
+from recsys.table import Extras, drawn
 
 DEEP = 150  # ranked items a user that the policy may choose from
 SCORED = 10  # first scores of each row that tomorrow's gate compares
@@ -53,16 +51,6 @@ def arranged(
             items[user, :shuffled], origins[user, :shuffled] = items[user, order], origins[user, order]
     extras = Extras(known.items, popular, *rules, titles=known.products["title"].to_list())
     return TopK(items, origins, explored, filled), scores, extras
-
-
-def drawn(user: str, date: str) -> np.random.Generator | None:
-    """The chance by which a user-night is shuffled; None for the nineteen in twenty that are not."""
-    # [6.3] A standing experiment that needs no second table: who is shuffled hangs on shopper and date alone, so it
-    # is drawn before anybody knows who comes, and a rerun draws the same.
-    digest = hashlib.blake2b(f"{user} {date}".encode(), digest_size=16).digest()
-    if int.from_bytes(digest[:8], "little") >= config.EXPLORED * 2**64:
-        return None
-    return np.random.default_rng(int.from_bytes(digest[8:], "little"))
 
 
 def _popular(known: Interactions, sources: Sources, rules: Rules, policy: Policy) -> dict[str, list[int]]:

@@ -17,8 +17,7 @@ from recsys.model import single
 from recsys.recipe import Recipe
 from recsys.schema import ALARMS, CATALOGUE, DEAD, EVENTS, NIGHTS, SOURCES, Product, Ranked, entry
 from recsys.sources import fit
-from recsys.table import Busy, Table
-from recsys.topk import drawn
+from recsys.table import Busy, Table, drawn
 from shared.champion import digest_of
 from shared.eventlog.port import Entry
 from shared.releases import NONE, Rejected

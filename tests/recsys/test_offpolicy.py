@@ -1,12 +1,24 @@
 """Estimates over every shuffle there is equal the truth; over drawn ones their intervals cover it."""
 
+from collections import Counter
 from itertools import permutations
 
 import numpy as np
 import polars as pl
 import pytest
 
-from recsys.offpolicy import ClickModel, Slates, doubly_robust, ips, replay, slate_ips, slates_of, snips
+from recsys.offpolicy import (
+    ClickModel,
+    Slates,
+    cascade,
+    doubly_robust,
+    ips,
+    judged,
+    replay,
+    slate_ips,
+    slates_of,
+    snips,
+)
 from recsys.otherwise import Otherwise
 from tests.bench.offpolicy import ITEMS, coverage, night
 
@@ -87,9 +99,22 @@ def test_a_click_model_finds_slots_and_items() -> None:
 
 def test_places_that_no_shown_list_speaks_for_are_counted() -> None:
     slates, _ = every()
-    shown = slates._replace(items=np.where(np.arange(3) < 2, slates.items, -1), m=np.full(600, 2))
-    assert ips(shown, np.tile(np.array([0, 1, 2]), (600, 1))).unsupported == pytest.approx(1 / 3)
+    two = np.where(np.arange(3) < 2, slates.items, -1)
+    shown = slates._replace(items=two, m=np.full(600, 2), support=two)
+    assert ips(shown, two).unsupported == 0
+    assert ips(shown, slates.items).unsupported == pytest.approx(1 / 3), "no item was shuffled onto the third place"
     assert ips(slates, np.tile(np.array([0, 1, 2]), (600, 1))).unsupported == 0
+
+
+def test_what_was_never_in_the_shuffle_has_no_support_and_what_was_only_not_seen_has() -> None:
+    rng = np.random.default_rng(1)
+    support = np.array([rng.permutation(20) for _ in range(1_000)])
+    slates = Slates([f"u{n}" for n in range(1_000)], support[:, :10], support[:, :10] < 3, np.full(1_000, 20), support)
+    for estimator in (ips, snips, cascade):
+        assert estimator(slates, np.tile(np.arange(100, 110), (1_000, 1))).unsupported == 1
+        assert estimator(slates, np.tile(np.arange(10), (1_000, 1))).unsupported == 0
+        assert estimator(slates, np.tile([*range(5), *range(100, 105)], (1_000, 1))).unsupported == 0.5
+    assert np.isnan(cascade(slates, np.tile(np.arange(100, 110), (1_000, 1))).value), "nothing tells of it"
 
 
 def test_slates_are_the_first_shuffled_lists_of_a_night() -> None:
@@ -108,6 +133,74 @@ def test_slates_are_the_first_shuffled_lists_of_a_night() -> None:
     assert slates.clicks.tolist() == [[False, True, False], [False, False, False]]
     plain, _ = slates_of(pl.DataFrame(shown), clicks, k=3, shuffled=False)
     assert plain.users == ["bob"]
+
+
+def test_one_s_own_log_is_judged_by_what_it_holds() -> None:
+    """Two shoppers' shuffled lists, one of them of an older version, and one as ranked."""
+    about = {"path": "table", "version": "v1", "permuted": 3}
+    shown = [
+        about | {"list_id": "a", "user": "ann", "at": 5, "offset": 1, "explored": True, "items": ["y", "x"]},
+        about | {"list_id": "b", "user": "bob", "at": 5, "offset": 2, "explored": True, "items": ["x", "z", "y"]},
+        about | {"list_id": "c", "user": "eve", "at": 5, "offset": 3, "explored": False, "items": ["x", "y"]},
+    ]
+    supports = [["x", "y", "z"], None, []]
+    rows = pl.DataFrame(shown).with_columns(support=pl.Series(supports, dtype=pl.List(pl.String)))
+    clicks = pl.DataFrame({"list_id": ["a", "c", "c"], "position": [2, 1, 2]})
+    said = judged(rows, clicks, {"z": 5.0, "y": 1.0}, k=2)
+    assert (said.shuffled, said.plain, said.clicks) == (2, 1, 2.0)
+    assert said.orders["as ranked"]["IPS"].value == pytest.approx(0), "x stood first in b, and was not clicked on"
+    assert said.orders["by popularity"]["IPS"].unsupported == 0
+    assert judged(rows.filter(~pl.col("explored")), clicks, {}, k=2).orders == {}
+    assert slates_of(rows.drop("support"), clicks, k=2, shuffled=True)[0].support[0, :3].tolist() == [1, 0, -1]
+
+
+# --- worlds whose truth is known --------------------------------------------------------------------
+
+
+M, K = 20, 10
+DRAWS = np.linspace(0.35, 0.02, M)  # chance of a click on each item, if looked at
+DOWN = (np.arange(K) + 1.0) ** -0.7  # chance that a place is looked at, where clicks end nothing
+
+
+def covered(seeds: int, *, ends: bool) -> tuple[dict[str, int], float]:
+    """By estimator, in how many worlds of 800 lists the interval holds the truth; and the mean of `cascade`.
+
+    `ends`: whether the first click ends the visit, and until then all is looked at.
+    """
+    wanted = np.tile(np.arange(K), (800, 1))
+    truth = float(1 - np.prod(1 - DRAWS[:K]) if ends else (DRAWS[:K] * DOWN).sum())
+    found, values = Counter[str](), []
+    for seed in range(seeds):
+        rng = np.random.default_rng(seed)
+
+        def clicks(items: np.ndarray, rng: np.random.Generator = rng) -> np.ndarray:
+            would = rng.random(items.shape) < DRAWS[items] * (1 if ends else DOWN)
+            return would & (np.cumsum(would, axis=1) - would == 0) if ends else would
+
+        order = rng.permuted(np.tile(np.arange(M), (800, 1)), axis=1)
+        users = [str(n) for n in range(800)]
+        slates = Slates(users, order[:, :K], clicks(order[:, :K]), np.full(800, M), order)
+        model = ClickModel.fit(Slates(users, wanted, clicks(wanted), np.full(800, M)), count=M)
+        said = {"ips": ips(slates, wanted), "snips": snips(slates, wanted), "cascade": cascade(slates, wanted)}
+        said["robust"] = doubly_robust(slates, wanted, model)
+        found.update(name for name, estimate in said.items() if estimate.low <= truth <= estimate.high)
+        values.append(said["cascade"].value - truth)
+    return found, float(np.mean(values))
+
+
+def test_where_a_click_ends_the_visit_only_the_cascade_estimator_holds() -> None:
+    found, off = covered(200, ends=True)
+    assert 180 <= found["cascade"] <= 198, found
+    assert abs(off) < 0.01
+    for name in ("ips", "snips", "robust"):
+        assert found[name] <= 100, found
+
+
+def test_where_places_do_not_hang_on_each_other_the_others_hold_and_say_neither_too_little_nor_too_much() -> None:
+    found, _ = covered(200, ends=False)
+    for name in ("ips", "snips", "robust"):
+        assert 180 <= found[name] <= 198, found
+    assert found["cascade"] <= 100, "it counts one click a list"
 
 
 # --- the simulated shop, whose truth is known --------------------------------------------------------

@@ -3,15 +3,17 @@
 from collections.abc import Iterator, Mapping
 
 import pytest
+from typer.testing import CliRunner
 
 from recsys import config
+from recsys.__main__ import app
 from recsys.config import DAY, HOUR
-from recsys.schema import CATALOGUE, ERASURES, EVENTS, Erasure, Product
+from recsys.ingest import frozen, ingest
+from recsys.schema import CATALOGUE, ERASURES, EVENTS, IMPRESSIONS, Erasure, Event, Impression, Product
 from recsys.shelf import NoTable
-from recsys.table import Table
-from recsys.topk import drawn
+from recsys.table import Table, drawn
 from shared.eventlog.port import Entry, Place, Reader
-from tests.recsys.shop import MIDNIGHT, TODAY, Shop, Trained, event, named
+from tests.recsys.shop import KEY, MIDNIGHT, TODAY, Shop, Trained, event, named
 from tests.retention import shorten
 
 NOW = TODAY + 3 * HOUR
@@ -272,3 +274,61 @@ def test_a_log_that_has_let_go_of_events_after_the_cut_still_serves_what_is_left
     shorten(shop.log, EVENTS, shop.log.ends(EVENTS))
     shop.happens(event(user=user, item=second, at=NOW + 60, id="later"))
     assert second not in shop.shelf().recommend(user, 50, now=NOW + 90).items
+
+
+def test_a_shuffled_list_says_what_was_shuffled_and_in_which_order_it_was_ranked(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = shop.night().version
+    monkeypatch.setattr("recsys.config.EXPLORED", 0.0)  # what a table holds was drawn when it was made
+    made, shelf = Table.open(shop.tables / version), shop.shelf()
+    user = next(user for user in made.first_ten()[0] if made.explored(made.row(user)))
+    shown = shelf.recommend(user, 5, now=NOW)
+    assert (shown.permuted, len(shown.support)) == (config.PERMUTED, config.PERMUTED)
+    assert set(shown.items) < set(shown.support)
+    assert shown.support != [made.extras.items[item] for item in made.items(made.row(user), config.PERMUTED)]
+    shop.happens(event(user=user, item=shown.support[0], at=NOW), event(user=user, item=shown.support[7], at=NOW))
+    shelf.follow()
+    left = [item for place, item in enumerate(shown.support) if place not in (0, 7)]
+    assert shelf.recommend(user, 5, now=NOW).support == left
+
+
+def test_the_support_is_the_order_that_a_night_without_a_shuffle_stores(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Table.open(shop.tables / shop.night().version)
+    users = [user for user in made.first_ten()[0] if made.explored(made.row(user))]
+    found = {user: made.shuffled(user, made.row(user)) for user in users}
+    monkeypatch.setattr("recsys.config.EXPLORED", 0.0)
+    plain = Table.open(shop.tables / shop.nights().run(MIDNIGHT, afresh=True).version)
+    assert plain.version != made.version
+    assert found == {user: plain.items(plain.row(user), config.PERMUTED) for user in users}
+    assert all(plain.shuffled(user, plain.row(user)) == [] for user in users)
+
+
+def test_one_s_own_log_is_evaluated_on_the_command_line(shop: Shop) -> None:
+    command = ["--var", str(shop.var), "--log", shop.url, "--virtual", str(shop.clock.now()), "evaluate", "--k", "5"]
+    told = CliRunner().invoke(app, command)
+    assert told.exit_code == 2
+    assert "the lake holds no list" in " ".join(told.output.replace("│", " ").split())
+    shop.night()
+    shelf, entries = shop.shelf(), []
+    users, _ = Table.open(shop.tables / shelf.version).first_ten()
+    for number, user in enumerate(users):
+        made, about = shelf.recommend(user, 5, now=NOW), {"user": user, "at": NOW, "list_id": f"l{number}"}
+        shown = Impression.model_validate(
+            about
+            | {name: getattr(made, name) for name in ("version", "path", "explored", "permuted")}
+            | {name: tuple(getattr(made, name)) for name in ("items", "sources", "support")}
+        )
+        entries.append(Entry(IMPRESSIONS, user, shown.model_dump_json().encode()))
+        if number % 2:
+            click = {"kind": "click", "id": f"c{number}", "item": made.items[0], "position": 1}
+            entries.append(Entry(EVENTS, user, Event.model_validate(about | click).model_dump_json().encode()))
+    shop.log.append(entries)
+    ingest(shop.log, shop.lake, frozen(shop.log), key=KEY)
+    told = CliRunner().invoke(app, command)
+    assert told.exit_code == 0, told.output
+    assert "The shuffled items as ranked" in told.output
+    assert "The shuffled items by popularity" in told.output
+    assert "lists stood as ranked, with 0." in told.output
