@@ -99,7 +99,7 @@ def cascade(slates: Slates, wanted: Ints) -> Estimate:
     Assumes that places are looked at from the top until then, and that a click on what is looked at hangs on place and
     item alone. The others assume the opposite, that what stands above a place changes nothing there.
     """
-    looked = np.cumsum(slates.clicks, axis=1) - slates.clicks == 0
+    looked: NDArray[np.bool_] = np.cumsum(slates.clicks, axis=1) - slates.clicks == 0
     weights = _weights(slates, wanted) * looked
     told, used = weights.sum(axis=0), (wanted >= 0).any(axis=0)
     with np.errstate(invalid="ignore"):

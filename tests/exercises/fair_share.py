@@ -16,8 +16,7 @@ from recsys.config import DAY
 from recsys.policy import PAGE, Policy, Rules, compose
 from recsys.schema import Interactions, Ranked
 from recsys.sources import Parameters, Sources, fit
-from recsys.table import Table
-from recsys.topk import drawn
+from recsys.table import Table, drawn
 from recsys.train import shown
 from tests.recsys.shop import TODAY, Shop, Trained, known
 

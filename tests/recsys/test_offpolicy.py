@@ -175,7 +175,8 @@ def covered(seeds: int, *, ends: bool) -> tuple[dict[str, int], float]:
 
         def clicks(items: np.ndarray, rng: np.random.Generator = rng) -> np.ndarray:
             would = rng.random(items.shape) < DRAWS[items] * (1 if ends else DOWN)
-            return would & (np.cumsum(would, axis=1) - would == 0) if ends else would
+            first: np.ndarray = would & (np.cumsum(would, axis=1) - would == 0)
+            return first if ends else would
 
         order = rng.permuted(np.tile(np.arange(M), (800, 1)), axis=1)
         users = [str(n) for n in range(800)]

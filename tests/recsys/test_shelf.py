@@ -240,7 +240,7 @@ def test_a_switch_takes_over_what_is_sold_out_and_who_was_erased_and_reads_no_ca
     for one in (shelf, fresh):
         assert one._since is not None
         assert one._since.out == fresh._since.out  # type: ignore[union-attr]  # it has a table
-        assert one._since.erased == {named("ann"): NOW}
+        assert one._since.erased == {named("ann"): TODAY + 2 * HOUR}, "not later than it was asked for"
         assert gone not in one.recommend(user, 50, now=TODAY + DAY).items
     out(shop, gone, there=True)
     shelf.follow()
