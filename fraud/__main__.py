@@ -48,7 +48,7 @@ def main(
     # [2.3] Three stores for three questions: the log keeps what came in which order, the lake is read a month at
     # a time to learn from, the store answers for one payment. The store can be made again from the log, and the lake
     # from the files that were ingested, the log, and itself for what the log has let go of.
-    context.obj = Runtime(config.SERVICE, TOPICS, var=var, log=log, virtual=virtual)
+    context.obj = Runtime(config.SERVICE, TOPICS, var=var, log=log, virtual=virtual, tables=config.LAKE)
 
 
 # [4.2] One code base and one log, but a process for each pace: the gateway answers in milliseconds, the worker
@@ -167,7 +167,7 @@ def monitor(context: typer.Context, seed: int = 0) -> None:
                 clock=runtime.clock,
                 seed=seed,
                 fetch=runtime.fetch,
-                pages=runtime.settings.var / "reports",
+                pages=runtime.settings.var / config.SERVICE / "reports",
             )
             with closing(monitor):
                 while not stopping.is_set():

@@ -1,6 +1,8 @@
 """The constants of the design: every number with its unit and its reason."""
 
 SERVICE = "fraud"
+# Tables of the lake, each with a column that another service's of that name does not have.
+LAKE = {"events": "card", "decisions": "card", "refusals": "at"}
 
 MINUTE, HOUR, DAY = 60, 3_600, 86_400  # seconds; event time is whole seconds since the epoch, UTC
 

@@ -104,7 +104,7 @@ def run(settings: Settings, *, port: int, days: int, seed: int, headless: bool, 
         with scene("The rest of the days, and the books") as act:
             live.days(range(live.next_day, end))
             answers = live.close_http()
-            truth, known = money(live.decided(), Lake(settings.var / "lake"), end=end * config.DAY)
+            truth, known = money(live.decided(), Lake(settings.lake(config.SERVICE)), end=end * config.DAY)
             act.outcome = f"{live.sent:,} events, {len(answers.latencies):,} requests"
 
         stage.table("Money, EUR: what frauds, reviews and declined customers cost", *truth.table(known))
@@ -182,13 +182,13 @@ def write_past(
     known = complaints.filter(pl.col("at") < until)
     begun = payments["at"][0] // config.HOUR * config.HOUR
     rows = as_events(payments, known, key=settings.key("pseudonym_key"), ticks=(begun, until))
-    new = write_history(Lake(settings.var / "lake"), rows, source=source)
+    new = write_history(Lake(settings.lake(config.SERVICE)), rows, source=source)
     return complaints.filter(pl.col("at") >= until), new
 
 
 def learn(settings: Settings, stage: Stage, *, as_of: int, seed: int) -> Candidate:
     """Train on the lake, register, judge against the champion if there is one."""
-    registry, lake = Registry(settings.mlflow, config.SERVICE), Lake(settings.var / "lake")
+    registry, lake = Registry(settings.mlflow, config.SERVICE), Lake(settings.lake(config.SERVICE))
     champion = None
     if (alias := registry.alias("champion")) is not None:
         version = registry.version(alias)
@@ -227,7 +227,7 @@ def release_bad_model(settings: Settings, live: Live) -> None:
 def next_steps(settings: Settings, live: Live, *, headless: bool) -> list[tuple[str, str]]:
     """Commands that work as they stand."""
     steps = [
-        (f"ls {settings.var}/reports", "evidently's pages of the drift"),
+        (f"ls {settings.var}/fraud/reports", "evidently's pages of the drift"),
         (settings.registry_page, "MLflow: every version with its figures and plots"),
     ]
     if headless:

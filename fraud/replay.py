@@ -58,7 +58,7 @@ def run(settings: Settings, file: Path, *, port: int, days: int, seed: int, spel
             answers = live.close_http()
             act.outcome = f"{live.sent:,} events; {len(live.alarms)} alarms, {len(live.releases) - 1} further releases"
         decided = live.decided()
-        truth, known = money(decided, Lake(settings.var / "lake"), end=end * config.DAY)
+        truth, known = money(decided, Lake(settings.lake(config.SERVICE)), end=end * config.DAY)
         stage.table("Money, EUR", *truth.table(known))
         stage.table("Ranking, by the file's truth", *ranking(decided))
         stage.table("Service", *service(live, answers))

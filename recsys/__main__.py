@@ -62,7 +62,9 @@ def main(
 ) -> None:
     # [2.3] A log for what comes in, a lake of Parquet for what is learnt from, and folders of mapped arrays for what
     # is shown: a key-value server between table and shopper would add a network to a look-up of two microseconds.
-    context.obj = Runtime(config.SERVICE, TOPICS, var=var, log=log, virtual=virtual, models="recipes")
+    context.obj = Runtime(
+        config.SERVICE, TOPICS, var=var, log=log, virtual=virtual, models="recipes", tables=config.LAKE
+    )
 
 
 # [4.2] One code base, three processes, one folder: the night takes a machine's cores for minutes and memory for all
@@ -177,7 +179,7 @@ def monitor(context: typer.Context, seed: int = 0) -> None:
                     clock=runtime.clock,
                     seed=seed,
                     fetch=runtime.fetch,
-                    pages=runtime.settings.var / "reports",
+                    pages=runtime.settings.var / config.SERVICE / "reports",
                 )
             ) as monitor,
         ):

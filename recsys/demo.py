@@ -161,7 +161,7 @@ def past(settings: Settings, shop: Shop) -> tuple[Life, str]:
     events = pl.concat(parts).filter(pl.col("at") < START + HISTORY * config.DAY).sort("at", maintain_order=True)
     changes = [simulate.products(shop, day, since=day - 1) for day in range(1, HISTORY)]
     catalogue = pl.concat([simulate.products(shop, 0), *changes])
-    write_history(Lake(settings.var / "lake"), events, catalogue, key=settings.key("pseudonym_key"))
+    write_history(Lake(settings.lake(config.SERVICE)), events, catalogue, key=settings.key("pseudonym_key"))
     bought = events.filter(pl.col("kind") == "purchase").height
     return life, f"{events.height:,} events in the lake, {bought:,} of them purchases, {catalogue.height:,} products"
 
@@ -172,7 +172,7 @@ def nights_of(settings: Settings, registry: Registry, seed: int) -> Callable[[Ev
     def made(log: EventLog, clock: Clock) -> Nights:
         return Nights(
             log,
-            Lake(settings.var / "lake"),
+            Lake(settings.lake(config.SERVICE)),
             clock=clock,
             var=settings.var,
             seed=seed,
@@ -185,7 +185,7 @@ def nights_of(settings: Settings, registry: Registry, seed: int) -> Callable[[Ev
 
 def learn(settings: Settings, registry: Registry, *, as_of: int, seed: int, horizon: int = config.HORIZON) -> Candidate:
     """Train on the lake, and register what comes of it; it is the first."""
-    return train(Lake(settings.var / "lake"), registry, as_of=as_of, seed=seed, champion=None, horizon=horizon)
+    return train(Lake(settings.lake(config.SERVICE)), registry, as_of=as_of, seed=seed, champion=None, horizon=horizon)
 
 
 def told(candidate: Candidate) -> str:
@@ -327,7 +327,10 @@ def simulate_date(live: Live) -> str:
 def next_steps(settings: Settings, live: Live, *, headless: bool) -> list[tuple[str, str]]:
     """Commands that work as they stand."""
     steps = [
-        (f"ls {settings.var}/reports {settings.var}/tables", "evidently's pages of the drift, and the versions kept"),
+        (
+            f"ls {settings.var}/recsys/reports {settings.var}/tables",
+            "evidently's pages of the drift, and the versions kept",
+        ),
         (settings.registry_page, "MLflow: every recipe with its figures"),
     ]
     if headless:

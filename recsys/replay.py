@@ -56,7 +56,7 @@ def run(settings: Settings, file: Path, *, name: str, days: int, seed: int, spel
     figures = Run(config.SERVICE, command=command, at=SystemClock().now(), var=settings.var, modules=["recsys.replay"])
     settings = settings.afresh("replay-recsys", at=SystemClock().now())
     settings.pin("pseudonym_key", f"replay of seed {seed}")
-    lake, registry = Lake(settings.var / "lake"), Registry(settings.mlflow, config.SERVICE)
+    lake, registry = Lake(settings.lake(config.SERVICE)), Registry(settings.mlflow, config.SERVICE)
 
     past = take(stage, file, spelling)
     show_refusals(stage, past.table, settings.var)

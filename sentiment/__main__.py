@@ -55,7 +55,9 @@ class SentimentRuntime(Runtime):
     # [2.3] The log keeps what came in which order; the lake what is learnt and counted again from, a day at a time;
     # the batch view is a file an hour and version, so that publishing is one rename and a request opens few files.
     def __init__(self, *, var: Path | None, log: str, virtual: int | None, brands: str) -> None:
-        super().__init__(config.SERVICE, TOPICS, var=var, log=log, virtual=virtual, options=["--brands", brands])
+        super().__init__(
+            config.SERVICE, TOPICS, var=var, log=log, virtual=virtual, options=["--brands", brands], tables=config.LAKE
+        )
         self.brands = brands
         self.view = self.settings.var / "batch"
 

@@ -101,7 +101,7 @@ def run(
         scene = partial(story.scene, stage, clock=live.clock, tell=live.tell)
         with scene("History: posts that people have labelled") as act:
             past = history(seed=seed, start=START, days=HISTORY, posts_a_day=POSTS)
-            write_labels(Lake(settings.var / "lake"), past, known_at=TODAY - HOUR)
+            write_labels(Lake(settings.lake(config.SERVICE)), past, known_at=TODAY - HOUR)
             act.outcome = f"{past.height:,} posts, {past['brand'].n_unique()} brands"
 
         with scene("Training: a linear model, MiniLM fine-tuned, int8, the test of names, the gate") as act:
@@ -228,7 +228,7 @@ def learn(
     settings: Settings, stage: Stage, brands: Brands, *, as_of: int, seed: int, recipe: Recipe | None
 ) -> Candidate:
     """Train on the lake, register, judge against the champion if there is one."""
-    registry, lake = Registry(settings.mlflow, config.SERVICE), Lake(settings.var / "lake")
+    registry, lake = Registry(settings.mlflow, config.SERVICE), Lake(settings.lake(config.SERVICE))
     champion, unseen = None, 0
     if (alias := registry.alias("champion")) is not None:
         version = registry.version(alias)

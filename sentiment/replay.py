@@ -86,7 +86,7 @@ def run(
     with Live(settings, stage, port=port, today=today, seed=seed, world=world) as live:
         live.log.append(rejected_rows(DEAD, table.letters, personal=PERSONAL))
         with stage.act("Training on the first days") as act:
-            write_labels(Lake(settings.var / "lake"), past, known_at=today - HOUR)
+            write_labels(Lake(settings.lake(config.SERVICE)), past, known_at=today - HOUR)
             live.children.start("serve", "--port", str(port))
             live.children.start("batch")
             candidate = learn(settings, stage, Brands.read(world), as_of=today, seed=seed, recipe=recipe)

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from io import TextIOWrapper
 from pathlib import Path
@@ -27,6 +27,7 @@ from shared.eventlog import open_log
 from shared.eventlog.port import DAY, Entry, EventLog, Fenced, LogUnavailable, Topic, for_ever
 from shared.lake import Lake, LakeCorrupt
 from shared.lake_rebuild import put_back
+from shared.old_lake import take_over
 from shared.privacy import masked
 from shared.settings import Settings, ask_no_proxy_for_this_machine, check_driver
 from shared.supervised_thread import SupervisedThread
@@ -79,7 +80,8 @@ class MaskedLines(logging.Formatter):
 class Runtime:
     """The parts of one service, built from its settings.
 
-    `models` is the folder, below `var`, of what is fetched from the registry; `options` are given to child commands.
+    `models` is the folder, below `var`, of what is fetched from the registry; `options` are given to child commands;
+    `tables` are those of its lake, each with a column that tells it from another service's.
     """
 
     def __init__(
@@ -92,6 +94,7 @@ class Runtime:
         virtual: int | None,
         models: str = "models",
         options: Sequence[str] = (),
+        tables: Mapping[str, str] | None = None,
     ) -> None:
         for stream in (sys.stdout, sys.stderr):  # a terminal without Unicode gets question marks
             if isinstance(stream, TextIOWrapper):
@@ -110,6 +113,7 @@ class Runtime:
             check_driver(settings.mlflow)
         except ValueError as error:
             raise typer.BadParameter(str(error)) from error
+        take_over(self.settings.var, self.settings.lake(service), tables or {})
         self.service, self.topics = service, topics
         self.clock: Clock = SystemClock() if virtual is None else VirtualClock(virtual)
         self.models = self.settings.var / models
@@ -174,7 +178,7 @@ class Runtime:
         return [topic._replace(days=wanted.get(topic.name, topic.days)) for topic in self.topics]
 
     def lake(self) -> Lake:
-        return Lake(self.settings.var / "lake")
+        return Lake(self.settings.lake(self.service))
 
     @contextmanager
     def using_lake(self, *, alone: bool = False) -> Iterator[Lake]:

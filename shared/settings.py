@@ -94,6 +94,10 @@ class Settings(BaseSettings):
         moved, prefix = self.under(self.var / run / name), f"{run}-{name}"
         return moved.model_copy(update={"log": apart(moved.log, prefix), "store": apart(moved.store, prefix)})
 
+    def lake(self, service: str) -> Path:
+        """The folder of a service's lake. Services may share `var`, and have tables of the same name."""
+        return self.var / service / "lake"
+
     @property
     def registry_page(self) -> str:
         """Where a person sees the registry: its server's address, or the command that shows it. Without passwords."""

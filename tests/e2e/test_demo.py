@@ -82,7 +82,7 @@ def taken(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Lake]:
     bad = ["a b,2026-01-01 10:00:00,c1,t1,1,0", "900,2026-01-01 10:00:00,c1,t1,-5,0", "901,yesterday,c1,t1,5,0"]
     var = tmp_path_factory.mktemp("taken")
     (var / "payments.csv").write_text("\n".join([header, *good, *bad]))
-    return run("--var", var, "ingest", var / "payments.csv"), Lake(var / "lake")
+    return run("--var", var, "ingest", var / "payments.csv"), Lake(var / "fraud" / "lake")
 
 
 def test_bad_rows_of_a_file_are_reported_and_the_rest_is_taken_in(taken: tuple[str, Lake]) -> None:

@@ -257,7 +257,7 @@ def test_each_button_does_what_it_says(tab: Page, service: Service, world: Train
         clock=bank.clock,
         seed=1,
         fetch=lambda artifact, digest: registry.fetch(artifact, digest=digest, into=bank.var / "models"),
-        pages=bank.var / "reports",
+        pages=bank.var / "fraud" / "reports",
     )
 
     def commands() -> list[tuple[str, str | None, bool]]:

@@ -75,7 +75,7 @@ def test_a_rule_of_the_normaliser_is_added_and_the_service_ends_with_a_new_champ
 ) -> None:
     # A day of the code as it is, its labels, and the registry it was trained into.
     (crowd.var / "pseudonym_key.secret").write_bytes(KEY)
-    shutil.copytree(world.var / "lake", crowd.lake.folder, dirs_exist_ok=True)
+    shutil.copytree(world.var / "sentiment" / "lake", crowd.lake.folder, dirs_exist_ok=True)
     shutil.copy(world.var / "mlflow.db", crowd.var / "mlflow.db")
     crowd.post(post("@northair is GREAT", id="before"))
     crowd.tick(TODAY + 2 * HOUR)

@@ -80,7 +80,7 @@ class Traffic:
     def audited(self, service: Service) -> bool:
         """Whether enough of it is in the lake."""
         self.audit()
-        rows = Lake(service.var / "lake").read("audits")
+        rows = Lake(service.var / "sentiment" / "lake").read("audits")
         return rows.filter(pl.col("model").is_not_null()).height >= AUDITS
 
 
@@ -122,7 +122,7 @@ def test_from_a_file_to_the_second_champion_under_steady_traffic(tmp_path: Path)
         until(lambda: service.ask("GET", "/v1/opinions?limit=1")[0]["model"] == "2")
         now = SystemClock().now()
         until(lambda: counted(service, now) >= 50)
-    rows = Lake(service.var / "lake").read("posts")
+    rows = Lake(service.var / "sentiment" / "lake").read("posts")
     assert 0 < rows.height <= traffic.sent
     assert rows["author"].str.contains("^[0-9a-f]{32}$").all()
 

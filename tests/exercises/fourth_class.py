@@ -81,7 +81,7 @@ def labelled(posts: Sequence[tuple[str, int, str]], label: str = "mixed") -> pl.
 
 
 def learn(var: Path, posts: pl.DataFrame, registry: Registry, champion: Path | None = None) -> Candidate:
-    lake = Lake(var / "lake")
+    lake = Lake(var / "sentiment" / "lake")
     write_labels(lake, posts, known_at=TODAY - HOUR)
     return train(lake, registry, BRANDS, as_of=TODAY, seed=SEED, champion=champion, recipe=None)
 

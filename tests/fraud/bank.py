@@ -83,7 +83,7 @@ def trained(var: Path) -> Trained:
 
 def _learn(var: Path, past: pl.DataFrame) -> None:
     """Fill `var` with a lake, a model, its release, and a log with snapshots."""
-    lake = Lake(var / "lake")
+    lake = Lake(var / "fraud" / "lake")
     write_history(lake, past)
     registry = open_registry(var)
     candidate = train(lake, registry, as_of=TODAY, seed=SEED, champion=None)
@@ -112,7 +112,7 @@ def copied(trained: Trained, var: Path, *, history: bool = True, url: str = "") 
 
     `url`: of its log, if that is not a file of its own.
     """
-    for part in ("lake", "lake-files"):
+    for part in ("fraud/lake", "fraud/lake-files"):
         shutil.copytree(trained.var / part, var / part, copy_function=os.link)  # nothing is ever changed in place
     shutil.copytree(trained.var / "models", var / "models", copy_function=os.link)
     if history:
@@ -138,7 +138,7 @@ class Bank:
         self.clock = VirtualClock(TODAY)
         self.log = open_log(self.url, clock=self.clock)
         self.log.create(TOPICS)
-        self.lake = Lake(var / "lake")
+        self.lake = Lake(var / "fraud" / "lake")
         self._workers: list[Worker] = []
 
     def close(self) -> None:

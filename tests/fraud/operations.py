@@ -141,7 +141,7 @@ class Operations:
             self._monitors.append(
                 Monitor(
                     log,
-                    Lake(self.bank.var / "lake"),
+                    Lake(self.bank.var / "fraud" / "lake"),
                     cast(Registry, self._shelf),
                     clock=self.bank.clock,
                     seed=1,

@@ -182,12 +182,12 @@ def test_a_weekday_that_the_reference_lacks_is_told_and_not_judged(room: Room, w
 
 @pytest.mark.slow
 def test_a_closed_weekday_does_not_end_a_training(world: Trained) -> None:
-    rows = dataset.events(Lake(world.var / "lake"), as_of=TODAY)
+    rows = dataset.events(Lake(world.var / "fraud" / "lake"), as_of=TODAY)
     until = TODAY - 7 * DAY
     sunday = (pl.col("at") // DAY + 3) % 7 == 6
     fortnight = pl.col("at").is_between(until - 14 * DAY, until)
     rows = rows.filter(~(sunday & fortnight & (pl.col("kind") == "payment")))
-    known = train.folded(rows, dataset.decisions(Lake(world.var / "lake")))
+    known = train.folded(rows, dataset.decisions(Lake(world.var / "fraud" / "lake")))
     model = Artifact.load(world.var / "models" / world.release.digest).model
     usual, limits = train.normal(known, model, until=until)
     assert 6 not in usual["weekday"]
@@ -318,7 +318,7 @@ def test_two_workers_whose_rebuild_outlasts_a_lease_make_progress(
 
     def run(slot: int) -> None:
         own = Bank(bank.var, bank.url)
-        own.lake = Slow(bank.var / "lake", seconds=seconds)
+        own.lake = Slow(bank.var / "fraud" / "lake", seconds=seconds)
         while not stopping.is_set():
             worker: Worker = own.worker(slot=slot, patience=0.4)
             try:
@@ -424,7 +424,7 @@ def test_a_damaged_file_of_the_lake_does_not_keep_a_partition_from_being_rebuilt
 ) -> None:
     with closing(copied(world, tmp_path / "var", history=False)) as bank:
         bank.release(world.release)
-        file = sorted((bank.var / "lake" / "events").rglob("history-*.parquet"))[-1]
+        file = sorted((bank.var / "fraud" / "lake" / "events").rglob("history-*.parquet"))[-1]
         if batch == "history":
             file.unlink()  # the lake of the trained bank has the same file
         file.with_name(f"{batch}.parquet").write_bytes(b"PAR1 and no more")

@@ -261,7 +261,7 @@ def test_an_ingested_file_brings_nothing_of_the_future(tmp_path: Path) -> None:
     said = CliRunner().invoke(app, words)
     assert "2 new of 2 payments" in said.stdout, said.output
     assert "1 rows refused" in said.stdout
-    known = Lake(tmp_path / "lake").read("events")
+    known = Lake(tmp_path / "fraud" / "lake").read("events")
     assert known["at"].max() == now
     assert known.filter(pl.col("kind") == "label").sort("id")["at"].to_list() == [now, now]
     assert known.filter(pl.col("kind") == "tick")["at"].max() == START + 5 * DAY

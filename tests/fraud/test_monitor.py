@@ -46,7 +46,7 @@ class Room:
         return folder if folder.is_dir() else self.registry.fetch(artifact, digest=digest, into=folder.parent)
 
     def enter(self) -> Monitor:
-        bank, pages = self.bank, self.bank.var / "reports"
+        bank, pages = self.bank, self.bank.var / "fraud" / "reports"
         return Monitor(bank.log, bank.lake, self.registry, clock=bank.clock, seed=SEED, fetch=self.fetch, pages=pages)
 
     def die(self) -> None:
@@ -190,7 +190,7 @@ def test_drift_is_an_alarm_on_the_second_day_in_a_row_and_is_said_once(room: Roo
     room.day(moved(days(world, 6, 6)))
     room.day(moved(days(world, 7, 7)))
     assert room.alarms == [alarm]
-    pages = room.bank.var / "reports"  # of the monitor before the restart, which was not waited for
+    pages = room.bank.var / "fraud" / "reports"  # of the monitor before the restart, which was not waited for
     eventually(
         lambda: [b"<html" in x.read_bytes()[:1_000].lower() for x in pages.glob("drift-*.html")] == [True], seconds=60
     )
@@ -295,7 +295,7 @@ def test_a_damaged_file_of_the_lake_costs_a_day_its_judgement_and_no_more(room: 
 
 def test_a_retraining_on_too_little_is_an_alarm(bank: Bank, world: Trained) -> None:
     shutil.copy(world.var / "mlflow.db", bank.var / "mlflow.db")
-    shutil.rmtree(bank.var / "lake")
+    shutil.rmtree(bank.var / "fraud" / "lake")
     room = Room(bank)
     room.command("retrain")
     assert room.alarms[-1].message.startswith("not retrained: no events from ")

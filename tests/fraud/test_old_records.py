@@ -10,12 +10,13 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from fraud import dataset
+from fraud import config, dataset
 from fraud.artifact import Artifact
 from fraud.config import DAY
 from fraud.monitor import Monitor
 from fraud.schema import ALARMS, COMMANDS, REPORTS, Alarm, Report
 from shared.eventlog.port import Entry
+from shared.old_lake import take_over
 from tests.fraud.bank import SEED, TODAY, Bank, open_registry, payments
 from tests.fraud.test_serve import PAYMENT, edge, eventually, working
 
@@ -26,6 +27,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*noload.*:DeprecationWarning")
 @pytest.fixture
 def old(tmp_path: Path) -> Iterator[Bank]:
     shutil.copytree(FIXTURE, tmp_path / "var")
+    take_over(tmp_path / "var", tmp_path / "var" / "fraud" / "lake", config.LAKE)
     with closing(Bank(tmp_path / "var")) as bank:
         bank.clock.observe(TODAY + DAY)
         yield bank

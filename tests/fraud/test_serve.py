@@ -320,7 +320,7 @@ def test_commands_are_carried_out_and_seen_in_ledger_and_alarms(
         clock=bank.clock,
         seed=1,
         fetch=lambda artifact, digest: registry.fetch(artifact, digest=digest, into=bank.var / "models"),
-        pages=bank.var / "reports",
+        pages=bank.var / "fraud" / "reports",
     )
 
     def command(**wanted: object) -> None:

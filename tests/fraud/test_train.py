@@ -39,7 +39,7 @@ def first(world: Trained, registry: Registry) -> tuple[Version, Path]:
 
 @pytest.mark.slow
 def test_the_same_data_and_seed_make_the_same_model(world: Trained, registry: Registry) -> None:
-    again = train(Lake(world.var / "lake"), registry, as_of=TODAY, seed=SEED, champion=None)
+    again = train(Lake(world.var / "fraud" / "lake"), registry, as_of=TODAY, seed=SEED, champion=None)
     assert again.version.digest == world.release.digest
     assert again.version.figures == world.release.figures
 
@@ -50,7 +50,7 @@ def test_a_champion_is_not_replaced_by_its_equal(
 ) -> None:
     champion = shutil.copytree(first[1], tmp_path / "champion")
     (champion / "limits.json").write_text('{"amount": 0.5, "score": 0.5}')
-    again = train(Lake(world.var / "lake"), registry, as_of=TODAY, seed=SEED, champion=champion)
+    again = train(Lake(world.var / "fraud" / "lake"), registry, as_of=TODAY, seed=SEED, champion=champion)
     assert "the champion" in again.refused
     assert registry.tags(again.version.version)["gate"] == again.refused
     assert again.version.figures["champion_cost_per_1000"] == again.version.figures["cost_per_1000"]
@@ -87,7 +87,7 @@ def test_mlflow_knows_where_the_model_came_from(
 
 @pytest.mark.slow
 def test_other_data_is_another_version_of_the_data(world: Trained, registry: Registry) -> None:
-    lake = Lake(world.var / "lake")
+    lake = Lake(world.var / "fraud" / "lake")
     earlier = train(lake, registry, as_of=TODAY - DAY, seed=SEED, champion=None)
     assert registry.tags(earlier.version.version)["data"] != registry.tags(world.release.version)["data"]
     assert earlier.version.digest != world.release.digest
@@ -100,7 +100,7 @@ def test_an_empty_lake_is_not_enough(registry: Registry, tmp_path: Path) -> None
 
 @pytest.mark.slow
 def test_a_history_without_labels_is_not_enough(world: Trained, registry: Registry, tmp_path: Path) -> None:
-    lake, known = Lake(tmp_path / "lake"), Lake(world.var / "lake").read("events")
+    lake, known = Lake(tmp_path / "lake"), Lake(world.var / "fraud" / "lake").read("events")
     lake.write("events", known.filter(pl.col("kind") != "label"), batch="history")
     with pytest.raises(NotEnough, match="with 0 known frauds to learn from"):
         train(lake, registry, as_of=TODAY, seed=SEED, champion=None)
@@ -121,7 +121,7 @@ def test_a_training_opens_no_date_that_it_does_not_learn_from(registry: Registry
 
 
 def test_a_file_of_the_lake_that_is_cut_in_half_is_named(world: Trained, registry: Registry, tmp_path: Path) -> None:
-    shutil.copytree(world.var / "lake", tmp_path / "lake", copy_function=os.link)
+    shutil.copytree(world.var / "fraud" / "lake", tmp_path / "lake", copy_function=os.link)
     file = sorted(tmp_path.glob("lake/events/date=*/*.parquet"))[30]
     content = file.read_bytes()
     file.unlink()  # the other link is the world's

@@ -253,18 +253,18 @@ class Operations:
 
     def _nights(self) -> Nights:
         log = cast(EventLog, self._log)
-        lake = Lake(self._folder / "lake")
+        lake = Lake(self._folder / "recsys" / "lake")
         return PreparedNights(log, lake, clock=self._clock, var=self._folder, seed=0, key=b"k", fetch=self._fetch)
 
     def _new_monitor(self) -> Monitor:
         return Monitor(
             cast(EventLog, self._log),
-            Lake(self._folder / "lake"),
+            Lake(self._folder / "recsys" / "lake"),
             lambda: cast(Registry, self._registry),
             self._nights(),
             clock=self._clock,
             seed=0,
             fetch=self._fetch,
-            pages=self._folder / "reports",
+            pages=self._folder / "recsys" / "reports",
             weekly=False,
         )

@@ -69,7 +69,7 @@ def trained(var: Path) -> Trained:
 
 def _learn(var: Path, truth: Truth, past: pl.DataFrame) -> None:
     """Fill `var` with a lake, a recipe and its release."""
-    lake = Lake(var / "lake")
+    lake = Lake(var / "recsys" / "lake")
     write_history(lake, past, catalogue(truth, HISTORY), key=KEY)
     registry = open_registry(var)
     candidate = train(lake, registry, as_of=TODAY, seed=SEED, champion=None)
@@ -104,7 +104,7 @@ def open_registry(var: Path) -> Registry:
 
 def copied(trained: Trained, var: Path, *, url: str = "", recipe: bool = True) -> "Shop":
     """A shop of one's own on the trained world; without `recipe` the plain blend ranks."""
-    for part in ("lake", "lake-files"):
+    for part in ("recsys/lake", "recsys/lake-files"):
         shutil.copytree(trained.var / part, var / part, copy_function=os.link)  # nothing is ever changed in place
     shutil.copytree(trained.var / "recipes", var / "recipes", copy_function=os.link)
     shop = Shop(var, url)
@@ -121,7 +121,7 @@ class Shop:
         self.clock = VirtualClock(TODAY + 2 * HOUR)
         self.log = open_log(self.url, clock=self.clock)
         self.log.create(TOPICS)
-        self.lake = Lake(var / "lake")
+        self.lake = Lake(var / "recsys" / "lake")
         self.tables = var / "tables"
         self._shelves: list[Shelf] = []
 
@@ -161,7 +161,7 @@ class Shop:
             clock=self.clock,
             seed=SEED,
             fetch=lambda artifact, digest: registry.fetch(artifact, digest=digest, into=self.var / "recipes"),
-            pages=self.var / "reports",
+            pages=self.var / "recsys" / "reports",
             weekly=weekly,
         )
 

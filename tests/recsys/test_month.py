@@ -70,7 +70,7 @@ class Cost(NamedTuple):
 
 def held(var: Path) -> int:
     paths = [path for path in var.rglob("*") if path.is_file() and not path.name.startswith("log.")]
-    return sum(path.stat().st_size for path in paths if not path.relative_to(var).parts[0].startswith("lake"))
+    return sum(path.stat().st_size for path in paths if "lake" not in path.relative_to(var).parts)
 
 
 def files_by_date(lake: Lake) -> Counter[str]:

@@ -8,12 +8,13 @@ from typing import cast
 
 import pytest
 
-from recsys import table
+from recsys import config, table
 from recsys.config import DAY, HOUR
 from recsys.ingest import frozen, ingest
 from recsys.schema import ALARMS, DEAD, EVENTS, NIGHTS, REPORTS
 from recsys.table import Table
 from shared.eventlog.port import Entry
+from shared.old_lake import take_over
 from shared.registry import Registry, Unavailable
 from shared.releases import NONE
 from tests.recsys.shop import KEY, TODAY, Shop, event
@@ -28,6 +29,7 @@ FIRST, SECOND = "2026-03-12", "2026-03-13"  # dates of the nights
 def old(tmp_path: Path) -> Iterator[Shop]:
     for archive in FIXTURES.glob("*.tar.gz"):
         shutil.unpack_archive(archive, tmp_path, filter="data")
+    take_over(tmp_path, tmp_path / "recsys" / "lake", config.LAKE)
     with closing(Shop(tmp_path)) as shop:
         shop.clock.observe(TODAY + DAY + 3 * HOUR)
         yield shop

@@ -362,7 +362,7 @@ def command(shop: Shop, *words: str) -> tuple[int, str]:
 
 
 def test_the_command_says_in_a_sentence_why_nothing_was_published(shop: Shop) -> None:
-    file = next((shop.var / "lake").rglob("*.parquet"))
+    file = next((shop.var / "recsys" / "lake").rglob("*.parquet"))
     whole = file.read_bytes()
     file.unlink()  # a link to the world of all tests
     file.write_bytes(b"PAR1")

@@ -85,7 +85,7 @@ def trained(var: Path, *, posts_a_day: int = 500, recipe: Recipe | None = None) 
 def _learn(var: Path, posts_a_day: int, recipe: Recipe | None) -> None:
     """Fill `var` with a lake, a model and its release."""
     past = history(seed=SEED, start=START, days=HISTORY, posts_a_day=posts_a_day)
-    lake, registry = Lake(var / "lake"), open_registry(var)
+    lake, registry = Lake(var / "sentiment" / "lake"), open_registry(var)
     write_labels(lake, past, known_at=TODAY - HOUR)
     candidate = train(lake, registry, BRANDS, as_of=TODAY, seed=SEED, champion=None, recipe=recipe)
     assert not candidate.refused, candidate.refused
@@ -111,7 +111,7 @@ class Crowd:
         self.clock = VirtualClock(TODAY)
         self.log = open_log(self.url, clock=self.clock)
         self.log.create(TOPICS)
-        self.lake = Lake(var / "lake")
+        self.lake = Lake(var / "sentiment" / "lake")
         self.reader = Reader(BRANDS, secret=KEY)
         self._open: list[Worker | Batch] = []
         if released:

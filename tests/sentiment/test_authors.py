@@ -34,7 +34,7 @@ def test_a_handle_reaches_no_topic_table_or_view_behind_the_boundary(crowd: Crow
     written = [
         record.value.decode() for topic in TOPICS if topic not in (POSTS, CORRECTIONS) for record in crowd.read(topic)
     ]
-    tables = [folder.name for folder in (crowd.var / "lake").iterdir()]
+    tables = [folder.name for folder in (crowd.var / "sentiment" / "lake").iterdir()]
     written += [crowd.lake.read(table).write_json() for table in tables]
     written += [rows.write_json() for rows in crowd.published().values()]
     assert not [text for text in written if HANDLE in text]

@@ -460,7 +460,7 @@ def test_a_champion_that_cannot_be_read_is_told_and_trained_anew(
     crowd: Crowd, mlflow: Away, world: Trained, watching: Callable[[], Monitor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mlflow.away = False
-    shutil.copytree(world.var / "lake", crowd.lake.folder, dirs_exist_ok=True)
+    shutil.copytree(world.var / "sentiment" / "lake", crowd.lake.folder, dirs_exist_ok=True)
     monkeypatch.setattr("sentiment.model.DEFINITION", "another")
     crowd.post(post())
     crowd.tick(TODAY + DAY + 2 * HOUR)

@@ -146,9 +146,9 @@ def test_day_thirty_costs_what_day_three_did(
     meter, costs = Meter(monkeypatch), list[Cost]()
     for day in range(DAYS):
         before, began = (meter.opened, meter.rows, meter.records), perf_counter()
-        there = files(crowd.var / "lake") + files(crowd.var / "batch")
+        there = files(crowd.var / "sentiment" / "lake") + files(crowd.var / "batch")
         parts = lived(crowd, day, every=1 if proof else 3)
-        now = files(crowd.var / "lake") + files(crowd.var / "batch")
+        now = files(crowd.var / "sentiment" / "lake") + files(crowd.var / "batch")
         read = [after - first for after, first in zip((meter.opened, meter.rows, meter.records), before, strict=True)]
         entries, size = held(parts)
         costs.append(Cost(read[0], read[1], read[2], now - there, entries, size, perf_counter() - began))
@@ -163,7 +163,7 @@ def test_day_thirty_costs_what_day_three_did(
     assert len(Manifest.read(crowd.var / "batch").hours) <= DAYS * 24
     reports = [Report.model_validate_json(record.value) for record in crowd.read(REPORTS)]
     assert len(reports) >= DAYS - 2
-    for table in (crowd.var / "lake").iterdir():
+    for table in (crowd.var / "sentiment" / "lake").iterdir():
         closed = sorted(table.glob("date=*"))[:-3]
         assert all(files(folder) <= 2 for folder in closed), table.name
 
@@ -183,5 +183,5 @@ def test_an_hour_at_five_steps_a_second_leaves_few_files(
             crowd.clock.observe(one.at)
             crowd.log.append([Entry(POSTS, one.id, one.model_dump_json().encode())])
             assert ingest.step() == 1
-    assert files(crowd.var / "lake" / "posts") < 200 / 2  # a day has one level more
+    assert files(crowd.var / "sentiment" / "lake" / "posts") < 200 / 2  # a day has one level more
     assert crowd.lake.read("posts").height == steps

@@ -9,6 +9,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from sentiment import config
 from sentiment.artifact import Artifact
 from sentiment.config import DAY, HOUR
 from sentiment.hours import Manifest
@@ -18,6 +19,7 @@ from sentiment.schema import ALARMS, COMMANDS, TOPICS, Alarm
 from shared.checklist import ROOT
 from shared.eventlog import open_log
 from shared.lake import Lake
+from shared.old_lake import take_over
 from shared.releases import Release
 from tests.sentiment.crowd import BRANDS, TODAY, Crowd, Trained
 from tests.sentiment.test_serve import serving, until
@@ -39,12 +41,13 @@ class Old(Crowd):
         self.clock.observe(TODAY + 26 * HOUR)
         self.log = open_log(self.url, clock=self.clock)
         self.log.create(TOPICS)
-        self.lake = Lake(self.var / "lake")
+        self.lake = Lake(self.var / "sentiment" / "lake")
 
 
 @pytest.fixture
 def old(tmp_path: Path) -> Iterator[Old]:
     shutil.copytree(FIXTURE, tmp_path / "var")
+    take_over(tmp_path / "var", tmp_path / "var" / "sentiment" / "lake", config.LAKE)
     with closing(Old(tmp_path / "var")) as crowd:
         yield crowd
 

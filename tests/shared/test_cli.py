@@ -82,7 +82,7 @@ def test_topics_are_kept_as_long_as_the_settings_say(tmp_path: Path, monkeypatch
 def test_who_makes_a_lake_again_is_alone_with_it_and_all_others_share_it(tmp_path: Path) -> None:
     one, two = runtime(tmp_path), runtime(tmp_path)
     with one.using_lake() as lake, two.using_lake():
-        assert lake.folder == tmp_path / "lake"
+        assert lake.folder == tmp_path / "shop" / "lake"
         with pytest.raises(typer.BadParameter, match="stop the commands"), two.using_lake(alone=True):
             pass
     with one.using_lake(alone=True), pytest.raises(typer.BadParameter, match="being made again"), two.using_lake():

@@ -38,7 +38,7 @@ LOGGED = rows((0, 2), (0, 3), (1, 1), (1, 2))
 
 @pytest.fixture
 def lake(tmp_path: Path) -> Lake:
-    lake = Lake(tmp_path / "lake")
+    lake = Lake(tmp_path / "shop" / "lake")
     IngestedFiles(lake).add("events", BY_FILE)
     lake.write("events", GONE, batch="0-000")
     lake.write("events", LOGGED, batch="0-002")
@@ -152,7 +152,7 @@ def test_who_writes_to_a_lake_whose_rebuild_died_finds_the_old_one_in_its_place(
 ) -> None:
     dying(monkeypatch, log, lake, death=2)
     assert not lake.folder.exists()
-    runtime = Runtime("shop", [TOPIC], var=lake.folder.parent, log="", virtual=None)
+    runtime = Runtime("shop", [TOPIC], var=lake.folder.parent.parent, log="", virtual=None)
     with runtime.using_lake() as found:
         assert_frame_equal(found.read("events"), pl.concat([BY_FILE, GONE, LOGGED]).sort("partition", "offset"))
 
