@@ -30,10 +30,11 @@ Count = Annotated[int, Field(ge=0, lt=2**63)]
 PERSONAL = ("card", "device")  # fields that could name a person, so a dead letter does not quote them
 
 # How long the log keeps records. What is older comes from the lake, so events stay for as long as the ingest may be
-# away; decisions stay longer, because they say how far the events were decided; closed hours, for the longest window.
-EVENTS = Topic("fraud.events", config.PARTITIONS, days=14)  # key: card
-DECISIONS = Topic("fraud.decisions", config.PARTITIONS, days=30)  # key: identity
-BOOK = Topic("fraud.book", 1, compacted=True, days=60)  # key: partition:hour
+# away: over a weekend at least; decisions stay longer, because they say how far the events were decided; closed hours,
+# for the longest window.
+EVENTS = Topic("fraud.events", config.PARTITIONS, days=14, least=3)  # key: card
+DECISIONS = Topic("fraud.decisions", config.PARTITIONS, days=30, least=3)  # key: identity
+BOOK = Topic("fraud.book", 1, compacted=True, days=60, least=30)  # key: partition:hour
 DEAD = Topic("fraud.dead", 1, days=90)  # key: topic/partition/offset of the record refused
 COMMANDS = Topic("fraud.commands", 1, days=90)  # key: kind
 ALARMS = Topic("fraud.alarms", 1, days=365)  # key: kind

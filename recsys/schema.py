@@ -43,10 +43,10 @@ def _business_date(text: str) -> str:
 
 BusinessDate = Annotated[str, AfterValidator(_business_date)]  # YYYY-MM-DD
 
-# How long the log keeps records: events and impressions for as long as the night may fail or an old table may serve;
-# an erasure for ever, because a lake or a backup may be brought back.
-EVENTS = Topic("recsys.events", config.PARTITIONS, days=30)  # key: user
-IMPRESSIONS = Topic("recsys.impressions", config.PARTITIONS, days=30)  # key: user
+# How long the log keeps records: events and impressions for as long as the night may fail or an old table may serve,
+# over a weekend at least; an erasure for ever, because a lake or a backup may be brought back.
+EVENTS = Topic("recsys.events", config.PARTITIONS, days=30, least=3)  # key: user
+IMPRESSIONS = Topic("recsys.impressions", config.PARTITIONS, days=30, least=3)  # key: user
 ERASURES = Topic("recsys.erasures", config.PARTITIONS, compacted=True)  # key: user
 CATALOGUE = Topic("recsys.catalogue", 1, compacted=True)  # key: item
 DEAD = Topic("recsys.dead", 1, days=90)  # key: topic/partition/offset of the record refused

@@ -31,13 +31,13 @@ BrandPartition = Annotated[int, Field(ge=0, lt=config.BRAND_PARTITIONS)]
 Seconds = Annotated[int, Field(ge=0, lt=2**32, strict=True, examples=[1_767_225_600])]
 
 # How long the log keeps records. What is older comes from the lake, so posts and mentions stay for as long as batch may
-# be away.
-POSTS = Topic("sentiment.posts", config.POST_PARTITIONS, days=14)  # key: post id
-OPINIONS = Topic("sentiment.opinions", config.POST_PARTITIONS, days=30)  # key: post id
-MENTIONS = Topic("sentiment.mentions", config.BRAND_PARTITIONS, days=14)  # key: brand
+# be away, and as an hour may be published again.
+POSTS = Topic("sentiment.posts", config.POST_PARTITIONS, days=14, least=8)  # key: post id
+OPINIONS = Topic("sentiment.opinions", config.POST_PARTITIONS, days=30, least=8)  # key: post id
+MENTIONS = Topic("sentiment.mentions", config.BRAND_PARTITIONS, days=14, least=8)  # key: brand
 # A minute is told many times, and its last revision is all that counts; the watch for crises looks back BASELINE_DAYS,
 # and serve at what batch does not have. Key: brand:minute, beside its brand's mentions.
-MINUTES = Topic("sentiment.minutes", config.BRAND_PARTITIONS, compacted=True, days=15)
+MINUTES = Topic("sentiment.minutes", config.BRAND_PARTITIONS, compacted=True, days=15, least=8)
 AUDITS = Topic("sentiment.audits", 1, days=90)  # key: post id
 CORRECTIONS = Topic("sentiment.corrections", 1, days=90)  # key: post id
 DEAD = Topic("sentiment.dead", 1, days=90)  # key: topic/partition/offset of the record refused

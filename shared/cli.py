@@ -29,7 +29,7 @@ from shared.lake import Lake, LakeCorrupt
 from shared.lake_rebuild import put_back
 from shared.old_lake import take_over
 from shared.privacy import masked
-from shared.settings import Settings, ask_no_proxy_for_this_machine, check_driver
+from shared.settings import Settings, ask_no_proxy_for_this_machine, check_driver, read_settings
 from shared.supervised_thread import SupervisedThread
 from shared.unusable import Unusable
 
@@ -102,7 +102,7 @@ class Runtime:
         handler = logging.StreamHandler()
         handler.setFormatter(MaskedLines("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         logging.basicConfig(level=logging.INFO, handlers=[handler])
-        settings = Settings()
+        settings = read_settings()
         settings = settings if var is None else settings.under(var)
         if found := set("%?#") & set(str(settings.var)):
             said = f"the folder {settings.var} has {' and '.join(sorted(found))} in its name"
@@ -143,6 +143,7 @@ class Runtime:
         Raises:
             LogUnavailable: it is away, without `wait`.
             typer.BadParameter: it is none that this version can read.
+            Unusable: the settings want topics kept as they cannot be.
         """
         while True:
             try:
@@ -167,12 +168,23 @@ class Runtime:
         With a virtual clock, which only demos and replays have, all records stay: the closing report reads them.
 
         Raises:
-            ValueError: the settings name a topic that the service does not have.
+            Unusable: the settings name a topic that there is not, or days that it cannot have.
         """
-        wanted = {name: days for name, days in self.settings.retention.items() if name.startswith(f"{self.service}.")}
+        wanted = self.settings.retention
         if unknown := wanted.keys() - {topic.name for topic in self.topics}:
+            from shared.checklist import SERVICES
+
+            # Those of other services are theirs to check.
+            unknown = {name for name in unknown if name.partition(".")[0] not in {*SERVICES} - {self.service}}
+        if unknown:
             known = ", ".join(topic.name for topic in self.topics)
-            raise ValueError(f"MLSD_RETENTION names {', '.join(sorted(unknown))}; the topics are {known}")
+            raise Unusable(f"MLSD_RETENTION names {', '.join(sorted(unknown))}; the topics are {known}")
+        for topic in self.topics:
+            days = wanted.get(topic.name)
+            if days is not None and topic.days is None:
+                raise Unusable(f"MLSD_RETENTION gives {topic.name} {days} days, and it has to be kept for ever")
+            if days is not None and days < topic.least:
+                raise Unusable(f"MLSD_RETENTION gives {topic.name} {days} days, and it needs {topic.least} at least")
         if isinstance(self.clock, VirtualClock):
             return for_ever(self.topics)
         return [topic._replace(days=wanted.get(topic.name, topic.days)) for topic in self.topics]

@@ -14,8 +14,10 @@ from itertools import count
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import Field, SecretStr, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+
+from shared.unusable import Unusable
 
 PARTS = ("log", "store", "mlflow")
 
@@ -62,7 +64,7 @@ class Settings(BaseSettings):
     mlflow: str = Field("", repr=False, description="sqlite:///var/mlflow.db, postgresql://… or http://mlflow:5000")
     data: Path | None = Field(None, description="folder of the public data sets")
     kafka_home: Path | None = Field(None, validation_alias="KAFKA_HOME", description="folder of an unpacked Kafka")
-    retention: dict[str, Annotated[int, Field(ge=1)] | None] = Field(
+    retention: dict[str, Annotated[int, Field(ge=1, le=36_500)] | None] = Field(
         {}, description='days that topics are kept where not the design\'s own, as {"fraud.events": 30}; null: for ever'
     )
     client_key: SecretStr | None = Field(None, description="what clients send; made in var/ when not set")
@@ -141,6 +143,23 @@ class Settings(BaseSettings):
                 with suppress(FileExistsError):  # another process was first: its key holds
                     os.link(new.name, path)
         return _not_empty(path.read_text(), str(path))
+
+
+def read_settings() -> Settings:
+    """The settings that the environment gives.
+
+    Raises:
+        Unusable: a variable makes no sense.
+    """
+    try:
+        return Settings()
+    except SettingsError as error:
+        raise Unusable('MLSD_RETENTION must be JSON such as {"fraud.events": 30}') from error
+    except ValidationError as error:
+        wrong = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in wrong["loc"][1:2])
+        named = f"MLSD_{str(wrong['loc'][0]).upper()}{f' for {where}' if where else ''}"
+        raise Unusable(f"{named} cannot be used: {wrong['msg']}") from error
 
 
 def _not_empty(secret: str, source: str) -> bytes:

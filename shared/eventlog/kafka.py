@@ -38,6 +38,8 @@ from shared.eventlog.port import (
     partition_of,
 )
 
+logger = logging.getLogger(__name__)
+
 SESSION = 6.0  # seconds a silent member keeps its partitions
 TRANSACTION = 5.0  # seconds after which the broker ends a dead member's step
 LEAVE = 2.0  # seconds to say goodbye
@@ -105,8 +107,22 @@ class KafkaLog:
         resources = [
             ConfigResource(ConfigResourceType.TOPIC, self.prefix + topic.name, self._configs(topic)) for topic in topics
         ]
-        if resources:
-            self._ask("topics cannot be configured", lambda: self._admin.alter_configs(resources))
+        if not resources:
+            return
+        for name, kept in self._kept([topic.name for topic in topics]).items():
+            (wanted,) = (self._configs(topic)["retention.ms"] for topic in topics if topic.name == name)
+            if wanted != kept:  # by another version, or a process with other settings
+                said = "%s was kept for %s ms by the time of append, and from now on for %s (-1: for ever)"
+                logger.warning(said, name, kept, wanted)
+        self._ask("topics cannot be configured", lambda: self._admin.alter_configs(resources))
+
+    def _kept(self, names: Sequence[str]) -> dict[str, str]:
+        """By topic, its `retention.ms`."""
+        resources = [ConfigResource(ConfigResourceType.TOPIC, self.prefix + name) for name in names]
+        (given,) = self._ask(
+            "the configuration of topics is not told", lambda: self._admin.describe_configs(resources)
+        ).values()
+        return {name: given[self.prefix + name]["retention.ms"]["value"] for name in names}
 
     def _configs(self, topic: Topic) -> dict[str, str]:
         """With a virtual clock, records carry its time, and the broker, which has the world's, removes none of them."""

@@ -40,6 +40,7 @@ class Topic(NamedTuple):
     partitions: int
     compacted: bool = False
     days: int | None = None  # that a record is kept, by the time of its append; without: for ever
+    least: int = 1  # days that it has to be kept, whatever the settings say
 
 
 def for_ever(topics: Sequence[Topic]) -> list[Topic]:

@@ -1190,7 +1190,7 @@ def test_embedded_records_of_a_topic_without_an_end_stay(tmp_path: Path) -> None
         assert log.starts(IN)[0] == 0
 
 
-def test_topics_in_kafka_are_kept_as_long_as_they_say(broker: Kafka) -> None:
+def test_topics_in_kafka_are_kept_as_long_as_they_say(broker: Kafka, caplog: pytest.LogCaptureFixture) -> None:
     """By the broker's time with the world's clock; with a virtual one it would remove what is months old to it."""
     topics = Topic("kept", 1, days=3), Topic("newest", 1, compacted=True), Topic("both", 1, compacted=True, days=1)
     prefix = uuid4().hex[:8]
@@ -1206,13 +1206,18 @@ def test_topics_in_kafka_are_kept_as_long_as_they_say(broker: Kafka) -> None:
 
     when = "message.timestamp.type", "retention.ms"
     assert configs(VirtualClock(1_000), *when) == [("CreateTime", "-1")] * 3
+    assert not caplog.messages
     assert configs(SystemClock(), *when) == [
         ("LogAppendTime", str(3 * DAY * 1000)),
         ("LogAppendTime", "-1"),
         ("LogAppendTime", str(DAY * 1000)),
     ]
+    said = "was kept for -1 ms by the time of append, and from now on for"
+    assert [message.split()[0] for message in caplog.messages if said in message] == ["kept", "both"]
+    caplog.clear()
     assert configs(SystemClock(), "cleanup.policy") == [("delete",), ("compact",), ("compact,delete",)]
     # From a segment that is being written nothing is removed, and unless it is told to it takes a week.
     compaction = "segment.ms", "max.compaction.lag.ms"
     soon = str(DAY * 1000), str(2 * DAY * 1000)
     assert configs(SystemClock(), *compaction) == [("", ""), soon, soon]
+    assert not caplog.messages  # nothing is changed without a word, and nothing said without a change

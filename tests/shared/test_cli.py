@@ -34,6 +34,7 @@ from shared.clock import SystemClock, VirtualClock, monotonic, sleep
 from shared.dependencies import DependencyUnavailable
 from shared.eventlog import open_log
 from shared.eventlog.port import EventLog, Fenced, LogUnavailable, OtherScheme, Topic, beginning
+from shared.unusable import Unusable
 
 EVENTS = Topic("shop.events", 3)
 
@@ -69,14 +70,35 @@ def test_the_parts_lie_below_var_and_children_are_given_the_same(tmp_path: Path)
 
 
 def test_topics_are_kept_as_long_as_the_settings_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    other = Topic("shop.orders", 1, days=9)
-    monkeypatch.setenv("MLSD_RETENTION", '{"shop.events": 3, "shop.orders": null, "bank.events": 1}')
-    parts = Runtime("shop", [EVENTS, other], var=tmp_path, log="", virtual=None)
+    events, other = EVENTS._replace(days=9), Topic("shop.orders", 1, days=9)
+    monkeypatch.setenv("MLSD_RETENTION", '{"shop.events": 3, "shop.orders": null, "recsys.events": 1}')
+    parts = Runtime("shop", [events, other], var=tmp_path, log="", virtual=None)
     with closing(parts.open_log()) as log:
         assert log._topics == {"shop.events": EVENTS._replace(days=3), "shop.orders": other._replace(days=None)}  # type: ignore[attr-defined]  # it is SQLite's
-    monkeypatch.setenv("MLSD_RETENTION", '{"shop.event": 3}')
-    with pytest.raises(typer.BadParameter, match=r"names shop\.event; the topics are shop\.events"):
-        runtime(tmp_path).open_log()
+
+
+@pytest.mark.parametrize(
+    ("retention", "said"),
+    [
+        ('{"shop.event": 3}', r"names shop\.event; the topics are shop\.events"),
+        ('{"shpo.events": 3}', r"names shpo\.events; the topics are"),
+        ('{"events": 3}', "names events; the topics are"),
+        ('{"shop.ledger": 3}', r"gives shop\.ledger 3 days, and it has to be kept for ever"),
+        ('{"shop.orders": 6}', r"gives shop\.orders 6 days, and it needs 7 at least"),
+        ('{"shop.orders": 0}', "MLSD_RETENTION for shop.orders cannot be used: Input should be greater"),
+        ('{"shop.orders": "x"}', "MLSD_RETENTION for shop.orders cannot be used: Input should be a valid integer"),
+        ("3", "MLSD_RETENTION cannot be used: Input should be a valid dictionary"),
+        ("{", "MLSD_RETENTION must be JSON such as"),
+    ],
+)
+def test_days_that_a_topic_cannot_be_kept_are_refused_in_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, retention: str, said: str
+) -> None:
+    topics = [EVENTS._replace(days=3), Topic("shop.orders", 1, days=9, least=7), Topic("shop.ledger", 1)]
+    monkeypatch.setenv("MLSD_RETENTION", retention)
+    with pytest.raises(Unusable, match=said) as refused:
+        Runtime("shop", topics, var=tmp_path, log="", virtual=None).open_log()
+    assert "\n" not in str(refused.value)
 
 
 def test_who_makes_a_lake_again_is_alone_with_it_and_all_others_share_it(tmp_path: Path) -> None:
