@@ -240,6 +240,7 @@ def ingest(
         if file is None:
             print(f"{taking.Ingest(log, lake).catch_up():,} records taken in")
             return
+        taking.check_past(log, runtime.settings.var / "snapshots")
         now = runtime.clock.now()
         payments, table = take(file, days=0, spelling=spelling_of(dates, decimal, now=now))
         log.append(rejected_rows(DEAD, table.letters, personal=PERSONAL))

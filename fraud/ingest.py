@@ -3,6 +3,7 @@
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import polars as pl
@@ -28,6 +29,7 @@ from shared.dependencies import DEPENDENCY_ERRORS
 from shared.eventlog.port import Entry, EventLog, Place, Position, Record, is_misplaced
 from shared.lake import Lake
 from shared.lake_rebuild import Rebuilt, taken_records
+from shared.unusable import Unusable
 
 GROUP = "fraud-ingest"
 TAKEN = (EVENTS, DECISIONS, DEAD)
@@ -46,6 +48,19 @@ DECISION_COLUMNS: dict[str, pl.DataType | type[pl.DataType]] = {
     "features": pl.List(pl.Float64),
 }
 REFUSAL_COLUMNS = {"partition": pl.Int64, "offset": pl.Int64, "at": pl.Int64}
+
+
+def check_past(log: EventLog, snapshots: Path) -> None:
+    """Nothing may be put before what the workers remember: they would not know it, and models would learn from it.
+
+    Raises:
+        Unusable: they have begun, and their snapshots are there.
+    """
+    if log.committed(DECIDERS, EVENTS) and any(snapshots.glob("*")):
+        raise Unusable(
+            "the workers have begun, and would not know the payments of a file: stop the service, delete the folder"
+            f" {snapshots}, ingest the file, and start the service, which then remembers from the lake"
+        )
 
 
 def check_time(event: Event, appended: int) -> None:

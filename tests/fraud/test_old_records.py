@@ -24,11 +24,16 @@ FIXTURE = Path(__file__).parents[1] / "fixtures" / "fraud"
 pytestmark = pytest.mark.filterwarnings("ignore:.*noload.*:DeprecationWarning")
 
 
+def found(var: Path) -> Bank:
+    """A bank on a copy of what the old version left."""
+    shutil.copytree(FIXTURE, var)
+    take_over(var, var / "fraud" / "lake", config.LAKE)
+    return Bank(var)
+
+
 @pytest.fixture
 def old(tmp_path: Path) -> Iterator[Bank]:
-    shutil.copytree(FIXTURE, tmp_path / "var")
-    take_over(tmp_path / "var", tmp_path / "var" / "fraud" / "lake", config.LAKE)
-    with closing(Bank(tmp_path / "var")) as bank:
+    with closing(found(tmp_path / "var")) as bank:
         bank.clock.observe(TODAY + DAY)
         yield bank
 
@@ -70,8 +75,7 @@ def test_the_worker_takes_up_where_the_old_one_stopped(
 
 
 def test_without_its_snapshots_it_rebuilds_the_same(old: Bank, later: pl.DataFrame, tmp_path: Path) -> None:
-    shutil.copytree(FIXTURE, tmp_path / "other")
-    with closing(Bank(tmp_path / "other")) as other:
+    with closing(found(tmp_path / "other")) as other:
         shutil.rmtree(other.var / "snapshots")
         for bank in (old, other):
             bank.send(later)

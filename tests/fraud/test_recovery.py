@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 from contextlib import closing
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -11,7 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from fraud.config import PARTITIONS
 from fraud.edge import Edge
-from fraud.ingest import DECIDERS, GROUP, Ingest
+from fraud.ingest import DECIDERS, GROUP, Ingest, check_past
 from fraud.schema import ALARMS, BOOK, DECISIONS, EVENTS, Alarm, Cell, Decision
 from fraud.stream import entries_of
 from fraud.terminals import Book
@@ -19,6 +20,7 @@ from shared.clock import monotonic, sleep
 from shared.eventlog.port import MAX_RECORD
 from shared.lake import HISTORY
 from shared.store import open_store
+from shared.unusable import Unusable
 from tests.fraud.bank import KEY, Bank, Trained, copied, days, payments
 from tests.retention import shorten
 
@@ -197,3 +199,13 @@ def test_a_damaged_lake_is_made_again_from_files_and_log(any_bank: Bank, world: 
         assert_frame_equal(bank.lake.read(table), before[table])
     take_in(bank)  # goes on where it was
     assert_frame_equal(bank.lake.read("events"), before["events"])
+
+
+def test_a_file_is_not_ingested_behind_the_back_of_workers_that_remember(bank: Bank, tmp_path: Path) -> None:
+    snapshots = bank.var / "snapshots"
+    check_past(bank.log, tmp_path / "none")  # before they begin, and when they have forgotten
+    bank.decide()
+    with pytest.raises(Unusable, match=f"delete the folder {snapshots}, ingest the file, and start the service"):
+        check_past(bank.log, snapshots)
+    shutil.rmtree(snapshots)
+    check_past(bank.log, snapshots)
