@@ -10,6 +10,7 @@ import polars as pl
 from fraud.features import NAMES
 from fraud.model import Matrix, Model, ModelCorrupt, Vector
 from fraud.policy import Policy, decide
+from shared import drift
 
 BLOCK = 4_000  # payments of a day that drift is measured on
 GOLDEN = 50  # samples that every process must score and decide as train did
@@ -71,15 +72,16 @@ class Artifact(NamedTuple):
 
 def drift_frame(matrix: Matrix, scores: Vector) -> pl.DataFrame:
     """What drift is measured on: how people pay, `score`, and `weekday`; (n, features) -> n rows."""
-    # [5.3] What the labels told is left out: terminals and cards with frauds come and go in a quiet world too.
+    # [5.3] What the labels told is left out: terminals and cards with frauds come and go in a quiet world too. So is
+    # how busy the terminals are: with more customers all of them are, and nobody pays otherwise than before.
     frame = pl.DataFrame(matrix, schema=list(NAMES), orient="row")
-    told = [name for name in NAMES if "fraud" in name or "risk" in name]
-    return frame.drop(told).with_columns(pl.col("weekday").cast(pl.Int64), score=pl.Series(scores))
+    others = [name for name in NAMES if "fraud" in name or name.startswith("terminal")]
+    return frame.drop(others).with_columns(pl.col("weekday").cast(pl.Int64), score=pl.Series(scores))
 
 
 def block(rows: pl.DataFrame) -> pl.DataFrame:
     """At most BLOCK rows, spread evenly over the day: a distance depends on the number that it is made of."""
-    return rows.gather_every(max(1, rows.height // BLOCK)).head(BLOCK)
+    return drift.spread(rows, BLOCK)
 
 
 def reference(folder: Path) -> tuple[pl.DataFrame, dict[str, float]]:

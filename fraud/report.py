@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from fraud import config, dataset, evaluate
-from fraud.artifact import block, drift_frame, reference
+from fraud.artifact import BLOCK, block, drift_frame, reference
 from fraud.features import NAMES
 from fraud.history import EVENT_COLUMNS
 from fraud.schema import Report
@@ -90,11 +90,11 @@ class Judge:
         same_weekday = normal.filter(pl.col("weekday") == current["weekday"][0]).drop("weekday")
         if same_weekday.is_empty():
             raise NotJudged(f"its reference has no {date_of(report.day):%A}")
-        distances = drift.Reference.of(same_weekday).distances(current.drop("weekday"))
+        distances = drift.Reference.of(same_weekday).distances(current.drop("weekday"), block=BLOCK)
         history = [before.drift for before in past if before.version == report.version and before.drift]
         beyond = drift.drifted([*history, distances], limits)
         if beyond and paint and not self.painting.doing:
-            pair = same_weekday.head(rows.height).select(beyond), current.select(beyond)
+            pair = drift.spread(same_weekday, rows.height).select(beyond), current.select(beyond)
             path = self._pages / f"drift-{date_of(report.day)}.html"
             self.painting.start("writing the drift page", partial(_paint, *pair, path))
         return report.model_copy(update={"drift": distances, "drifted": beyond})

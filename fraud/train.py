@@ -16,7 +16,7 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import precision_recall_curve
 
 from fraud import config, dataset, evaluate
-from fraud.artifact import Artifact, block, drift_frame, reference
+from fraud.artifact import BLOCK, Artifact, block, drift_frame, reference
 from fraud.features import DEFINITION, NAMES, fold
 from fraud.model import PARAMETERS, TREES, Matrix, Model, ModelCorrupt, Vector, fit
 from fraud.policy import Policy, costs, rules
@@ -200,7 +200,7 @@ def normal(known: Block, model: Model, *, until: int) -> tuple[pl.DataFrame, dic
     for _, day in quiet.group_by(pl.col("at") // config.DAY, maintain_order=True):
         rows = _watched(known.matrix[block(day)["row"].to_numpy()], model)
         if (same_weekday := by_weekday.get(rows["weekday"][0])) is not None:  # the shop may have been closed
-            distances.append(same_weekday.distances(rows.drop("weekday")))
+            distances.append(same_weekday.distances(rows.drop("weekday"), block=BLOCK))
     # Too short a history does not know what is normal, so nothing is called drift.
     return usual, drift.thresholds(distances) if len(distances) > 1 else {}
 

@@ -2,7 +2,7 @@
 
 The distance is Jensen-Shannon's, base 2, on bins fixed by the reference: 0 for the same shares, 1 for
 nothing in common. It is an effect size: more rows make it less noisy, not larger, so blocks have one
-size. A value that goes from 3 % to 5 % of the rows is 0.04, whatever its column.
+size, and a smaller one counts for less. A value that goes from 3 % to 5 % of the rows is 0.04, whatever its column.
 """
 
 import statistics
@@ -44,14 +44,19 @@ class Reference:
         cuts = {column: _cuts(_values(frame, column)) for column in frame.columns}
         return cls(cuts, {column: _shares(_values(frame, column), edges) for column, edges in cuts.items()})
 
-    def distances(self, current: pl.DataFrame) -> dict[str, float]:
-        """Jensen-Shannon distance in [0, 1] by column of the reference; other columns are ignored.
+    def distances(self, current: pl.DataFrame, *, block: int = 1) -> dict[str, float]:
+        """Jensen-Shannon distance in [0, 1] by column that both have.
+
+        `block`: the rows of a full block. The distance of fewer is made smaller as its noise is larger, by the root of
+        their number, so that a day with little to do is not further away for nothing.
 
         Raises ValueError for a frame without rows: it has no shares to compare.
         """
+        certain = min(1.0, current.height / block) ** 0.5
         return {
-            column: _distance(self.shares[column], _shares(_values(current, column), edges))
+            column: certain * _distance(self.shares[column], _shares(_values(current, column), edges))
             for column, edges in self.cuts.items()
+            if column in current.columns
         }
 
 
@@ -76,7 +81,13 @@ def drifted(history: Sequence[Mapping[str, float]], thresholds: Mapping[str, flo
     if len(history) < BLOCKS_IN_A_ROW:
         return ()
     recent = history[-BLOCKS_IN_A_ROW:]
-    return tuple(column for column, limit in thresholds.items() if all(block[column] > limit for block in recent))
+    # A reference of before may have columns that are watched no more.
+    return tuple(c for c, limit in thresholds.items() if all(block.get(c, 0.0) > limit for block in recent))
+
+
+def spread(rows: pl.DataFrame, block: int) -> pl.DataFrame:
+    """At most `block` rows, evenly over all of them: of the last as many as of the first, whatever their number."""
+    return rows[np.linspace(0, rows.height - 1, min(block, rows.height)).round().astype(int)]
 
 
 def report(reference: pl.DataFrame, current: pl.DataFrame, path: Path) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from shared.drift import Reference, drifted, report, thresholds
+from shared.drift import Reference, drifted, report, spread, thresholds
 
 ROWS, REFERENCE_ROWS = 4_000, 12_000
 KINDS = 6
@@ -61,6 +61,32 @@ def test_one_odd_block_is_no_drift() -> None:
     assert drifted([odd, other], limits) == ()
     assert drifted([odd, odd, calm], limits) == ()
     assert drifted([calm, odd, odd], limits) == ("amount",)
+
+
+@pytest.mark.parametrize("rows", [1, 10, 4_000, 5_000, 7_999, 8_001])
+def test_rows_are_spread_from_the_first_to_the_last(rows: int) -> None:
+    part = spread(pl.DataFrame({"at": range(rows)}), 4_000)["at"].to_list()
+    assert len(part) == len(set(part)) == min(rows, 4_000)
+    assert (part[0], part[-1]) == (0, rows - 1)
+    assert np.ptp(np.diff(part)) <= 1 if rows > 1 else part == [0]
+    assert spread(pl.DataFrame({"at": []}), 4_000).is_empty()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_fewer_rows_are_no_drift(seed: int) -> None:
+    """As they are, the distances of a third of the rows go beyond limits that were set on whole blocks."""
+    rng, reference, limits = quiet_world(seed)
+    few = [world(rng, ROWS // 3) for _ in range(40)]
+    history = [reference.distances(rows, block=ROWS) for rows in few]
+    assert [drifted(history[: day + 1], limits) for day in range(40)] == [()] * 40
+    noisy = [reference.distances(rows) for rows in few]
+    assert any(distance > limits[column] for block in noisy for column, distance in block.items())
+
+
+def test_a_reference_of_before_may_have_other_columns() -> None:
+    reference = Reference.of(pl.DataFrame({"amount": [1, 2] * 50, "given up": [1, 2] * 50}))
+    assert reference.distances(pl.DataFrame({"amount": [1, 2], "new": [1, 1]})) == {"amount": 0}
+    assert drifted([{"amount": 0.9}] * 2, {"amount": 0.1, "given up": 0.1}) == ("amount",)
 
 
 def test_the_ends_of_the_scale() -> None:
