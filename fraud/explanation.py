@@ -1,6 +1,5 @@
 """Why a decision came out as it did: what each feature added, by the version that decided, when somebody asks."""
 
-from math import log
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -48,9 +47,8 @@ class Explainer:
             raise NotAvailable(f"version {decision.model} is in no ledger")
         with self._lock:  # its single-row buffers serve one at a time
             model = self._artifact(release).model
-            added = model.contributions(list(decision.features))
+            added, odds = model.contributions(list(decision.features)), model.log_odds(list(decision.features))
         contributions = {name: model.slope * value for name, value in added.items()}
-        odds = log(decision.probability / (1 - decision.probability))
         return Explanation(
             payment=f"{decision.card}.{decision.id}",
             model=decision.model,

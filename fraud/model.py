@@ -38,6 +38,7 @@ PARAMETERS: dict[str, str | int | float] = {
 # [3.3] Nothing pre-trained: a shop's name or a card's habit means nothing in another bank, and what does carry
 # over, the windows, is in the features. The trees are learnt anew in seconds, so there is nothing to transfer.
 TREES = 200
+LARGEST = 700.0  # log-odds against fraud whose exponential is still a number
 RAW_SCORE, CONTRIBUTIONS, FLOAT64 = 1, 3, 1  # LightGBM's C constants
 
 
@@ -78,11 +79,15 @@ class Model:
 
     def score(self, features: Features) -> Score:
         """The calibrated probability of fraud of one payment."""
-        return 1 / (1 + exp(-self.slope * self._margin(features)[0] - self.intercept))
+        return 1 / (1 + exp(min(LARGEST, -self.log_odds(features))))
+
+    def log_odds(self, features: Features) -> float:
+        """The same as log-odds, which can be told apart where probabilities are all but 0 or 1."""
+        return self.slope * self._margin(features)[0] + self.intercept
 
     def scores(self, matrix: Matrix) -> Vector:
         """The same for many payments: (n, features) -> (n,)."""
-        return np.asarray(1 / (1 + np.exp(-self.slope * self.margins(matrix) - self.intercept)))
+        return np.asarray(1 / (1 + np.exp(np.minimum(LARGEST, -self.slope * self.margins(matrix) - self.intercept))))
 
     def margins(self, matrix: Matrix) -> Vector:
         """The uncalibrated log-odds."""
@@ -99,8 +104,14 @@ class Model:
 
     def calibrated(self, matrix: Matrix, frauds: Vector, weights: Vector) -> Self:
         """The same trees under a new Platt scaling, which keeps the ranking without ties."""
+        # Platt's own targets: a fraud and a legitimate payment more, each as likely to be either. A block that the
+        # margins part without a mistake would have no end of slope.
+        margins, positive = self.margins(matrix)[:, None], float((weights * frauds).sum())
+        negative = float(weights.sum()) - positive
+        target = np.where(frauds == 1, (positive + 1) / (positive + 2), 1 / (negative + 2))
         platt = LogisticRegression(C=np.inf)  # type: ignore[no-untyped-call]  # sklearn has no annotations
-        platt.fit(self.margins(matrix)[:, None], frauds, weights)
+        halves = np.concatenate([weights * target, weights * (1 - target)])
+        platt.fit(np.concatenate([margins, margins]), np.repeat([1, 0], len(margins)), halves)
         return type(self)(self._booster, slope=float(platt.coef_[0, 0]), intercept=float(platt.intercept_[0]))
 
     def shifted(self, log_odds: float) -> Self:

@@ -142,8 +142,10 @@ class Book:
         week = bisect_right(hours, hour - WEEK, month, end)
         day = bisect_right(hours, hour - DAY, week, end)
         payments_to, frauds_to, last = payments[end], frauds[end], last_fraud[end]
+        # A verdict that was taken back counts -1 in a later hour than the 1 that it undoes: a window may hold it alone.
+        known = [max(0, frauds_to - frauds[begin]) for begin in (day, week, month)]
         return Visited(
             (payments_to - payments[day], payments_to - payments[week], payments_to - payments[month]),
-            (frauds_to - frauds[day], frauds_to - frauds[week], frauds_to - frauds[month]),
-            hour - last if last > hour - MONTH else -1,
+            (known[0], known[1], known[2]),
+            hour - last if known[2] and last > hour - MONTH else -1,
         )

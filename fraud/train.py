@@ -147,7 +147,7 @@ def train(
             params=PARAMETERS | {"trees": TREES, "seed": seed} | artifact.policy._asdict(),
             figures=figures,
             tags={
-                "data": dataset.version(rows),
+                "data": dataset.version(rows, known.payments),
                 "definition": DEFINITION,
                 "as_of": str(as_of),
                 "gate": refused or "passed",
@@ -179,13 +179,14 @@ def review_price(block: Block, scores: Vector) -> float:
     days = (block.payments["at"] // config.DAY).n_unique()
     wanted = config.REVIEWS_A_DAY / 2 * days  # the block holds half of the cards
     cents = block.payments["cents"].to_list()
-    low, high = config.REVIEW_PRICE, 200.0
-    for _ in range(20):
-        price = (low + high) / 2
+    low, high = round(100 * config.REVIEW_PRICE), 200_00
+    while low < high:
+        price = (low + high) // 2 / 100
         every = [costs(score, amount, Policy(price)) for score, amount in zip(scores.tolist(), cents, strict=True)]
-        reviews = sum(cost["review"] < min(cost["approve"], cost["decline"]) for cost in every)
-        low, high = (price, high) if reviews > wanted else (low, price)
-    return round(high, 2)
+        asked = [cost["review"] < min(cost["approve"], cost["decline"]) for cost in every]
+        reviews = float(block.weights @ asked)  # what passed at random stands for what was declined, here too
+        low, high = ((low + high) // 2 + 1, high) if reviews > wanted else (low, (low + high) // 2)
+    return high / 100
 
 
 def normal(known: Block, model: Model, *, until: int) -> tuple[pl.DataFrame, dict[str, float]]:

@@ -122,12 +122,14 @@ def _terminal_columns(payments: pl.DataFrame, verdicts: pl.DataFrame) -> Columns
     age = (payments["at"].to_numpy() - (BOOK_LAG + 1) * HOUR)[:, None] // HOUR - hour
     inside = {name: (age >= 0) & (age < window) for name, window in TERMINAL_WINDOWS.items()}
     visits = {name: np.where(mask, paid, 0).sum(1) for name, mask in inside.items()}
-    frauds = {name: np.where(mask, known, 0).sum(1) for name, mask in inside.items()}
+    # What was taken back counts against what it was taken back from only while both lie in the window.
+    frauds = {name: np.maximum(0, np.where(mask, known, 0).sum(1)) for name, mask in inside.items()}
+    since = _smallest(age, inside["28d"] & (known > 0))
     return {
         **{f"terminal_payments_{name}": visits[name] for name in inside},
         **{f"terminal_frauds_{name}": frauds[name] for name in inside},
         **{f"terminal_risk_{name}": _ratio(frauds[name], visits[name]) for name in inside},
-        "terminal_since_fraud": _smallest(age, inside["28d"] & (known > 0)),
+        "terminal_since_fraud": np.where(frauds["28d"] > 0, since, -1),
     }
 
 

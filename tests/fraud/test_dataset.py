@@ -87,6 +87,14 @@ def test_halves_are_stable_by_card_and_about_half() -> None:
     assert dataset.halves(pl.Series(["card-0", "card-1", "card-2", "card-3"])).tolist() == side[:4].tolist()
 
 
+def test_a_tenth_of_the_cards_is_kept_for_the_gate_from_either_half() -> None:
+    cards = pl.Series([f"card-{k}" for k in range(5_000)])
+    kept, half = dataset.kept(cards), dataset.halves(cards)
+    assert 0.085 < kept.mean() < 0.115
+    assert 0.4 < half[kept].mean() < 0.6
+    assert (dataset.kept(cards.reverse()) == kept[::-1]).all()
+
+
 # --- the lake, and what must not leak through it -----------------------------------------------------------
 
 
@@ -191,9 +199,32 @@ def test_streams_are_the_rows_as_events_by_partition_in_order(file: Path, tmp_pa
 
 def test_the_version_names_what_was_ingested(file: Path, tmp_path: Path) -> None:
     rows = dataset.events(ingested(file, tmp_path), as_of=CUT)
-    assert dataset.version(rows) == dataset.version(rows.sample(fraction=1.0, shuffle=True, seed=0))
-    assert dataset.version(rows) != dataset.version(rows.head(-1))
-    assert dataset.version(rows) != DEFINITION
+    known = train.folded(rows, EMPTY).payments
+    version = dataset.version(rows, known)
+    assert version != DEFINITION
+    assert dataset.version(rows.sample(fraction=1.0, shuffle=True, seed=0), known.reverse()) == version
+    assert dataset.version(rows.select(reversed(rows.columns)), known) == version
+    assert dataset.version(rows.head(-1), known) != version
+    assert dataset.version(rows, known.with_columns(weight=pl.col("weight") * 2)) != version
+
+
+@pytest.mark.parametrize("column", ["card", "cents", "terminal", "device", "fraud", "id", "source"])
+def test_the_version_changes_with_what_was_ingested(file: Path, tmp_path: Path, column: str) -> None:
+    """Other content of one column, in other rows of the same partition: counts and sums are what they were."""
+    rows = dataset.events(ingested(file, tmp_path), as_of=CUT)
+    known = train.folded(rows.head(0), EMPTY).payments
+    same = pl.col("kind") == pl.col("kind").shift(-1).over("partition")
+    first = rows.with_row_index("row").filter(same, pl.col(column) != pl.col(column).shift(-1).over("partition"))["row"]
+    if column == "fraud":  # all labels of a file say the same
+        changed = rows.with_columns(~pl.col("fraud"))
+    elif column == "source":
+        changed = rows.with_columns(source=pl.col("source") + "s")
+    else:
+        place = first[0]
+        order = list(range(rows.height))
+        order[place], order[place + 1] = order[place + 1], order[place]
+        changed = rows.with_columns(rows[column][order].alias(column))
+    assert dataset.version(changed, known) != dataset.version(rows, known)
 
 
 def test_late_payments_have_no_features_and_are_not_learnt_from(file: Path, tmp_path: Path) -> None:

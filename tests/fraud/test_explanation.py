@@ -16,7 +16,7 @@ __all__ = ["alone", "client"]
 
 
 def test_base_and_contributions_are_the_probability_of_an_approved_payment_too(client: httpx.Client) -> None:
-    said = client.post("/v1/decisions", json=PAYMENT)
+    said = client.post("/v1/decisions", json=PAYMENT | {"cents": 10_00})
     why = client.get(f"{said.headers['location']}/explanation").json()
     assert said.json()["action"] == "approve"
     assert why["model"] == said.json()["model"] == "1"
@@ -32,6 +32,16 @@ def test_the_base_is_the_same_for_every_payment(client: httpx.Client) -> None:
         said = client.post("/v1/decisions", json=PAYMENT | {"id": f"{number}", "cents": cents})
         bases.append(client.get(f"{said.headers['location']}/explanation").json()["base"])
     assert bases[0] == pytest.approx(bases[1])
+
+
+def test_what_is_certain_is_explained_too(client: httpx.Client, bank: Bank, world: Trained) -> None:
+    said = Decision.model_validate(client.post("/v1/decisions", json=PAYMENT).json())
+    bad = bank.variant(world.release, version="2", log_odds=60.0)
+    certain = said.model_copy(update={"probability": 1.0, "model": "2"})
+    explained = Explainer(bank.var / "models").explain(certain, bad)
+    usual = Explainer(bank.var / "models").explain(said, world.release)
+    assert explained.base == pytest.approx(usual.base + 60)
+    assert explained.contributions == usual.contributions
 
 
 def test_what_the_rules_decided_has_none(alone: httpx.Client) -> None:

@@ -86,7 +86,7 @@ def test_the_troubled_world_moves_every_feature(by_definition: tuple[pl.DataFram
     _, expected = by_definition
     timely = expected[~np.isnan(expected[:, 0])]
     assert [name for name, column in zip(NAMES, timely.T, strict=True) if len(np.unique(column)) < 2] == []
-    assert (timely[:, NAMES.index("terminal_frauds_1d")] < 0).any()  # taken back after its day
+    assert timely.min() == -1  # never: no count is below 0, though verdicts are taken back after their day
 
 
 @pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (2, 3))])

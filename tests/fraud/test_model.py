@@ -60,6 +60,29 @@ def test_calibration_keeps_the_ranking_and_makes_no_ties(model: Model, payments:
     assert (np.diff(scores) > 0).all()
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_block_that_the_margins_part_without_a_mistake_has_an_end_of_slope(
+    model: Model, payments: tuple[Matrix, Vector]
+) -> None:
+    matrix = payments[0]
+    frauds = (model.margins(matrix) > np.quantile(model.margins(matrix), 0.99)).astype(float)
+    sure = model.calibrated(matrix, frauds, np.ones(len(matrix)))
+    scores = sure.scores(matrix)
+    assert 0 < scores.min() < scores.max() < 1
+    assert scores[frauds == 1].min() > scores[frauds == 0].max()
+    assert scores.sum() == pytest.approx(frauds.sum(), rel=0.1)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("log_odds", [-2_000.0, 2_000.0])
+def test_no_odds_are_too_long(model: Model, payments: tuple[Matrix, Vector], log_odds: float) -> None:
+    matrix = payments[0][:50]
+    extreme = model.shifted(log_odds)
+    np.testing.assert_allclose(extreme.scores(matrix), float(log_odds > 0), atol=1e-300)
+    assert [extreme.score(row) for row in matrix.tolist()] == extreme.scores(matrix).tolist()
+    assert extreme.log_odds(matrix[0].tolist()) == pytest.approx(log_odds, rel=0.02)
+
+
 def test_shifted_changes_the_odds_and_not_the_ranking(model: Model, payments: tuple[Matrix, Vector]) -> None:
     matrix = payments[0][:200]
     before, after = model.scores(matrix), model.shifted(np.log(2)).scores(matrix)

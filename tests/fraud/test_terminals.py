@@ -88,10 +88,13 @@ def test_hours_since_the_last_fraud_are_counted_within_the_longest_window() -> N
 
 
 def test_a_verdict_taken_back_leaves_its_hour_as_it_was() -> None:
-    """Records are never edited: the hour in which it was taken back has one less."""
+    """Records are never edited: the hour in which it was taken back has one less, but no window less than none."""
     made = book(cell(H0, 1, 1), cell(H0 + 30, 0, -1))
     assert made.see("shop", at(H0 + 29)).frauds == (0, 1, 1)
-    assert made.see("shop", at(H0 + 30)).frauds == (-1, 0, 0)
+    assert made.see("shop", at(H0 + 30)) == Visited((0, 1, 1), (0, 0, 0), -1)
+    assert made.see("shop", at(H0 + MONTH)).frauds == (0, 0, 0)
+    again = book(cell(H0, 1, 1), cell(H0 + 10, 1, 1), cell(H0 + 30, 0, -1))
+    assert again.see("shop", at(H0 + 31)) == Visited((1, 2, 2), (0, 1, 1), 21)
 
 
 def test_nothing_is_known_of_a_terminal_before_its_first_hour() -> None:
