@@ -55,6 +55,9 @@ EXPLORED_A_DAY = 500_00  # cents
 # real one take up to 120, so this is the first number to change.
 MATURITY = 7 * DAY
 
+# Of a model that keeps its promise. An alarm costs a training, which the gate then refuses: once a year is no habit.
+FALSE_ALARM = 365  # days between two alarms about quality, in the mean and at least
+
 # --- serving ----------------------------------------------------------------------------------
 OWNER_DEADLINE = 0.8  # seconds the edge waits for the card's owner before the rules stand in
 ANSWER_DEADLINE = 1.8  # seconds after which it says 503, whatever it waits for

@@ -12,9 +12,16 @@ from fraud import config
 from fraud.model import Matrix, Model, Vector
 from fraud.policy import PLACES, Desk, Policy, decide, realised
 from fraud.schema import Action, Score
+from shared.intervals import Interval, paired_bootstrap
 
-AP_SLACK = 0.02  # a challenger may rank this much worse if it is cheaper
-WORTH = 0.99  # and must cost at most this share of what the champion costs
+LOSS = 0.02  # of what a champion saves on older payments: the most that all releases together may lose of it
+LEVEL = 0.9  # of the interval whose lower bound decides
+# Beyond the champion: two good versions differ on some seventy cards, and with so few a bound at 90 % lets more than 5
+# of 100 equals pass; this one lets 3.
+STRICT = 0.95
+PROMISE = 1.5  # times the frauds that a model promised among approved payments may come
+WORSE = 1.5  # times as many again are what the evidence is gathered for: two days show three times the promise
+ENOUGH = 1e6  # evidence; more says no more
 
 
 class Judged(NamedTuple):
@@ -22,11 +29,29 @@ class Judged(NamedTuple):
 
     figures: dict[str, float]
     actions: list[Action]
+    costs: Vector  # of each payment, EUR, by its weight
 
 
-def act(payments: pl.DataFrame, scores: Sequence[Score], policy: Policy) -> list[Action]:
-    """What would have been done with half of the cards' payments, in order of time, with half of the analysts."""
-    desks = [Desk(places=PLACES // 2) for _ in range(config.PARTITIONS)]
+class Gains(NamedTuple):
+    """What a challenger saves, with the bounds of an interval."""
+
+    rules: Interval  # EUR, beyond the rules alone, on the newest payments
+    champion: Interval | None = None  # EUR, beyond the champion, on the same
+    older: Interval | None = None  # beyond the champion, on older payments, as a share of what that one saves there
+    debt: float = 0.0  # as such shares: what the releases before have lost
+
+    def figures(self) -> dict[str, float]:
+        """The bounds that decide, and what the next challenger owes to older payments."""
+        figures = {"gain_over_rules_low": self.rules.low}
+        if self.champion is not None and self.older is not None:
+            owed = max(0.0, self.debt - self.older.value)
+            figures |= {"gain_low": self.champion.low, "older_gain_low": self.older.low, "older_debt": owed}
+        return {name: value for name, value in figures.items() if math.isfinite(value)}
+
+
+def act(payments: pl.DataFrame, scores: Sequence[Score], policy: Policy, *, share: float = 0.5) -> list[Action]:
+    """What would have been done with a share of the cards' payments, in order of time, with so many of the analysts."""
+    desks = [Desk(places=round(PLACES * share)) for _ in range(config.PARTITIONS)]
     actions: list[Action] = []
     columns = (payments["partition"], payments["at"], payments["cents"], scores)
     for partition, at, cents, score in zip(*columns, strict=True):
@@ -46,10 +71,22 @@ def meant(payments: pl.DataFrame) -> list[Action]:
 
 def cost(payments: pl.DataFrame, actions: Sequence[Action]) -> float:
     """What actions cost by the labels in `payments`, EUR; `weight` undoes what nobody could see."""
+    return math.fsum(paid(payments, actions))
+
+
+def paid(payments: pl.DataFrame, actions: Sequence[Action]) -> Vector:
+    """The same for each payment."""
     columns = (actions, payments["cents"], payments["fraud"], payments["weight"])
-    return math.fsum(
-        weight * realised(action, cents, fraud=fraud) for action, cents, fraud, weight in zip(*columns, strict=True)
+    return np.array(
+        [weight * realised(action, cents, fraud=fraud) for action, cents, fraud, weight in zip(*columns, strict=True)]
     )
+
+
+def gain(payments: pl.DataFrame, before: Vector, after: Vector, *, seed: int, level: float = LEVEL) -> Interval:
+    """EUR that the costs `after` are below those `before`; drawn again are whole cards, whose payments are alike."""
+    cards = payments["card"].rank("dense").to_numpy().astype(np.int64) - 1
+    saved = np.bincount(cards, weights=before - after)  # a row a card
+    return paired_bootstrap(lambda weights: float(weights @ saved), np.arange(saved.size), seed=seed, level=level)
 
 
 def caught(payments: pl.DataFrame) -> float | None:
@@ -69,26 +106,37 @@ def judge(payments: pl.DataFrame, model: Model, policy: Policy, *, matrix: Matri
     actions = act(payments, scores.tolist(), policy)
     truth, weights = payments["fraud"].to_numpy(), payments["weight"].to_numpy()
     stopped = np.array([action != "approve" for action in actions])
-    total = float(weights.sum())
+    total, costs = float(weights.sum()), paid(payments, actions)
     # [6.1] Accuracy is .99 for whoever approves everything. Ranking is judged by average precision, because analysts
     # read from the top; the probability by Brier; and what decides is money, with the policy as it is served.
     figures = ranking(payments, scores) | {
         "brier": float(brier_score_loss(truth, scores, sample_weight=weights)),
         "precision": float(precision_score(truth, stopped, sample_weight=weights, zero_division=0.0)),
         "recall": float(recall_score(truth, stopped, sample_weight=weights, zero_division=0.0)),
-        "cost_per_1000": 1_000 * cost(payments, actions) / total,
+        "cost_per_1000": 1_000 * math.fsum(costs) / total,
         "cost_per_1000_approve_all": 1_000 * cost(payments, ["approve"] * len(actions)) / total,
         "reviews_a_day": actions.count("review") / max(1, (payments["at"] // config.DAY).n_unique()),
         "missed_over_promised": missed_over_promised(truth[~stopped], scores[~stopped], weights[~stopped]),
         "declined": actions.count("decline") / max(1, len(actions)),
         "payments": float(len(actions)),
     }
-    return Judged(figures, actions)
+    return Judged(figures, actions, costs)
 
 
 def missed_over_promised(frauds: Vector, scores: Vector, weights: Vector) -> float:
     """Frauds among approved payments, over the sum of their probabilities; 1 is perfect calibration below the line."""
     return float((frauds * weights).sum() / max(1e-9, (scores * weights).sum()))
+
+
+def evidence(before: float, *, frauds: int, promised: float, burst: float = 1.0) -> float:
+    """What speaks, after a day more, against the promise of `promised` frauds among a day's approved payments.
+
+    Shiryaev's and Roberts' sum of likelihood ratios: while no more than PROMISE times the promised frauds come, in
+    bursts of a mean of `burst` frauds, it reaches N after N days at the earliest, in the mean.
+    """
+    # Poisson, of bursts: several frauds with one card are one surprise.
+    against = (frauds * math.log(WORSE) - (WORSE - 1) * PROMISE * promised) / burst
+    return (min(before, ENOUGH) + 1) * math.exp(min(against, math.log(ENOUGH)))
 
 
 def ranking(payments: pl.DataFrame, scores: Vector) -> dict[str, float]:
@@ -115,20 +163,15 @@ def card_precision(payments: pl.DataFrame, scores: Vector, *, cards: int) -> flo
     return float(by_day.agg(pl.col("fraud").sum() / cards)["fraud"].mean() or 0.0)  # type: ignore[arg-type]  # a mean of numbers
 
 
-def gate(challenger: Mapping[str, float], champion: Mapping[str, float] | None, rules: float) -> str:
-    """Why the challenger may not be released, judged on the same block; empty if it may.
-
-    `rules`: what the rules alone cost on that block, per 1,000 payments.
-    """
-    if challenger["cost_per_1000"] >= rules:
-        return f"costs {challenger['cost_per_1000']:.0f} per 1,000 payments, the rules alone {rules:.0f}"
-    if champion is None:
-        return ""
-    if challenger["average_precision"] < champion["average_precision"] - AP_SLACK:
-        ours, theirs = challenger["average_precision"], champion["average_precision"]
-        return f"average precision {ours:.3f}, the champion's is {theirs:.3f}"
-    if challenger["cost_per_1000"] > champion["cost_per_1000"] * WORTH:
-        return (
-            f"costs {challenger['cost_per_1000']:.0f} per 1,000 payments, the champion {champion['cost_per_1000']:.0f}"
-        )
+def gate(figures: Mapping[str, float], gains: Gains) -> str:
+    """Why the challenger may not be released; empty if it may. A tie goes to what is in force, and so does a NaN."""
+    unknown = [name for name, value in figures.items() if not math.isfinite(value)]
+    if unknown:
+        return f"no number: {', '.join(unknown)}"
+    for rival, saved in {"the rules alone": gains.rules, "the champion": gains.champion}.items():
+        if saved is not None and not saved.low > 0:
+            return f"is not surely cheaper than {rival}: saves {saved.low:,.0f} to {saved.high:,.0f} EUR"
+    if gains.older is not None and not gains.older.low - gains.debt > -LOSS:
+        lost, owed = max(-gains.older.low, 0.0), f", {gains.debt:.1%} was lost before" if gains.debt else ""
+        return f"may lose {lost:.1%} of what the champion saves on older payments{owed}; {LOSS:.0%} is the most"
     return ""

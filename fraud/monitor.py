@@ -20,7 +20,6 @@ from typing import NamedTuple
 
 import polars as pl
 from pydantic import ValidationError
-from scipy.special import pdtrc
 
 from fraud import config, train
 from fraud.artifact import Artifact
@@ -42,8 +41,6 @@ from shared.releases import NONE, Ledger, Rejected, Release, ReleaseManager, che
 # A model can learn a new tactic once a week of it has labels: the week itself, the week that
 # calibrates and judges, and the days until labels are complete.
 LEARNABLE = 14 + config.MATURITY // config.DAY  # days
-QUALITY_FACTOR = 1.5  # times the frauds that the model promised among approved payments
-CHANCE = 0.001  # that so many come all the same
 GUARD_COUNT = 500  # decisions of a new version before its share of stopped payments is believed
 GUARD_FACTOR = 5.0  # times the usual share of declined payments; a night's is up to three times a day's
 RETRY = 30.0  # seconds before a dependency that is away is asked again
@@ -340,15 +337,11 @@ class Monitor:
             self._raise(
                 "drift", at, f"moved two days running: {', '.join(report.drifted)}", retrain=report.day + LEARNABLE
             )
-        line = self._line(report.version)
-        if line is None or "quality" in self._alarmed or report.frauds_promised is None or report.frauds_missed is None:
-            return
         # [6.2] Declined payments have no labels, so precision and recall of live traffic are guesses. What can be
         # checked is the model's promise about those it let through: so many frauds among them, and no more.
-        missed = report.frauds_missed
-        promised = report.frauds_promised * max(1.0, line.figures.get("missed_over_promised", 1.0))
-        if missed and pdtrc(missed - 1, QUALITY_FACTOR * promised) < CHANCE:  # Poisson: so many or more
-            said = f"{missed} frauds in a week's approved payments, {promised:.0f} were promised"
+        # Asked day after day, a test of the week's number would sooner or later say no by chance; evidence adds up.
+        if (report.evidence or 0.0) >= config.FALSE_ALARM and "quality" not in self._alarmed:
+            said = f"{report.frauds_missed} frauds in a week's approved payments, {report.frauds_promised:.1f} promised"
             self._raise("quality", at, said, retrain=report.day + LEARNABLE - config.MATURITY // config.DAY)
 
     def _raise(

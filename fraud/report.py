@@ -55,14 +55,15 @@ class Judge:
             drifted=(),
             version=_deciding(decisions),
         )
+        release = next((line for line in reversed(ledger.lines) if line.version == report.version), None)
         trouble = ""
         try:
-            report = self._with_drift(report, decisions, past, ledger, paint=paint)
+            report = self._with_drift(report, decisions, past, release, paint=paint)
         except Exception as error:  # whatever is wrong with the reference, the day has its counts and its quality
             if not isinstance(error, NotJudged):
                 logger.exception("the drift of day %d cannot be judged", day)
             trouble = f"drift from version {report.version} is not judged: {error}"
-        return self._with_quality(report, day - config.MATURITY // config.DAY), trouble
+        return self._with_quality(report, day - config.MATURITY // config.DAY, past, release), trouble
 
     def close(self) -> None:
         self.painting.close()
@@ -73,12 +74,11 @@ class Judge:
         return rows.filter(~pl.col("probe")).unique(["card", "id"], keep="first", maintain_order=True).sort("at")
 
     def _with_drift(
-        self, report: Report, decisions: pl.DataFrame, past: Sequence[Report], ledger: Ledger[Release], *, paint: bool
+        self, report: Report, decisions: pl.DataFrame, past: Sequence[Report], release: Release | None, *, paint: bool
     ) -> Report:
         scored = decisions.filter(pl.col("path") == "model", pl.col("model") == report.version)
         if scored.height < MIN_SCORED:
             return report
-        release = next((line for line in reversed(ledger.lines) if line.version == report.version), None)
         if release is None:
             raise NotJudged("it is in no ledger")
         comparable = scored.filter(pl.col("features").list.len() == len(NAMES))
@@ -99,7 +99,7 @@ class Judge:
             self.painting.start("writing the drift page", partial(_paint, *pair, path))
         return report.model_copy(update={"drift": distances, "drifted": beyond})
 
-    def _with_quality(self, report: Report, matured: int) -> Report:
+    def _with_quality(self, report: Report, matured: int, past: Sequence[Report], release: Release | None) -> Report:
         """How good the decisions were, over the last week whose labels have all arrived."""
         week = [self._decisions(day) for day in range(matured - 6, matured + 1)]
         scored = pl.concat(
@@ -127,6 +127,7 @@ class Judge:
                 "rules_cost_per_1000": 1_000 * evaluate.cost(seen, list(seen["rules"])) / weight,
                 "frauds_promised": float(approved["probability"].sum()),
                 "frauds_missed": int(approved["fraud"].sum()),
+                "evidence": _evidence(approved, matured, [r for r in past if r.version == report.version], release),
             }
         )
 
@@ -138,6 +139,24 @@ def _deciding(decisions: pl.DataFrame) -> str | None:
         return None
     version: str | None = counts.sort("len", pl.col("model").cast(pl.Int64, strict=False))["model"][-1]
     return version
+
+
+def _evidence(approved: pl.DataFrame, matured: int, past: Sequence[Report], release: Release | None) -> float | None:
+    """Against the promise of the version that approved these payments of a week, up to the day whose labels are new."""
+    before = next((report.evidence for report in reversed(past) if report.evidence is not None), None)
+    today = approved.filter(pl.col("at") // config.DAY == matured)
+    if today.is_empty() or release is None:
+        return before
+    # What the gate has seen already is no news.
+    known = max(1.0, release.figures.get("missed_over_promised", 1.0))
+    frauds = approved.filter("fraud")
+    hit = frauds.select("card", pl.col("at") // config.DAY).unique().height
+    return evaluate.evidence(
+        before or 0.0,
+        frauds=int(today["fraud"].sum()),
+        promised=known * float(today["probability"].sum()),
+        burst=frauds.height / hit if hit else 1.0,
+    )
 
 
 def _paint(normal: pl.DataFrame, current: pl.DataFrame, path: Path) -> None:

@@ -244,6 +244,7 @@ class Report(Message):
     rules_cost_per_1000: float | None = None  # what the rules alone would have cost
     frauds_promised: float | None = None  # among approved payments: the sum of their probabilities
     frauds_missed: int | None = None  # and how many came
+    evidence: float | None = None  # against the promise, from all days that the version decided (`evaluate.evidence`)
 
 
 def challenger(alarms: Sequence[Alarm], ledger: Sequence[Release]) -> Alarm | None:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import tempfile
 from array import array
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from fraud.model import PARAMETERS, TREES, Matrix, Model, ModelCorrupt, Vector, 
 from fraud.policy import Policy, costs, rules
 from fraud.schema import Transaction
 from shared import drift
+from shared.intervals import Interval
 from shared.lake import Lake
 from shared.registry import Registry, Version
 from shared.unusable import Unusable
@@ -110,7 +112,9 @@ def train(
     # Cut off in mid-history, a card's first month has windows that serving would have filled.
     begun = lake.dates("events")
     whole = since + WARM_UP * config.DAY if begun and begun[0] < dataset.day_of(since) else 0
-    learnt = known.where((at >= whole) & (at < split.fit_until) & (known.weights > 0))
+    kept = dataset.kept(known.payments["card"])
+    fitting = (at >= whole) & (at < split.fit_until) & (known.weights > 0)
+    learnt, older = known.where(fitting & ~kept), known.where(fitting & kept)
     later = known.where((at >= split.fit_until) & (at < split.judge_until) & (known.weights > 0))
     one_half = dataset.halves(later.payments["card"])
     tuning, judging = later.where(one_half), later.where(~one_half)
@@ -122,25 +126,20 @@ def train(
     model = fit(learnt.matrix, learnt.frauds, learnt.learning_weights, seed=seed)
     model = model.calibrated(tuning.matrix, tuning.frauds, tuning.learning_weights)
     artifact = Artifact(model, Policy(review_price=review_price(tuning, model.scores(tuning.matrix))))
-    judged = evaluate.judge(judging.payments, *artifact, matrix=judging.matrix)
-    before: dict[str, float] | None = None
     try:
-        if champion is not None:
-            before = evaluate.judge(judging.payments, *Artifact.load(champion), matrix=judging.matrix).figures
+        rival = None if champion is None else Artifact.load(champion)
     except ModelCorrupt as error:
         logger.warning("judged against the rules alone: %s", error)
-        champion = None
-    baseline = [rules(*row)[0] for row in zip(judging.payments["cents"], judging.matrix.tolist(), strict=True)]
-    rules_cost = 1_000 * evaluate.cost(judging.payments, baseline) / float(judging.weights.sum())
-    refused = evaluate.gate(judged.figures, before, rules_cost)
+        champion = rival = None
+    owed = 0.0 if champion is None else debt(champion)
+    figures, refused = verdict(artifact, rival, judging=judging, older=older, debt=owed, seed=seed)
+    figures["fitted_on"] = float(learnt.payments.height)
 
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "model"
         usual, quiet = normal(known, model, until=split.judge_until)
         artifact.save(folder, matrix=judging.matrix, reference=usual, limits=inherited(champion, quiet))
         plots(folder / "plots", model, judging)
-        figures = judged.figures | {"rules_cost_per_1000": rules_cost, "fitted_on": float(learnt.payments.height)}
-        figures |= {f"champion_{name}": value for name, value in (before or {}).items()}
         (folder / "figures.json").write_text(json.dumps(figures, indent=1))
         version = registry.register(
             folder,
@@ -154,6 +153,47 @@ def train(
             },
         )
     return Candidate(version, refused)
+
+
+def verdict(
+    artifact: Artifact, champion: Artifact | None, *, judging: Block, older: Block, debt: float, seed: int
+) -> tuple[dict[str, float], str]:
+    """The figures of a challenger on the newest payments, its rivals' beside them, and what the gate says."""
+    judged = evaluate.judge(judging.payments, *artifact, matrix=judging.matrix)
+    baseline = [rules(*row)[0] for row in zip(judging.payments["cents"], judging.matrix.tolist(), strict=True)]
+    before = evaluate.paid(judging.payments, baseline)
+    gains = evaluate.Gains(evaluate.gain(judging.payments, before, judged.costs, seed=seed))
+    figures = judged.figures | {"rules_cost_per_1000": 1_000 * math.fsum(before) / float(judging.weights.sum())}
+    if champion is not None:
+        theirs = evaluate.judge(judging.payments, *champion, matrix=judging.matrix)
+        gains = gains._replace(
+            champion=evaluate.gain(judging.payments, theirs.costs, judged.costs, seed=seed, level=evaluate.STRICT),
+            older=kept_of(champion, artifact, older, seed=seed),
+            debt=debt,
+        )
+        figures |= {f"champion_{name}": value for name, value in theirs.figures.items()}
+    return figures | gains.figures(), evaluate.gate(judged.figures, gains)
+
+
+def kept_of(champion: Artifact, challenger: Artifact, older: Block, *, seed: int) -> Interval:
+    """What a challenger saves beyond the champion on older payments, as a share of what that one saves there."""
+    before, after = (
+        evaluate.paid(older.payments, evaluate.act(older.payments, scores, each.policy, share=1 / dataset.KEPT))
+        for each in (champion, challenger)
+        for scores in [each.model.scores(older.matrix).tolist()]
+    )
+    gained = evaluate.gain(older.payments, before, after, seed=seed)
+    nothing_done = evaluate.cost(older.payments, ["approve"] * older.payments.height)
+    saved = max(1.0, nothing_done - math.fsum(before))  # who saves nothing may be replaced by what is surely better
+    return Interval(*(bound / saved for bound in gained))
+
+
+def debt(champion: Path) -> float:
+    """What the champion and those before it have lost on older payments; of one released by force, nothing is known."""
+    try:
+        return float(json.loads((champion / "figures.json").read_text()).get("older_debt", 0.0))
+    except FileNotFoundError:
+        return 0.0
 
 
 def folded(rows: pl.DataFrame, decisions: pl.DataFrame, progress: Callable[[int], None] = lambda _: None) -> Block:

@@ -183,7 +183,7 @@ def test_the_price_of_a_review_knows_what_else_could_be_done() -> None:
     n = 8 * config.REVIEWS_A_DAY
     matrix = np.zeros((n, len(NAMES)))
     scores = np.where(np.arange(n) % 4 > 0, 0.1, 1e-6)  # from new devices
-    payments = pl.DataFrame({"at": [START] * n, "cents": 60_00, "known_device": False})
+    payments = pl.DataFrame({"at": [START] * n, "cents": 60_00, "known_device": False, "weight": 1.0})
     found = train.review_price(train.Block(payments, matrix), scores)
     must(
         found <= config.REVIEW_PRICE + 0.01,

@@ -1,5 +1,6 @@
 """Money and ranking against counts by hand, and the gate's reasons."""
 
+import math
 from functools import partial
 
 import numpy as np
@@ -8,10 +9,11 @@ import pytest
 
 from fraud import config, dataset, evaluate
 from fraud.config import DAY
-from fraud.evaluate import act, card_precision, caught, cost, gate, judge, ranking
+from fraud.evaluate import Gains, act, card_precision, caught, cost, evidence, gain, gate, judge, ranking
 from fraud.model import fit
 from fraud.policy import Policy, decide
 from fraud.schema import Action
+from shared.intervals import Interval
 from tests.worlds import START, learnable
 
 BLOCK = pl.DataFrame(
@@ -109,6 +111,41 @@ def test_caught_by_hand() -> None:
     assert caught(frauds.with_columns(fraud=False)) is None
 
 
+# --- a promise -----------------------------------------------------------------------------------------
+
+
+def days_to(limit: float, *, rate: float, seed: int, days: int, burst: int = 1, promised: float = 8.0) -> int | None:
+    """The day on which evidence against `promised` frauds a day reaches the limit, when `rate` times as many come."""
+    gathered, rng = 0.0, np.random.default_rng([seed, burst])
+    for day in range(days):
+        frauds = burst * int(rng.poisson(rate * promised / burst))
+        gathered = evidence(gathered, frauds=frauds, promised=promised, burst=burst)
+        if gathered >= limit:
+            return day + 1
+    return None
+
+
+@pytest.mark.parametrize("burst", [1, 4])
+def test_a_promise_that_is_kept_is_doubted_once_in_so_many_days_at_most(burst: int) -> None:
+    """At the edge of what is called kept, and in the middle of it."""
+    waited = [days_to(50, rate=1.5, seed=seed, days=2_000, burst=burst) or 2_000 for seed in range(200)]
+    assert np.mean(waited) >= 50
+    assert [days_to(config.FALSE_ALARM, rate=1.0, seed=seed, days=365, burst=burst) for seed in range(100)] == [
+        None
+    ] * 100
+
+
+@pytest.mark.parametrize(("rate", "within"), [(2.0, 40), (3.0, 4), (10.0, 1)])
+def test_a_broken_promise_is_soon_told(rate: float, within: int) -> None:
+    waited = [days_to(config.FALSE_ALARM, rate=rate, seed=seed, days=400) or 400 for seed in range(100)]
+    assert np.median(waited) <= within
+
+
+def test_evidence_has_no_end_but_a_largest_number() -> None:
+    assert evidence(1e300, frauds=10**6, promised=0.0) < 1e13
+    assert evidence(math.inf, frauds=0, promised=1e9) == 0
+
+
 # --- ranking -------------------------------------------------------------------------------------------
 
 
@@ -167,25 +204,55 @@ def test_judged_is_model_and_policy_together() -> None:
 
 # --- the gate ----------------------------------------------------------------------------------------------
 
-
-def figures(*, cost: float, precision: float = 0.7) -> dict[str, float]:
-    return {"cost_per_1000": cost, "average_precision": precision}
+SURE, NONE, UNKNOWN = Interval(1.0, 2.0, 3.0), Interval(0.0, 0.0, 0.0), Interval(math.nan, 5.0, math.nan)
+GOOD = {"cost_per_1000": 90.0, "average_precision": 0.7}
 
 
 @pytest.mark.parametrize(
-    ("challenger", "champion", "why"),
+    ("gains", "why"),
     [
-        (figures(cost=90), None, ""),
-        (figures(cost=100), None, "costs 100 per 1,000 payments, the rules alone 100"),
-        (figures(cost=90), figures(cost=95), ""),
-        (figures(cost=90), figures(cost=90), "costs 90 per 1,000 payments, the champion 90"),
-        (figures(cost=89.5), figures(cost=90), "the champion 90"),  # by less than a hundredth
-        (figures(cost=50, precision=0.65), figures(cost=90), "average precision 0.650, the champion's is 0.700"),
-        (figures(cost=50, precision=0.69), figures(cost=90), ""),
-        (figures(cost=110), figures(cost=120), "the rules alone 100"),
+        (Gains(SURE), ""),
+        (Gains(NONE), "is not surely cheaper than the rules alone: saves 0 to 0 EUR"),
+        (Gains(UNKNOWN), "is not surely cheaper than the rules alone: saves nan to nan EUR"),
+        (Gains(SURE, SURE, NONE), ""),
+        (Gains(NONE, SURE, NONE), "than the rules alone: saves 0 to 0 EUR"),
+        (Gains(SURE, NONE, NONE), "than the champion: saves 0 to 0 EUR"),  # its equal
+        (Gains(SURE, Interval(-1.0, 40.0, 90.0), NONE), "than the champion: saves -1 to 90 EUR"),
+        (Gains(SURE, UNKNOWN, NONE), "than the champion: saves nan to nan EUR"),
+        (Gains(SURE, SURE, UNKNOWN), "may lose nan% of what the champion saves on older payments; 2% is the most"),
+        (Gains(SURE, SURE, Interval(-0.03, 0.0, 0.03)), "may lose 3.0% of what the champion saves on older payments"),
+        (Gains(SURE, SURE, Interval(-0.019, 0.0, 0.02)), ""),
+        (Gains(SURE, SURE, Interval(-0.019, 0.0, 0.02), debt=0.005), ", 0.5% was lost before; 2% is the most"),
     ],
 )
-def test_the_gate_says_why(challenger: dict[str, float], champion: dict[str, float] | None, why: str) -> None:
-    said = gate(challenger, champion, 100)
-    assert said.endswith(why)
+def test_the_gate_says_why(gains: Gains, why: str) -> None:
+    said = gate(GOOD, gains)
+    assert why in said
     assert bool(said) == bool(why)
+
+
+def test_a_figure_that_is_no_number_is_refused() -> None:
+    assert gate(GOOD | {"brier": math.nan}, Gains(SURE)) == "no number: brier"
+
+
+def test_small_permitted_losses_do_not_add_up() -> None:
+    """Each release loses 0.9 % of what the one before it saves; a gain pays back."""
+    lost, regained = Interval(-0.012, -0.009, -0.006), Interval(0.001, 0.006, 0.011)
+    debt, refused = 0.0, []
+    for older in (lost, lost, regained, lost):
+        gains = Gains(SURE, SURE, older, debt)
+        refused.append(bool(gate(GOOD, gains)))
+        debt = debt if refused[-1] else gains.figures()["older_debt"]
+    assert refused == [False, True, False, False]
+    assert debt == pytest.approx(0.012)
+
+
+def test_what_is_saved_is_counted_by_the_card() -> None:
+    """Four payments of one card are one surprise, so nothing is sure; of four cards, they are."""
+    before, after = np.full(4, 10.0), np.zeros(4)
+    saved = gain(pl.DataFrame({"card": ["a", "b", "c", "d"]}), before, after, seed=1)
+    assert saved == (40, 40, 40)
+    mixed = pl.DataFrame({"card": ["a", "a", "b", "b"]})
+    low, value, high = gain(mixed, np.array([20.0, 20, 0, 0]), np.array([0.0, 0, 5, 5]), seed=1)
+    assert (low, value, high) == (-20, 30, 80)
+    assert math.isnan(gain(mixed, np.array([math.nan, 20, 0, 0]), np.zeros(4), seed=1).low)

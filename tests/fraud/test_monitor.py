@@ -13,7 +13,7 @@ from uuid import uuid4
 import polars as pl
 import pytest
 
-from fraud import evaluate, monitor, train
+from fraud import config, evaluate, monitor, train
 from fraud.config import DAY, HOUR, MATURITY
 from fraud.monitor import GUARD_COUNT, Monitor, entry
 from fraud.schema import ALARMS, COMMANDS, DEAD, HEARTBEATS, RELEASES, REPORTS, Action, Alarm, Command, Report
@@ -22,7 +22,7 @@ from shared.clock import sleep
 from shared.eventlog.port import Entry
 from shared.registry import Unavailable, Version
 from shared.releases import Ledger, Release
-from tests.fraud.bank import SEED, TODAY, Bank, Trained, days, open_registry, payment
+from tests.fraud.bank import LIVE, SEED, TODAY, Bank, Trained, days, open_registry, payment
 from tests.fraud.test_serve import eventually
 
 # MLflow 3.17 still maps its tables in a way that SQLAlchemy 2.1 is giving up.
@@ -194,6 +194,24 @@ def test_drift_is_an_alarm_on_the_second_day_in_a_row_and_is_said_once(room: Roo
     eventually(
         lambda: [b"<html" in x.read_bytes()[:1_000].lower() for x in pages.glob("drift-*.html")] == [True], seconds=60
     )
+
+
+@pytest.mark.slow
+def test_frauds_that_were_not_promised_are_an_alarm_once_their_labels_are_complete(room: Room, world: Trained) -> None:
+    """The same trees, which promise a twentieth of the frauds: what they let through is more than that."""
+    mild = room.register(world.release, gate="skipped", log_odds=-3.0)
+    room.command("promote", version=mild.version, force=True)
+    for number in range(LIVE - 1):
+        room.day(days(world, number, number))
+        if number == 10:
+            room.restart()
+    (alarm,) = [alarm for alarm in room.alarms if alarm.kind == "quality"]
+    told = [report for report in room.reports if (report.evidence or 0) >= config.FALSE_ALARM]
+    assert alarm.at == (told[0].day + 1) * DAY
+    assert alarm.retrain_on is not None
+    assert alarm.retrain_on <= told[0].day + monitor.LEARNABLE - MATURITY // DAY  # its scores have drifted, too
+    assert "frauds in a week's approved payments" in alarm.message
+    assert [report.evidence for report in room.reports[: MATURITY // DAY]] == [None] * (MATURITY // DAY)
 
 
 def test_a_release_that_declines_far_too_much_is_taken_back_once(room: Room, world: Trained) -> None:
