@@ -107,6 +107,9 @@ lint: .venv/.all  ## ruff, mypy, import contracts; and how long each package is
 checklist: .venv/.fraud  ## the 21 points of the interview, and where each service answers them
 	@$(PY) -m shared.checklist
 
+mutants: .venv/.dev  ## whether the tests notice small changes to the code that decides: hours; ONLY=fraud/policy takes one module
+	@OMP_NUM_THREADS=1 $(PY) -m tests.mutants $(if $(ONLY),--only $(ONLY))
+
 exercise: .venv/.dev  ## what a design change still lacks: NAME=step-up; the brief is in EXERCISES.md
 	@test -n "$(filter $(NAME),$(EXERCISES))" || \
 	  { echo "Which exercise? make exercise NAME=...; there are: $(EXERCISES)" >&2; exit 2; }
@@ -138,7 +141,7 @@ help:  ## this list
 	@awk -F ':.*## ' '/^# ---/ { print "" } /^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' Makefile
 	@printf '\n  demos and replays take LOG=, DAYS= and SEED=, a soak MINUTES=; a demo with HEADLESS=1 ends by itself\n\n'
 
-.PHONY: pytest demo-fraud demo-recsys replay-fraud replay-recsys soak-fraud up status down test test-fraud test-recsys bench-fraud bench-recsys lint checklist exercise record stale docs lock clean help paper-sentiment demo-sentiment replay-sentiment test-sentiment bench-sentiment
+.PHONY: pytest demo-fraud demo-recsys replay-fraud replay-recsys soak-fraud up status down test test-fraud test-recsys bench-fraud bench-recsys lint checklist exercise record stale mutants docs lock clean help paper-sentiment demo-sentiment replay-sentiment test-sentiment bench-sentiment
 
 # --- the environment ---
 

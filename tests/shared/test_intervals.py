@@ -22,6 +22,14 @@ def _mean_of(rows: NDArray[np.float64]) -> Callable[[NDArray[np.float64]], float
     return lambda weights: float(np.average(rows, weights=weights))
 
 
+def test_bounds_are_those_of_the_normal_distribution_where_it_holds() -> None:
+    rows = np.random.default_rng(5).normal(size=400)
+    low, value, high = paired_bootstrap(_mean_of(rows), np.arange(400), seed=1, draws=4_000, level=0.8)
+    error = rows.std() / 20
+    assert abs((high - low) / (2 * 1.2816 * error) - 1) < 0.05
+    assert abs((high + low) / 2 - value) < 0.05 * error
+
+
 def test_what_has_no_value_has_no_bounds() -> None:
     interval = paired_bootstrap(lambda _: float("nan"), np.zeros(3, np.int64), seed=0)
     assert np.isnan(interval).all()
