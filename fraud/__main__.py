@@ -45,8 +45,8 @@ def main(
     log: Annotated[str, typer.Option(help="URL of the log.")] = "",
     virtual: Annotated[int | None, typer.Option(help="Time stands at these seconds, and goes with the log.")] = None,
 ) -> None:
-    # [2.3] Three stores for three questions: the log keeps what came in which order, the lake is read a month at
-    # a time to learn from, the store answers for one payment. The store can be made again from the log, and the lake
+    # [2.3] Three stores for three questions: the log keeps what came in which order, the lake is read by date
+    # to learn from, the store answers for one payment. The store can be made again from the log, and the lake
     # from the files that were ingested, the log, and itself for what the log has let go of.
     context.obj = Runtime(config.SERVICE, TOPICS, var=var, log=log, virtual=virtual, tables=config.LAKE)
 

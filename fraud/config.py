@@ -31,7 +31,7 @@ HABIT = 32  # payments that a card's typical amount, device and country are read
 LARGE = 3  # times the card's median amount; the Handbook's stolen cards spend five times as much
 
 # An hour of the terminal book is used once it has been closed this long, so that workers need not
-# run in step. Labels take days to arrive: a day of lag costs nothing that is known.
+# run in step. Most labels take days to arrive; counts and analysts' verdicts of the last day are missed.
 BOOK_LAG = 24  # hours
 
 # --- money ------------------------------------------------------------------------------------

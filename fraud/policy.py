@@ -50,7 +50,7 @@ AT = {name: place for place, name in enumerate(NAMES)}
 
 
 class Policy(NamedTuple):
-    """Parameters that train chooses; they travel with the model and are rolled back with it."""
+    """Parameters that train chooses; they travel with the model and are rolled back with it. Other prices are code."""
 
     review_price: float = config.REVIEW_PRICE  # EUR, minutes and scarcity
 

@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
+from fraud import config
 from fraud.artifact import BLOCK, GOLDEN, Artifact, block, drift_frame, reference
 from fraud.features import NAMES
 from fraud.model import Matrix, Model, ModelCorrupt, fit
@@ -65,6 +66,16 @@ def test_a_model_with_one_tree_less_fails_its_self_test(trained: Artifact, folde
 def test_another_price_of_review_fails_the_self_test(folder: Path, price: float) -> None:
     (folder / "policy.json").write_text(json.dumps({"review_price": price}))
     with pytest.raises(ModelCorrupt, match="golden sample 0"):
+        Artifact.load(folder)
+
+
+@pytest.mark.parametrize("name", ["CHARGEBACK_FEE", "DECLINE_PRICE", "DECLINE_SHARE", "REVIEW_CATCH"])
+def test_another_price_in_the_code_fails_the_self_test(
+    folder: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until a version keeps all of its prices, a change of one needs a training."""
+    monkeypatch.setattr(config, name, 0.5 * getattr(config, name))
+    with pytest.raises(ModelCorrupt, match="golden sample"):
         Artifact.load(folder)
 
 

@@ -373,6 +373,16 @@ def test_a_worker_that_dies_without_a_word_is_replaced_from_an_old_snapshot(
     same(bank, undisturbed)
 
 
+def test_a_repeat_from_before_a_death_counts_once_after_it(bank: Bank) -> None:
+    first, after = payment(), payment(id="2")
+    bank.pay(first, first)
+    bank.work(bank.worker())  # never closed, so never saved: its successor recalls both from the log
+    bank.pay(first, after)
+    bank.decide()
+    assert [(x.kind, x.id) for x in bank.outcomes()] == [("repeat", "1"), ("repeat", "1")]
+    assert counts(bank.decision(after)) == 1
+
+
 def test_a_damaged_snapshot_gives_way_to_the_one_before(bank: Bank, undisturbed: Undisturbed) -> None:
     first, second = halves(undisturbed)
     bank.send(first)
