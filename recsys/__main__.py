@@ -61,7 +61,7 @@ def main(
     virtual: Annotated[int | None, typer.Option(help="Time stands at these seconds, and goes with the log.")] = None,
 ) -> None:
     # [2.3] A log for what comes in, a lake of Parquet for what is learnt from, and folders of mapped arrays for what
-    # is shown: a key-value server between table and shopper would add a network to a look-up of two microseconds.
+    # is shown: a key-value server between table and shopper would add a network to a look-up of microseconds.
     context.obj = Runtime(
         config.SERVICE, TOPICS, var=var, log=log, virtual=virtual, models="recipes", tables=config.LAKE
     )

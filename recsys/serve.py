@@ -222,7 +222,7 @@ def make_app(
 
     @app.delete("/v1/users/{user_id}", status_code=202, responses=errors, tags=["shoppers"])
     async def erase(user_id: User) -> Accepted:
-        """Forget what this shopper did: at once in what is shown, from the next night on in what is learnt."""
+        """Forget what this shopper did: at once in what is shown, from the next night on in lists, then in recipes."""
         user = pseudonymised(user_id, pseudonym_key)
         return await _append(edge, Entry(ERASURES, user, Erasure(user=user, at=clock.now()).model_dump_json().encode()))
 

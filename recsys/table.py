@@ -108,7 +108,7 @@ def drawn(user: str, date: str, *, share: float | None = None) -> np.random.Gene
 
 
 class Table:
-    """A version, opened. Arrays are mapped: workers share them, and a switch reads nothing."""
+    """A version, opened. Arrays are mapped: workers share them. A switch reads each byte once, to verify it."""
 
     def __init__(self, folder: Path, manifest: Manifest, version: str) -> None:
         self.folder, self.manifest, self.version = folder, manifest, version

@@ -168,7 +168,7 @@ def looked_up(folder: Path) -> LookUp:
         folder / "table", users, TopK(items, origins, np.zeros(SHOPPERS, bool), np.zeros(SHOPPERS, np.int16)), names
     )
     began = perf_counter()
-    made = Table.open(folder / "table", verify=False)
+    made = Table.open(folder / "table")  # as `serve` switches: every byte is read, to verify it
     switch = perf_counter() - began
     database = sqlite3.connect(folder / "table.db")
     database.execute("CREATE TABLE lists (user TEXT PRIMARY KEY, list TEXT) WITHOUT ROWID")

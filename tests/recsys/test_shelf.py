@@ -67,6 +67,15 @@ def test_no_list_is_short(shop: Shop) -> None:
     for user in users[:20]:
         made = shelf.recommend(user, config.SERVED, now=NOW)
         assert len(made.items) == len(set(made.items)) == config.SERVED
+    user = users[0]
+    gone = shelf.recommend(user, config.SERVED, now=NOW).items
+    for item in [*gone, *shelf.popular(config.SERVED).items]:
+        out(shop, item)
+    shop.happens(event(user=user, item=gone[0], at=NOW))
+    shelf.follow()
+    left = shelf.recommend(user, config.SERVED, now=NOW).items
+    assert len(left) == len(set(left)) == config.SERVED
+    assert not set(left) & set(gone)
 
 
 def test_a_stranger_gets_popularity_and_with_a_context_its_category_s(shop: Shop, shop_world: Trained) -> None:
