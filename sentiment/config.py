@@ -31,8 +31,8 @@ SPAM_TAGS = 8  # hashtags, links or handles in one post
 LABELS = ("negative", "neutral", "positive")
 MAX_TOKENS = 64  # of a post; 99.9 % of TweetEval's are shorter
 SURE = 0.4  # least probability of the best label, or the post is counted as seen but not as an opinion
-# [4.3] Overload: the transformer scores 300 to 400 posts a second and core, the linear model thousands. Shed when
-# the backlog would take twenty seconds, come back when it would take two: between the two nothing changes.
+# [4.3] Overload: the transformer scores some two hundred posts a second and core, the linear model thousands. Shed
+# when the backlog would take forty seconds, come back when it would take four: between the two nothing changes.
 SHED_ABOVE, SHED_BELOW = 8_000, 800  # posts not yet read
 
 # --- judging ----------------------------------------------------------------------------------

@@ -44,7 +44,7 @@ from shared.dependencies import DEPENDENCY_ERRORS
 from shared.eventlog.port import Entry, EventLog, Place, Position, Record
 
 WORKERS = "sentiment-worker"  # the group
-LIMIT = 32  # records a partition and step: eight partitions of posts are then scored in under a second
+LIMIT = 32  # records a partition and step: eight partitions of posts are then scored in a second or two
 CHUNK = 10_000  # records of a rebuild that are in memory at once
 LOOK = 1.0  # seconds between two looks at how many posts wait
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sentiment import evaluate
-from sentiment.evaluate import NO_NUMBER, Evidence, Pair, gate, owed
+from sentiment.evaluate import NO_NUMBER, Evidence, Pair, gate, interval, macro_recall, owed
 
 CHALLENGERS = 200
 NEWEST, OLDER = 300, 1_300
@@ -83,3 +83,22 @@ def test_who_loses_against_the_linear_model_beside_it_is_refused() -> None:
     rng = np.random.default_rng(6)
     assert "the linear model" in gate(Evidence(block(rng, OLDER, gain=-0.05)))
     assert gate(Evidence(block(rng, OLDER, gain=0.05))) == ""
+
+
+def test_macro_recall_by_hand() -> None:
+    truth, said = ["negative"] * 4 + ["neutral"], ["negative"] * 3 + ["positive", "neutral"]
+    assert macro_recall(truth, said) == pytest.approx((3 / 4 + 1) / 2)  # a label that nobody wrote has no recall
+    assert macro_recall(truth, said, [1, 1, 1, 3, 5]) == pytest.approx((3 / 6 + 1) / 2)
+
+
+def test_an_interval_of_macro_recall_has_the_value_in_it_and_shrinks_with_the_posts() -> None:
+    rng = np.random.default_rng(1)
+
+    def width(posts: int) -> float:
+        truth = rng.choice(["negative", "neutral", "positive"], posts)
+        said = np.where(rng.random(posts) < 0.7, truth, "neutral")
+        found = interval(truth.tolist(), said.tolist())
+        assert found.low < macro_recall(truth.tolist(), said.tolist()) < found.high
+        return found.high - found.low
+
+    assert width(1_600) == pytest.approx(width(400) / 2, rel=0.25)
