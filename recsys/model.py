@@ -90,8 +90,8 @@ class Labelled:
     """Candidates of some users with what each of these then bought (n rows); others have nothing to teach."""
 
     def __init__(self, pairs: Candidates, matrix: Floats, bought: NDArray[np.bool_]) -> None:
-        # [7.1] Only what was among the candidates and not bought counts as passed over, and a purchase anywhere in
-        # the shop counts, not a click on a list: so what the list hid is no negative, and what it pushed no positive.
+        # [7.1] Only what was among the candidates and not bought counts as passed over, shown or not, and a purchase
+        # anywhere in the shop counts, through a list or not: so a list's order enters, though less than by its clicks.
         ends = np.flatnonzero(np.diff(pairs.users, append=-1)) + 1
         groups = np.diff(ends, prepend=0)
         useful = np.logical_or.reduceat(bought, ends - groups)
