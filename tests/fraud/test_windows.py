@@ -1,10 +1,14 @@
 """A card's windows, on cards with a handful of payments."""
 
+from pathlib import Path
+
+import polars as pl
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fraud.config import ALLOWED_LATENESS, CARD_WINDOWS, DAY, HABIT, HOUR
 from fraud.windows import MONTH, Card, Seen
+from shared.public_data import load
 from tests.worlds import START
 
 PHONE, HOME = 7, 1  # codes of a device and a country
@@ -132,3 +136,28 @@ def test_forgetting_never_changes_an_answer(steps: list[tuple[int, int, int, int
             else:
                 mine.add(at, cents, device, HOME, median=mine.see(at, device, HOME).median)
         forgets.forget(watermark - ALLOWED_LATENESS - MONTH)
+
+
+def test_windows_are_those_that_the_handbook_has_counted(data: Path) -> None:
+    """Of one card in fifty, over its check week. A payment is in the Handbook's own window, and not in ours."""
+    theirs = pl.read_parquet(load("handbook_features_check", data))
+    rows = pl.scan_parquet(load("handbook_fraud", data)).filter(pl.col("CUSTOMER_ID") % 50 == 7)
+    rows = rows.with_columns(
+        at=pl.col("TX_DATETIME").dt.epoch("s"), cents=(100 * pl.col("TX_AMOUNT")).round().cast(pl.Int64)
+    )
+    cards, checked = dict[int, Card](), 0
+    numbers = dict(zip(theirs["TRANSACTION_ID"], theirs.iter_rows(named=True), strict=True))
+    some = rows.filter(pl.col("TRANSACTION_ID") <= max(numbers)).select("CUSTOMER_ID", "TRANSACTION_ID", "at", "cents")
+    for name, number, at, cents in some.collect().iter_rows():
+        mine = cards.setdefault(name, Card())
+        seen = see(mine, at)
+        if (expected := numbers.get(number)) is not None:
+            checked += 1
+            for days in (1, 7, 30):
+                place = list(CARD_WINDOWS).index(f"{days}d")
+                count, total = seen.counts[place] + 1, seen.cents[place] + cents
+                assert count == expected[f"CUSTOMER_ID_NB_TX_{days}DAY_WINDOW"]
+                mean = expected[f"CUSTOMER_ID_AVG_AMOUNT_{days}DAY_WINDOW"]
+                assert abs(total / count / 100 - mean) < 1e-6
+        mine.add(at, cents, PHONE, HOME, median=seen.median)
+    assert checked > 1_000
