@@ -157,13 +157,15 @@ def number(names: pl.Series, known: pl.Series) -> pl.Series:
 def bought_after(lake: Lake, known: Interactions, *, until: int) -> pl.DataFrame:
     """user, item, cents, quantity (numbers as in `known`; -1: was not there yet) bought from the cut until `until`.
 
-    A row a pair, also of each item that was not there yet; what was taken back in that time does not count.
+    `listed`: whether any of it came from a list, so that its place there had a part in it. A row a pair, also of each
+    item that was not there yet; what was taken back in that time does not count.
     """
     rows = events(lake, cut=until).filter((pl.col("at") >= known.cut) & (_known_at() >= known.cut))
     users, items = pl.Series("user", known.users, pl.String), pl.Series("item", known.items, pl.String)
     pairs = standing(rows).group_by("user", "item", maintain_order=True)
-    frame = pairs.agg(pl.col("at", "cents").first(), pl.col("quantity").sum())
-    return _numbered(frame, users, items, "cents", "quantity").drop("at")
+    listed = pl.col("list_id").is_not_null().any().alias("listed")
+    frame = pairs.agg(pl.col("at", "cents").first(), pl.col("quantity").sum(), listed)
+    return _numbered(frame, users, items, "cents", "quantity", "listed").drop("at")
 
 
 def version(known: Interactions) -> str:

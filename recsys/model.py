@@ -90,8 +90,9 @@ class Labelled:
     """Candidates of some users with what each of these then bought (n rows); others have nothing to teach."""
 
     def __init__(self, pairs: Candidates, matrix: Floats, bought: NDArray[np.bool_]) -> None:
-        # [7.1] Only what was among the candidates and not bought counts as passed over, shown or not, and a purchase
-        # anywhere in the shop counts, through a list or not: so a list's order enters, though less than by its clicks.
+        # [7.1] A purchase outside lists counts, not a click: so what a list pushed is no positive. A candidate that was
+        # not bought counts as passed over, shown or not: the shop shows all its items, and a ranker that learns from
+        # what its own lists have shown puts what they have not shown anywhere.
         ends = np.flatnonzero(np.diff(pairs.users, append=-1)) + 1
         groups = np.diff(ends, prepend=0)
         useful = np.logical_or.reduceat(bought, ends - groups)

@@ -68,13 +68,20 @@ class Period(NamedTuple):
     facts: Facts
     truth: Truth
     users: Ints  # judged: who bought something and was known
-    after: pl.DataFrame  # what they bought: user, item, cents of one, quantity
+    after: pl.DataFrame  # what they bought outside lists: user, item, cents of one, quantity
+    listed: Ints  # user · items + item of what was bought from a list: neither wanted nor passed over
     pairs: Candidates
     matrix: Floats
 
     @property
     def bought(self) -> NDArray[np.bool_]:
         return np.isin(self.pairs.users * self.truth.count + self.pairs.items, self.truth.keys)
+
+    @property
+    def labelled(self) -> Labelled:
+        rows = ~np.isin(self.pairs.users * self.truth.count + self.pairs.items, self.listed)
+        pairs = Candidates(self.pairs.users[rows], self.pairs.items[rows], self.pairs.scores[rows])
+        return Labelled(pairs, self.matrix[rows], self.bought[rows])
 
     def rank(self, model: Model) -> Ranked:
         return model.rank(self.pairs, self.matrix)
@@ -112,7 +119,9 @@ def period(lake: Lake, recipe: Recipe, *, cut: int, horizon: int, seed: int, mos
         NotEnough: hardly anybody known bought anything in that time, or nothing that could have been recommended.
     """
     known = dataset.interactions(lake, cut=cut)
-    after = dataset.bought_after(lake, known, until=cut + horizon * config.DAY).filter(pl.col("user") >= 0)
+    bought = dataset.bought_after(lake, known, until=cut + horizon * config.DAY).filter(pl.col("user") >= 0)
+    # [7.1] What a list sold hangs on the place it had there, and would speak for whoever ranked that list.
+    listed, after = bought.filter(pl.col("listed") & (pl.col("item") >= 0)), bought.filter(~pl.col("listed"))
     if most:
         buyers = np.random.default_rng(seed).permutation(after["user"].unique().sort().to_numpy())[:most]
         after = after.filter(pl.col("user").is_in(buyers))
@@ -124,7 +133,8 @@ def period(lake: Lake, recipe: Recipe, *, cut: int, horizon: int, seed: int, mos
     facts = Facts.of(known)
     truth = Truth(after["user"].to_numpy(), after["item"].to_numpy(), count=len(known.items))
     pairs, matrix = recipe.candidates(facts, sources, truth.users)
-    made = Period(known, sources, facts, truth, truth.users, after, pairs, matrix)
+    keys = listed["user"].to_numpy() * truth.count + listed["item"].to_numpy()
+    made = Period(known, sources, facts, truth, truth.users, after, keys, pairs, matrix)
     if not made.bought.any():
         shop = f"{len(known.items)} items, and {truth.users.size} shoppers who bought again"
         raise NotEnough(f"nothing to rank: of {shop} nobody bought what could have been recommended")
@@ -151,8 +161,7 @@ def tune(lake: Lake, *, cut: int, horizon: int, seed: int) -> Parameters:
 
 def learn(fitting: Period, choosing: Period, parameters: Parameters, *, seed: int) -> tuple[Recipe, dict[str, float]]:
     """A ranker from one period; objective, number of trees, blend and policy from the next, and whether trees rank."""
-    early = Labelled(fitting.pairs, fitting.matrix, fitting.bought)
-    late = Labelled(choosing.pairs, choosing.matrix, choosing.bought)
+    early, late = fitting.labelled, choosing.labelled
     weights = blend(choosing, seed=seed)
     # Trees have to earn their place: where there is little to learn from, a blend of the sources orders better.
     models = [*(Model(weights, booster) for booster in fit(early, late, seed=seed)), Model(weights)]

@@ -102,6 +102,30 @@ def test_what_is_evaluated_is_what_a_night_stores(
     assert lists.tolist() == top.items[judging.users, : evaluate.AT].tolist()
 
 
+def test_what_a_list_sold_is_neither_label_nor_passed_over_and_is_not_judged(tmp_path: Path) -> None:
+    """The same shop twice; in one of them each third item's purchases came from lists."""
+    shop = simulate.open_shop(seed=5, start=START, days=DAYS + 1, users=300, items=150)
+    weeks = []
+    for name, each in (("plain", 0), ("listed", 3)):
+        lake, events = Lake(tmp_path / name), lived(shop, DAYS)
+        from_list = pl.col("item").str.slice(1).cast(pl.Int64) % 3 == 0
+        sold = (pl.col("kind") == "purchase") & from_list & pl.lit(each > 0)
+        events = events.with_columns(list_id=pl.when(sold).then(pl.lit("a list")))
+        write_history(lake, events, catalogue(shop, DAYS), key=KEY)
+        weeks.append(train.period(lake, Recipe(), cut=START + (DAYS - WEEK) * DAY, horizon=WEEK, seed=1))
+    plain, listed = weeks
+    thirds = [number for number, item in enumerate(listed.known.items) if int(item[1:]) % 3 == 0]
+    assert np.isin(plain.after["item"], thirds).any()
+    assert not np.isin(listed.after["item"], thirds).any()
+    assert set(listed.users.tolist()) <= set(plain.users.tolist())
+    sold_to = np.isin(listed.pairs.users * listed.truth.count + listed.pairs.items, listed.listed)
+    assert sold_to.any()
+    taught = listed.labelled
+    keys = taught.pairs.users * listed.truth.count + taught.pairs.items
+    assert not np.isin(keys, listed.listed).any(), "nor passed over"
+    assert np.isin(taught.pairs.items, thirds).any(), "the others' candidates are"
+
+
 def test_too_short_a_history_is_refused(tmp_path: Path) -> None:
     lake = Lake(tmp_path / "lake")
     shop = simulate.open_shop(seed=5, start=START, days=8, users=50, items=30)
