@@ -77,7 +77,7 @@ class Judge:
         artifact = Artifact.load(folder)
         scored = opinions.filter((pl.col("model") == champion.version) & (pl.col("path") == artifact.path))
         scored = scored.unique("text", keep="first")  # a flood of one text is no new language
-        rows = scored.sort("at", "id").gather_every(max(1, scored.height // BLOCK)).head(BLOCK)
+        rows = drift.spread(scored.sort("at", "id"), BLOCK)
         normal, limits = reference(folder)
         if rows.height < BLOCK or not limits:  # a smaller one would be further away for nothing
             return {}, {}
