@@ -281,6 +281,7 @@ def replay(
     story.run(
         runtime.settings,
         public_data.find(file, runtime.settings.data),
+        name=file,
         port=free_port(8000),
         world=runtime.brands,
         seed=seed,

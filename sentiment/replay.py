@@ -35,6 +35,7 @@ def run(
     settings: Settings,
     file: Path,
     *,
+    name: str,
     port: int,
     world: str,
     seed: int,
@@ -42,7 +43,7 @@ def run(
     spelling: Spelling,
     labels: Mapping[str, str],
 ) -> None:
-    """`world`: the section of brands.toml that the file's brands stand in.
+    """`name`: what was typed for the file; `world`: the section of brands.toml that the file's brands stand in.
 
     Raises:
         Unusable: columns are missing, no row can be read, or there are too few days or labels to learn from.
@@ -50,7 +51,7 @@ def run(
     began, stage = perf_counter(), Stage()
     figures = Run(
         config.SERVICE,
-        command=f"make replay-sentiment FILE={file.name}",
+        command=f"make replay-sentiment FILE={name} BRANDS={world}",
         at=SystemClock().now(),
         var=settings.var,
         modules=["sentiment.replay", *PROCESSES],
