@@ -57,6 +57,7 @@ CHANCE = 0.001  # that so few come all the same
 PATIENCE = 60.0  # seconds that a command waits for a night or a rollback that is at work
 SOON, RETRY = 0.1, 15.0  # seconds until a command that found the tables busy, or work that lacks a part, is tried again
 HOLD = 7  # days after an alarm in which its kind is not raised again: once is enough to act on
+WEEK_OVER = "the week is over"
 WEEKLY = "train-day-"  # begins the keys of what the monitor trains by itself; the day follows
 KEYS = 1_000  # latest commands whose keys are known
 
@@ -365,7 +366,7 @@ class Monitor:
         if not due and not (report.drifted and self._alarmed.get("drift") == day):
             return True
         self._trained = day
-        why = "the week is over" if due else "the shop has changed"
+        why = WEEK_OVER if due else "the shop has changed"
         return self._train(task, who="monitor", why=why, key=f"{WEEKLY}{day}")
 
     def _report(self, task: Task, day: int) -> Report:
@@ -533,7 +534,10 @@ class Monitor:
             self._raise(task, "recipe", said, action="the gate judged it alone", once=True)
         if made.refused:
             said = f"recipe {version.version} refused: {made.refused}"
-            self._raise(task, "recipe", said, action="the one in force goes on")
+            if why == WEEK_OVER:  # most weeks end in a tie, and that is no alarm; the registry keeps the reason
+                logger.info("%s; the one in force goes on", said)
+            else:
+                self._raise(task, "recipe", said, action="the one in force goes on")
             return True
         line = Release.promotion(version, at=self._clock.now(), who=who, why=why, key=key, subject=RECIPE)
         try:

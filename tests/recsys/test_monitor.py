@@ -10,7 +10,7 @@ import pytest
 
 from recsys import config, table
 from recsys.config import DAY, HOUR
-from recsys.monitor import GROUP, Monitor
+from recsys.monitor import GROUP, WEEK_OVER, Monitor, Task
 from recsys.schema import (
     ALARMS,
     COMMANDS,
@@ -18,9 +18,11 @@ from recsys.schema import (
     HEARTBEATS,
     IMPRESSIONS,
     NIGHTS,
+    RELEASES,
     REPORTS,
     Command,
     Impression,
+    Night,
     Report,
     entry,
 )
@@ -165,6 +167,17 @@ def test_what_the_gate_refused_is_promoted_by_force_only(
     other = {"version": "999", "expected_champion": refused.version, "key": "k3"}
     (said,) = wants(shop, monitor, promote.model_copy(update=other))
     assert "999" in said
+
+
+@pytest.mark.parametrize(("why", "alarms"), [(WEEK_OVER, 0), ("the shop has changed", 1), ("asked for", 1)])
+def test_a_weekly_recipe_that_is_no_better_is_no_alarm(
+    monitor: Monitor, shop: Shop, registry: Registry, why: str, alarms: int
+) -> None:
+    record, version = shop.read(RELEASES)[0], registry.versions()[0]
+    task = Task(record, Night(date="2026-03-13", at=TODAY), again=0.0)
+    assert monitor._learnt(task, Candidate(version, "a tie"), "", "1", "monitor", why, "train-day-1")
+    assert len(task.out) == alarms
+    assert len(shop.ledger().lines) == 1, "nothing is released"
 
 
 def test_a_recipe_trained_by_command_is_judged_beside_the_champion(
