@@ -155,6 +155,13 @@ def _products(events: pl.DataFrame) -> pl.DataFrame:
     )
 
 
+PRODUCTS = (  # of completejourney
+    Column("item_id", ("product_id",), Identifier(IDENTIFIER)),
+    Column("category", ("product_category",), Text(longest=MAX_TITLE)),
+    Column("title", ("product_type",), Text(longest=MAX_TITLE), needed=False, default=""),
+)
+
+
 class Shop(NamedTuple):
     """A data set that many know, by its own columns."""
 
@@ -195,11 +202,10 @@ def _retailrocket(rows: pl.DataFrame, _: Path) -> pl.DataFrame:
 def _completejourney(rows: pl.DataFrame, path: Path) -> pl.DataFrame:
     """Receipt lines; categories stand in the file beside it."""
     about = path.with_name("products.parquet")
-    if about.exists():
-        more = pl.read_parquet(about).select(
-            pl.col("product_id").cast(pl.String), category="product_category", title="product_type"
-        )
-        rows = rows.join(more, left_on="item_id", right_on="product_id", how="left", maintain_order="left")
+    beside = read_rows(about) if about.exists() else None
+    if beside is not None and not lacks(beside, PRODUCTS):
+        more = typed(beside, PRODUCTS, SPELLING).rows.unique("item_id").drop("file", "line", "place")
+        rows = rows.join(more, on="item_id", how="left", maintain_order="left")
     else:
         rows = rows.with_columns(category=pl.lit(""), title=pl.lit(""))
     count = pl.col("quantity").clip(1, None)

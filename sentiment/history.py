@@ -27,7 +27,7 @@ AUDIT_COLUMNS: Columns = {
 # What other people's files call our columns; the first that a file has counts.
 COLUMNS = (
     Column("at", ("created_at", "at", "date"), times),
-    Column("text", ("text",), Text(longest=MAX_TEXT)),
+    Column("text", ("text",), Text(longest=MAX_TEXT, verbatim=True)),
     Column("id", ("id", "tweet_id"), Identifier(r"^[A-Za-z0-9_-]{1,64}$"), needed=False),
     Column("author", ("author", "name", "user"), Text(longest=200), needed=False),
     Column("brand", ("brand", "airline", "topic"), Text(longest=200), needed=False),

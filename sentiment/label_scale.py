@@ -49,19 +49,17 @@ class LabelScale:
 def _scale(values: pl.Series) -> tuple[str, dict[str, str]]:
     """The one scale that has nearly all values, and of which these are no other one's. Raises Undecided."""
     found = set(values)
-    shares = [
-        (values.is_in(list(scale)).sum() / values.len(), name, scale)
+    fitting = [
+        (name, scale)
         for name, scale, needed, least in SCALES
         if found.issuperset(needed) and values.is_in(list(scale)).sum() >= least * values.len()
     ]
-    # What one scale reads whole, another one that leaves values out does not get.
-    most = max((share for share, _, _ in shares), default=0.0)
-    best = [(name, scale) for share, name, scale in shares if share == most]
-    if not best or any(scale != best[0][1] for _, scale in best):
+    alone = len(found) == 1 and not found <= WORDS.keys()  # one number may be of any scale
+    if not fitting or alone or any(scale != fitting[0][1] for _, scale in fitting):
         known = sorted(found & set(chain(*(scale for _, scale, _, _ in SCALES))))
         said = f"the values {', '.join(known)} fit several scales or none" if known else "no value is known"
         raise Undecided(f"has labels whose scale cannot be told: {said}; say LABELS=negative=0,neutral=1,positive=2")
-    return best[0]
+    return fitting[0]
 
 
 def given(text: str) -> dict[str, str]:

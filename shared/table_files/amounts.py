@@ -49,8 +49,9 @@ def _numbers(text: pl.Series, spelling: Spelling) -> tuple[pl.Series, pl.Series]
     closed = bare.str.replace_all(f"[{GAPS}]", "")
     either = matches(closed, EITHER)
     pointed, with_comma = matches(closed, POINT) & ~either, matches(closed, COMMA) & ~either
-    mark = spelling.decimal
-    if not mark and pointed.any() != with_comma.any():
+    mark, telling = spelling.decimal, int((pointed | with_comma).sum())
+    # What few cells say does not decide about many others.
+    if not mark and pointed.any() != with_comma.any() and 3 * telling >= int(either.sum()):
         mark = "." if pointed.any() else ","
     # Without a mark of the column, each cell is read by its own shape, as far as that says enough.
     by_comma = pl.repeat(mark == ",", text.len(), eager=True) if mark else with_comma

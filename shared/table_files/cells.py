@@ -58,20 +58,18 @@ def as_text(cells: pl.Series, *, keep: Collection[str] = ()) -> pl.Series:
     """Cells as text without blanks around it, null where they are empty; `keep`: words that are no empty cells."""
     if cells.dtype == pl.Binary:
         cells = cells.map_elements(lambda cell: cell.decode("utf-8", errors="replace"), return_dtype=pl.String)
-    if cells.dtype.is_nested() or cells.dtype == pl.Object:
-        return pl.repeat("[no single value]", cells.len(), eager=True).alias(cells.name)
     text = cells.cast(pl.String).str.strip_chars()
     return without(text, text.str.to_lowercase().is_in([word for word in MISSING if word not in keep]).fill_null(False))
 
 
 class Text:
-    """Any text; only an empty cell holds none."""
+    """Any text. `verbatim`: as people wrote it, so NA and the like are words, and only an empty cell holds none."""
 
-    def __init__(self, *, longest: int) -> None:
-        self._longest = longest
+    def __init__(self, *, longest: int, verbatim: bool = False) -> None:
+        self._longest, self._keep = longest, MISSING[1:] if verbatim else ()
 
     def __call__(self, cells: pl.Series, _: Spelling) -> Parsed:
-        text = as_text(cells, keep=MISSING[1:])
+        text = as_text(cells, keep=self._keep)
         long = (text.str.len_chars() > self._longest).fill_null(False)
         return Parsed(text, faults(long, f"is longer than {self._longest:,} characters"), [])
 
@@ -97,7 +95,8 @@ class Identifier:
         rounded = pl.repeat(False, cells.len(), eager=True)
         if cells.dtype.is_float():
             cells = cells.fill_nan(None)
-            rounded = (cells.abs() >= WHOLE).fill_null(False)  # its digits would be made up
+            most = 2**24 if cells.dtype == pl.Float32 else WHOLE
+            rounded = (cells.abs() >= most).fill_null(False)  # its digits would be made up
             if (cells == cells.floor()).all():
                 cells = without(cells, rounded).cast(pl.Int64)
         text = as_text(cells)

@@ -1,12 +1,14 @@
-"""A file or a folder of files -> rows with their lines, before anything is said about what their cells mean."""
+"""A file or a folder of files -> columns and lines, before anything is said about what the cells mean."""
 
 import gzip
 import hashlib
 import zlib
 from collections.abc import Callable
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 import polars as pl
 import pyarrow.parquet
@@ -18,16 +20,27 @@ from shared.unusable import Unusable
 
 # A damaged file is an exception of pyarrow; polars panics on some.
 _read_table: Callable[[BytesIO], Any] = pyarrow.parquet.read_table  # pyarrow is untyped
+_timestamp: Callable[[str, str], Any] = pyarrow.lib.timestamp
+Cells = Callable[[], pl.Series]
 PARQUET, GZIP, ARCHIVE = b"PAR1", b"\x1f\x8b", b"PK\x03\x04"
+EMPTY_PARTITION = "__HIVE_DEFAULT_PARTITION__"
+
+
+class Part(NamedTuple):
+    """One file. Columns are by heading, in lower case; each has a cell for every line."""
+
+    name: str
+    columns: dict[str, Cells]  # text, or what a Parquet file has; made when it is asked for
+    twice: frozenset[str]  # headings that it has more than once
+    lines: range | list[int]  # of a CSV those of the text; of Parquet the numbers of the rows
 
 
 class Rows(NamedTuple):
-    """What stands in a file. `cells` and `places` have the same height."""
+    """What stands in a file, or in the files of a folder."""
 
     name: str
     digest: str  # SHA-256 of the content, in hexadecimal digits
-    cells: pl.DataFrame  # columns by heading, in lower case; text, or what a Parquet file has
-    places: pl.DataFrame  # file (its name) and line: of a CSV that of the text, of Parquet the number of the row
+    parts: list[Part]
     letters: list[DeadLetter]  # lines that are no rows
     notes: list[str]  # what had to be assumed
 
@@ -40,43 +53,49 @@ def read_rows(path: Path) -> Rows:
     Raises:
         Unusable: it is neither, or is not whole.
     """
-    paths = _parts(path)
-    digests, parts = [], []
-    for part in paths:
-        name = path.name if part == path else f"{path.name}/{part.relative_to(path)}"
+    rows, digests = Rows(path.name, "", [], [], []), []
+    for file in _files(path):
+        beside = file.relative_to(path).parts if file != path else ()
+        name = "/".join((path.name, *beside))
         try:
-            content = part.read_bytes()
+            content = file.read_bytes()
         except OSError as error:
             raise Unusable(f"{name} cannot be read: {error.strerror or error}") from error
         digests.append(hashlib.sha256(content).hexdigest())
-        parts.append(_read(content, name))
+        if beside and not content:  # as Spark leaves some
+            continue
+        part, letters, notes = _read(content, name)
+        for folder in beside[:-1]:
+            key, is_partition, value = folder.partition("=")
+            if is_partition:  # a column that stands in the folder's name only
+                cell = None if value == EMPTY_PARTITION else unquote(value)
+                count = len(part.lines)
+                part.columns.setdefault(key.lower(), partial(_repeated, cell, count))
+        rows.parts.append(part)
+        rows.letters.extend(letters)
+        rows.notes.extend(note for note in notes if note not in rows.notes)
+    if not rows.parts:
+        raise Unusable(f"{path.name} is a folder without rows")
     whole = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
-    cells = pl.concat([part.cells for part in parts], how="diagonal_relaxed")
-    places = pl.concat([part.places for part in parts])
-    letters = [letter for part in parts for letter in part.letters]
-    notes = list(dict.fromkeys(note for part in parts for note in part.notes))
-    return Rows(path.name, whole, cells, places, letters, notes)
+    return rows._replace(digest=whole)
 
 
-def _parts(path: Path) -> list[Path]:
+def _files(path: Path) -> list[Path]:
     """The file itself; of a folder all files but those that begin with a dot or an underscore."""
     if not path.is_dir():
         return [path]
     files = [one for one in sorted(path.rglob("*")) if one.is_file()]
-    parts = [one for one in files if not any(name[0] in "._" for name in one.relative_to(path).parts)]
-    if not parts:
-        raise Unusable(f"{path.name} is a folder without files")
-    return parts
+    return [one for one in files if not any(name[0] in "._" for name in one.relative_to(path).parts)]
 
 
-def _read(content: bytes, name: str) -> Rows:
+def _read(content: bytes, name: str) -> tuple[Part, list[DeadLetter], list[str]]:
     if content.startswith(GZIP):
         try:
             content = gzip.decompress(content)
         except (OSError, EOFError, zlib.error) as error:
             raise Unusable(f"{name} is no whole gzip file") from error
     if content.startswith(PARQUET):
-        return _parquet(content, name)
+        return _parquet(content, name), [], []
     if content.startswith(ARCHIVE):
         raise Unusable(f"{name} is an archive or a spreadsheet: save it as CSV")
     if not content.strip():
@@ -84,37 +103,52 @@ def _read(content: bytes, name: str) -> Rows:
     return _csv(content, name)
 
 
-def _parquet(content: bytes, name: str) -> Rows:
+def _parquet(content: bytes, name: str) -> Part:
     try:
-        cells = pl.from_arrow(_read_table(BytesIO(content)))
-    except (ArrowException, OSError, pl.exceptions.PolarsError) as error:
+        table = _read_table(BytesIO(content))
+    except (ArrowException, OSError) as error:
         raise Unusable(f"{name} is no whole Parquet file") from error
-    assert isinstance(cells, pl.DataFrame)
-    headings = _headings(cells.columns, name)
-    cells.columns = headings
-    return Rows(name, "", cells, _places(name, range(1, cells.height + 1)), [], [])
+    headings = [_heading(each) for each in table.column_names]
+    columns: dict[str, Cells] = {each: partial(_of_arrow, table.column(number)) for number, each in enumerate(headings)}
+    return Part(name, columns, _twice(headings), range(1, table.num_rows + 1))
 
 
-def _csv(content: bytes, name: str) -> Rows:
+def _of_arrow(column: Any) -> pl.Series:
+    """A column of polars; a list of one null each, which no kind of value reads, where polars knows no such column."""
+    kind = column.type
+    try:
+        if getattr(kind, "tz", None) in ("Z", "z"):
+            column = column.cast(_timestamp(kind.unit, "UTC"))
+        if not hasattr(kind, "storage_type"):  # what an extension's numbers mean is for its own library
+            return pl.Series(pl.from_arrow(column))
+    except (ArrowException, pl.exceptions.PolarsError, pl.exceptions.PanicException):
+        pass
+    return pl.Series(
+        [None if cell is None else [None] for cell in column.is_valid().to_pylist()], dtype=pl.List(pl.Null)
+    )
+
+
+def _csv(content: bytes, name: str) -> tuple[Part, list[DeadLetter], list[str]]:
     lines = csv_lines.split(content)
-    headings = _headings(lines.header, name)
-    schema = dict.fromkeys(headings, pl.String)
-    cells = pl.DataFrame(lines.fields, schema=schema, orient="row") if lines.fields else pl.DataFrame(schema=schema)
+    headings = [_heading(each) for each in lines.header]
+    columns: dict[str, Cells] = {each: partial(_column, lines.fields, number) for number, each in enumerate(headings)}
     letters = [
         DeadLetter(topic=name, partition=0, offset=line, field=LINE, reason=reason) for line, reason in lines.broken
     ]
-    return Rows(name, "", cells, _places(name, lines.numbers), letters, lines.notes)
+    return Part(name, columns, _twice(headings), lines.numbers), letters, lines.notes
 
 
-def _headings(names: list[str], name: str) -> list[str]:
-    """Headings in lower case, without blanks around them."""
-    headings = [heading.strip().lower() for heading in names]
-    # A column without a heading is no column that anybody asks for.
-    headings = [heading or f"column {number}" for number, heading in enumerate(headings, 1)]
-    if twice := next((heading for heading in headings if headings.count(heading) > 1), None):
-        raise Unusable(f"{name} has the column {twice} twice" if len(twice) < 40 else f"{name} has a column twice")
-    return headings
+def _column(fields: list[list[str]], number: int) -> pl.Series:
+    return pl.Series([cells[number] for cells in fields], dtype=pl.String)
 
 
-def _places(name: str, numbers: list[int] | range) -> pl.DataFrame:
-    return pl.DataFrame({"line": numbers}, schema={"line": pl.Int64}).select(file=pl.lit(name), line="line")
+def _heading(name: str) -> str:
+    return name.strip().lower()
+
+
+def _twice(headings: list[str]) -> frozenset[str]:
+    return frozenset(each for each in headings if headings.count(each) > 1)
+
+
+def _repeated(cell: str | None, count: int) -> pl.Series:
+    return pl.Series([cell] * count, dtype=pl.String)

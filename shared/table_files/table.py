@@ -8,8 +8,8 @@ import polars as pl
 
 from shared.dead_letters import VALUE, DeadLetter
 from shared.privacy import masked
-from shared.table_files.cells import Parsed, Spelling, Undecided
-from shared.table_files.rows import Rows
+from shared.table_files.cells import Parsed, Spelling, Undecided, as_text, faults
+from shared.table_files.rows import Part, Rows
 from shared.unusable import Unusable
 
 Kind = Callable[[pl.Series, Spelling], Parsed]
@@ -55,8 +55,9 @@ class Table:
 
 
 def lacks(rows: Rows, columns: Sequence[Column]) -> list[str]:
-    """The headings of needed columns that a file does not have."""
-    return [column.headings[0] for column in columns if column.needed and _heading(rows, column) is None]
+    """The headings of needed columns that a file, or a part of it, does not have."""
+    needed = [column for column in columns if column.needed]
+    return [column.headings[0] for column in needed if any(not _headings(part, column) for part in rows.parts)]
 
 
 def typed(rows: Rows, columns: Sequence[Column], spelling: Spelling) -> Table:
@@ -65,53 +66,100 @@ def typed(rows: Rows, columns: Sequence[Column], spelling: Spelling) -> Table:
     Raises:
         Unusable: a column is missing, or cannot be understood as a whole, or there is no row.
     """
-    if absent := lacks(rows, columns):
-        wanted = ",".join(column.headings[0] for column in columns)
-        raise Unusable(f"{rows.name} lacks {', '.join(absent)}: its header must be like {wanted}")
-    if rows.cells.is_empty() and not rows.letters:
+    for part in rows.parts:
+        if absent := lacks(rows._replace(parts=[part]), columns):
+            wanted = ",".join(column.headings[0] for column in columns)
+            raise Unusable(f"{part.name} lacks {', '.join(absent)}: its header must be like {wanted}")
+    frame = pl.concat(
+        [
+            pl.DataFrame({"line": part.lines}, schema={"line": pl.Int64}).select(file=pl.lit(part.name), line="line")
+            for part in rows.parts
+        ]
+    )
+    if frame.is_empty() and not rows.letters:
         raise Unusable(f"{rows.name} holds no row: its only line is the header")
-    notes, frame = list(rows.notes), rows.places
-    faults = pl.DataFrame(
+    notes = list(rows.notes)
+    wrong = pl.DataFrame(
         {"field": None, "value": None, "reason": [None] * frame.height},
         schema=dict.fromkeys(("field", "value", "reason"), pl.String),
     )
     for column in columns:
-        heading = _heading(rows, column)
-        # A column that is not there is one of empty cells.
-        cells = rows.cells[heading] if heading else pl.repeat(None, frame.height, dtype=pl.String, eager=True)
-        cells = cells.cast(pl.String) if isinstance(cells.dtype, pl.Categorical | pl.Enum) else cells
-        try:
-            parsed = column.kind(cells, spelling)
-        except Undecided as error:
-            raise Unusable(f"{rows.name}: the column {heading} {error}") from error
+        parsed, shown = _parsed(rows, column, spelling)
         notes += [note for note in parsed.notes if note not in notes]
-        faults = _first(faults, column, cells, parsed)
+        wrong = _first(wrong, column, parsed, shown)
         values = parsed.values if column.default is None else parsed.values.fill_null(pl.lit(column.default))
         frame = frame.with_columns(values.alias(column.name))
-    bad = frame.select("file", "line").hstack(faults).drop_nulls("reason")
+    bad = frame.select("file", "line").hstack(wrong).drop_nulls("reason")
     letters = [letter(*row) for row in bad.iter_rows()]
-    several = frame["file"].n_unique() > 1
+    several = len(rows.parts) > 1
     place = pl.format("{}-{}", pl.col("file").rank("dense"), "line") if several else pl.col("line").cast(pl.String)
-    kept = frame.with_columns(place=place).filter(faults["reason"].is_null())
+    kept = frame.with_columns(place=place).filter(wrong["reason"].is_null())
     return Table(rows.name, rows.digest, kept, [*rows.letters, *letters], notes)
 
 
-def _first(faults: pl.DataFrame, column: Column, cells: pl.Series, parsed: Parsed) -> pl.DataFrame:
-    """The first fault of each row, with those of one more column."""
+def _parsed(rows: Rows, column: Column, spelling: Spelling) -> tuple[Parsed, pl.Series]:
+    """The values of a column, and its cells as text. Cells of one kind are understood together, over all parts."""
+    cells = [_cells(part, column) for part in rows.parts]
+    kinds = list(dict.fromkeys(each.dtype for each in cells))
+    places = [[number for number, each in enumerate(cells) if each.dtype == kind] for kind in kinds]
+    try:
+        found = [_understood(pl.concat([cells[number] for number in mine]), column, spelling) for mine in places]
+    except Undecided as error:
+        heading = next(name for part in rows.parts for name in _headings(part, column))
+        raise Unusable(f"{rows.name}: the column {heading} {error}") from error
+    notes = list(dict.fromkeys(note for parsed, _ in found for note in parsed.notes))
+    ordered: list[tuple[pl.Series, pl.Series, pl.Series]] = [(each, each, each) for each in cells]
+    for mine, (parsed, shown) in zip(places, found, strict=True):
+        start = 0
+        for number in mine:
+            length = cells[number].len()
+            ordered[number] = tuple(each.slice(start, length) for each in (parsed.values, parsed.faults, shown))  # type: ignore[assignment]  # three
+            start += length
+    values, faults, shown = (pl.concat([part[number] for part in ordered]) for number in range(3))
+    return Parsed(values, faults, notes), shown
+
+
+def _understood(cells: pl.Series, column: Column, spelling: Spelling) -> tuple[Parsed, pl.Series]:
+    nested = cells.dtype.is_nested() or cells.dtype in (pl.Object, pl.Duration)
+    if not nested:
+        shown = pl.repeat("", cells.len(), eager=True) if cells.dtype == pl.Binary else cells.cast(pl.String)
+        return column.kind(cells, spelling), shown.fill_null("")
+    empty = pl.repeat(None, cells.len(), dtype=pl.String, eager=True)
+    values = column.kind(empty, spelling).values
+    return Parsed(values, faults(cells.is_not_null(), "is no single value"), []), empty.fill_null("")
+
+
+def _cells(part: Part, column: Column) -> pl.Series:
+    """The cells under the first heading with any, in a part; a column that is not there is one of empty cells."""
+    found = [part.columns[name]() for name in _headings(part, column)]
+    if not found:
+        return pl.repeat(None, len(part.lines), dtype=pl.String, eager=True)
+    cells = next((each for each in found if not _empty(each)), found[0])
+    return cells.cast(pl.String) if isinstance(cells.dtype, pl.Categorical | pl.Enum) else cells
+
+
+def _empty(cells: pl.Series) -> bool:
+    return cells.is_null().all() or (cells.dtype == pl.String and as_text(cells).is_null().all())
+
+
+def _headings(part: Part, column: Column) -> list[str]:
+    """Those of a column that a part has. Raises Unusable: it has one more than once."""
+    names = [name for name in map(str.lower, column.headings) if name in part.columns]
+    if doubled := next((name for name in names if name in part.twice), None):
+        raise Unusable(f"{part.name} has the column {doubled} twice")
+    return names
+
+
+def _first(known: pl.DataFrame, column: Column, parsed: Parsed, shown: pl.Series) -> pl.DataFrame:
+    """The first fault of each row, with those of one more column. `shown`: its cells."""
     empty = pl.lit(parsed.values.is_null()) & pl.lit(parsed.faults).is_null() & pl.lit(column.needed)
     reason = pl.coalesce(pl.lit(parsed.faults), pl.when(empty).then(pl.lit("is missing")))
-    plain = not cells.dtype.is_nested() and cells.dtype not in (pl.Binary, pl.Object)
-    value = pl.lit(cells.cast(pl.String)).fill_null("") if plain else pl.lit("")
     new = pl.col("reason").is_null() & reason.is_not_null()
-    return faults.with_columns(
+    return known.with_columns(
         field=pl.when(new).then(pl.lit(column.name)).otherwise("field"),
-        value=pl.when(new).then(value).otherwise("value"),
+        value=pl.when(new).then(pl.lit(shown)).otherwise("value"),
         reason=pl.when(new).then(reason).otherwise("reason"),
     )
-
-
-def _heading(rows: Rows, column: Column) -> str | None:
-    return next((name for name in map(str.lower, column.headings) if name in rows.cells.columns), None)
 
 
 def letter(file: str, line: int, field: str, value: str | None, reason: str) -> DeadLetter:

@@ -7,7 +7,7 @@ from shared.table_files.cells import Parsed, Spelling, as_text, faults, matches,
 EARLIEST = 631_152_000  # 1990-01-01: what is older is a cell that was empty once
 SERIALS = (20_000, 80_000)  # days since the end of 1899, as spreadsheets count: from 1954 to 2119
 SIZES = ((10**8, 1), (10**11, 10**3), (10**14, 10**6), (10**17, 10**9))  # from this number on, so many a second
-UNCLEAR = "may begin with the day or with the month: say DATES=dmy or DATES=mdy"
+UNCLEAR = "may begin with the day or with another part of the date: say DATES=dmy or DATES=mdy"
 NO_ZONE = "times without a zone are taken as UTC"
 
 CLOCK = r"(?:[T ]+(\d{1,2}):(\d{2})(?::(\d{2})(?:[.,]\d+)?)?(?: ?([AaPp])\.?[Mm]\.?)?)?"
@@ -36,7 +36,10 @@ def times(cells: pl.Series, spelling: Spelling) -> Parsed:
     elif kind == pl.Date:
         seconds, notes = cells.dt.epoch("s"), [NO_ZONE]
     elif kind.is_numeric():  # whole ones have all their digits, which a float may not
-        seconds = _of_numbers(cells.cast(pl.Float64), cells.cast(pl.Int64, strict=False))
+        # A small float has no room for the seconds of an epoch; for a spreadsheet's days it has.
+        numbers = cells.cast(pl.Float64)
+        numbers = without(numbers, numbers >= SIZES[0][0]) if kind == pl.Float32 else numbers
+        seconds = _of_numbers(numbers, cells.cast(pl.Int64, strict=False))
     elif kind == pl.String:
         seconds, zoned, unclear = _of_text(cells, spelling)
         notes = [NO_ZONE] if zoned < seconds.len() - seconds.null_count() else []
@@ -70,7 +73,7 @@ def _of_text(cells: pl.Series, spelling: Spelling) -> tuple[pl.Series, int, pl.S
     def group(pattern: str, number: int) -> pl.Expr:
         return text.str.extract(pattern, number)
 
-    order = _order(frame, spelling)
+    order, last_is_year = _order(frame, spelling)
     day, month = order or (0, 1)
     iso = [group(YEAR_FIRST, number) for number in range(1, 9)]
     last = [group(YEAR_LAST, number) for number in range(1, 9)]
@@ -105,7 +108,8 @@ def _of_text(cells: pl.Series, spelling: Spelling) -> tuple[pl.Series, int, pl.S
     found = parts.select(at=local - offset, zone="zone").with_columns(plain=plain)
     seconds = found.select(pl.coalesce("at", "plain").alias(cells.name)).to_series()
     zoned = found.filter((pl.col("at").is_not_null() & pl.col("zone").is_not_null()) | pl.col("plain").is_not_null())
-    unclear = matches(cells, YEAR_LAST) if order is None else pl.repeat(False, cells.len(), eager=True)
+    clear = order is not None and last_is_year
+    unclear = pl.repeat(False, cells.len(), eager=True) if clear else matches(cells, YEAR_LAST)
     return without(seconds, unclear), zoned.height, unclear
 
 
@@ -126,14 +130,15 @@ def _offset(zone: pl.Expr) -> pl.Expr:
     return pl.when(zone.is_null()).then(0).otherwise(pl.coalesce(named, spelt))
 
 
-def _order(frame: pl.DataFrame, spelling: Spelling) -> tuple[int, int] | None:
-    """Places of day and month where the year comes last; None: no value says, or they say both."""
-    pairs = frame.select(
-        first=pl.col("text").str.extract(YEAR_LAST, 1).cast(pl.Int64),
-        second=pl.col("text").str.extract(YEAR_LAST, 2).cast(pl.Int64),
-    )
-    by_day = ((pairs["first"] > 12) & (pairs["second"] <= 12)).any()
-    by_month = ((pairs["second"] > 12) & (pairs["first"] <= 12)).any()
+def _order(frame: pl.DataFrame, spelling: Spelling) -> tuple[tuple[int, int] | None, bool]:
+    """Places of day and month where the year comes last (None: no value says, or they say both), and whether it does.
+
+    Of 24-03-01 nothing says that the year is the last number, unless another one is over 31 or has four digits.
+    """
+    first, second, year = (frame["text"].str.extract(YEAR_LAST, number).cast(pl.Int64) for number in (1, 2, 3))
+    last = bool(spelling.dates) or bool((year > 31).any())
+    by_day = ((first > 12) & (second <= 12)).any()
+    by_month = ((second > 12) & (first <= 12)).any()
     if by_day == by_month and not spelling.dates:
-        return None
-    return (0, 1) if spelling.dates == "dmy" or (by_day and not spelling.dates) else (1, 0)
+        return None, last
+    return (0, 1) if spelling.dates == "dmy" or (by_day and not spelling.dates) else (1, 0), last

@@ -64,7 +64,7 @@ def test_a_file_that_cannot_be_used_is_said_in_a_line(tmp_path: Path) -> None:
         ("replay", short, "has 1 days; 28 are needed"),
         ("replay", empty, "line 2, at: must be a date and time"),
         ("ingest", other, "lacks TRANSACTION_ID"),
-        ("ingest", empty, "has no payment that can be read"),
+        ("ingest", empty, "holds no payment that can be read"),
     ):
         said = CliRunner().invoke(app, ["--var", str(tmp_path / "var"), command, str(file)], env={"COLUMNS": "400"})
         assert said.exit_code == 2, said.output

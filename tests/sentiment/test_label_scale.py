@@ -34,10 +34,20 @@ def test_a_scale_is_told_by_its_values(cells: list[object], labels: list[str | N
     assert parsed.faults.null_count() == len(cells)
 
 
-@pytest.mark.parametrize("cells", [["0", "1"], ["0", "2"], ["1", "2"], ["1"], ["0"], [1, 2, 3], [2, 4], ["a", "b"]])
+@pytest.mark.parametrize(
+    "cells", [["0", "1"], ["0", "2"], ["1", "2"], ["1"], ["0"], [-1], [5, 5], [1, 2, 3], [2, 4], ["a", "b"]]
+)
 def test_what_could_be_two_scales_is_refused(cells: list[object]) -> None:
     with pytest.raises(Undecided, match="LABELS=negative=0,neutral=1,positive=2"):
         LabelScale()(pl.Series(cells), Spelling())
+
+
+def test_one_value_more_does_not_turn_a_column_round() -> None:
+    cells = pl.Series([*[0, 1, 2] * 100, -1])
+    with pytest.raises(Undecided):
+        LabelScale()(cells, Spelling())
+    read = LabelScale(given("negative=0,neutral=1,positive=2"))(cells, Spelling())
+    assert (read.values.null_count(), read.faults[300] is not None) == (1, True)
 
 
 @pytest.mark.parametrize("cells", [[1, 2, 3, 4, 5, 6], list(range(11)), [0, 1, 2, 3, 4]])

@@ -154,7 +154,7 @@ def test_what_a_file_leaves_open_is_said_as_a_variable_of_make(tmp_path: Path, m
     file = tmp_path / "rows.csv"
     file.write_text("user_id;item_id;event;at;price\nann;pen;purchase;01/02/2026;1,234\n")
     said = ingest("recsys", tmp_path / "var", file)
-    assert "line 2, at: may begin with the day or with the month: say DATES=dmy or DATES=mdy" in said
+    assert "line 2, at: may begin with the day or with another part of the date: say DATES=dmy or DATES=mdy" in said
     monkeypatch.setenv("DATES", "dmy")
     assert "say DECIMAL=. or DECIMAL=," in ingest("recsys", tmp_path / "var", file)
     monkeypatch.setenv("DECIMAL", ",")

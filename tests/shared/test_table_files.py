@@ -3,17 +3,21 @@
 import csv
 import gzip
 import io
-from datetime import UTC, date, datetime
+from collections.abc import Callable, Iterator
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import polars as pl
+import pyarrow.parquet
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.console import Stage
 from shared.refusals import show_refusals
+from shared.table_files import csv_lines
 from shared.table_files.amounts import Amount
 from shared.table_files.cells import Code, Identifier, Spelling, Text, Undecided, Word, flags
 from shared.table_files.rows import read_rows
@@ -24,11 +28,13 @@ from tests.worlds import brief
 
 NAME = Identifier(r"^[A-Za-z0-9_-]{1,64}$")
 PRICE = Amount(0, 1_000_000, "must be an amount")
+_arrow_table: Callable[[object], object] = pyarrow.lib.table  # pyarrow is untyped
+_write_table: Callable[[object, Path], None] = pyarrow.parquet.write_table
 COLUMNS = (
     Column("id", ("id", "Order ID"), NAME),
     Column("at", ("at",), times),
     Column("price", ("price",), PRICE, needed=False, default=1.0),
-    Column("note", ("note",), Text(longest=100), needed=False),
+    Column("note", ("note",), Text(longest=300_000, verbatim=True), needed=False),
 )
 HEADER = "id,at,price,note"
 AT = int(datetime(2024, 3, 1, 1, 23, 52, tzinfo=UTC).timestamp())
@@ -90,9 +96,45 @@ def test_a_folder_is_read_as_one_file_whose_lines_are_told_by_part(tmp_path: Pat
     assert read(folder).digest != digest
 
 
+def folder(tmp_path: Path, **files: str) -> Path:
+    for name, text in files.items():
+        path = tmp_path / "rows" / name.replace("__", "/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return tmp_path / "rows"
+
+
+def test_a_column_may_stand_in_the_names_of_folders_only(tmp_path: Path) -> None:
+    text = f"id,at,price\n{GOOD.removesuffix(',fine')}\n"
+    path = folder(tmp_path, **{"note=a%20b__part-0": text, "note=__HIVE_DEFAULT_PARTITION____part-1": text})
+    assert read(path).rows["note"].to_list() == [None, "a b"]
+
+
+def test_each_part_of_a_folder_has_its_own_header_and_an_empty_one_is_passed_over(tmp_path: Path) -> None:
+    other = "note;price;at;Order ID\nx;1;2024-03-01;b2\n"
+    path = folder(tmp_path, a=f"{HEADER}\n{GOOD}\n", b=other, c="")
+    assert rows(read(path)) == [READ, ("b2", AT - 5_032, 1.0, "x")]
+    with pytest.raises(Unusable, match="rows/d lacks id, at"):
+        read(folder(tmp_path, d=GOOD))
+
+
+def test_parts_of_unlike_kinds_are_each_read_by_their_own(tmp_path: Path) -> None:
+    path = folder(tmp_path, a='id,at,price,note\nc1,2024-03-01,"5,50",\n')
+    frame = pl.DataFrame({"id": [5.0], "at": [AT], "price": [1.234], "note": ["x"]})
+    frame.with_columns(pl.col("note").cast(pl.Categorical), other=[[1]]).write_parquet(path / "b")
+    frame.with_columns(pl.from_epoch("at"), id=pl.lit(2**53 + 1), other=1).write_parquet(path / "c")
+    found = rows(read(path))
+    assert found == [("c1", AT - 5_032, 5.5, None), ("5", AT, 1.234, "x"), (str(2**53 + 1), AT, 1.234, "x")]
+
+
+def test_of_two_headings_of_one_column_the_first_with_a_value_counts(tmp_path: Path) -> None:
+    assert rows(of(tmp_path, "id,order id,at,price\n,a1,2024-03-01 01:23:52,2.5\n")) == [(*READ[:3], None)]
+
+
 BROKEN = {
     "an open quote": ('b,2024-03-01,1,"open', "line"),
     "text behind a quote": ('b,2024-03-01,1,"closed" or not', "line"),
+    "a quote that another row closes": ('b,2024-03-01,1,"open\nb,2024-03-01,1,close",', "line"),
     "too many fields": ("b,2024-03-01,1,x,y", "line"),
     "too few fields": ("b,2024-03-01", "line"),
     "the header again": (HEADER, "line"),
@@ -108,8 +150,49 @@ def test_one_broken_line_costs_itself_and_lines_keep_their_numbers(tmp_path: Pat
     table = of(tmp_path, "\n".join([HEADER, spread, "", line, GOOD, ",,,", spread.replace("a0", "a9")]))
     assert table.rows["id"].to_list() == ["a0", "a1", "a9"]
     assert table.rows["note"].to_list() == ["over\ntwo, lines", "fine", "over\ntwo, lines"]
+    if kind == "a quote that another row closes":
+        assert reported(table) == [(5, field), (6, field)]
+        return
     assert reported(table) == [(5, field)]
     assert all("over" not in letter.reason + letter.value for letter in table.letters)
+
+
+def test_long_cells_and_blanks_behind_separators(tmp_path: Path) -> None:
+    assert read_rows_of(tmp_path, f'id, at, price, note\na1, 2024-03-01, 1, "{"x" * 200_000}"\n') == ["x" * 200_000]
+    spread = "\n".join(["word"] * 1_500)
+    assert read_rows_of(tmp_path, f'{HEADER}\na1,2024-03-01,1,"{spread}"\n') == [spread]
+
+
+def read_rows_of(tmp_path: Path, text: str) -> list[str | None]:
+    (tmp_path / "rows.csv").write_text(text)
+    ((part,), letters) = read_rows(tmp_path / "rows.csv")[2:4]
+    assert letters == []
+    return part.columns["note"]().to_list()
+
+
+def test_lines_that_end_with_cr_may_hold_an_lf(tmp_path: Path) -> None:
+    spread = GOOD.replace("fine", '"two\nlines"')
+    table = of(tmp_path, "\r".join([HEADER, spread, GOOD, GOOD]) + "\n")
+    assert table.rows["note"].to_list() == ["two\nlines", "fine", "fine"]
+
+
+def test_quotes_cost_no_more_in_a_long_file() -> None:
+    """Lines looked at, not seconds: a reader that begins at the top for each record looks at all before it."""
+    looked = 0
+
+    class Lines(list[str]):
+        def __getitem__(self, place: Any) -> Any:
+            nonlocal looked
+            looked += 1
+            return super().__getitem__(place)
+
+        def __iter__(self) -> Iterator[str]:
+            raise AssertionError("all lines are walked")
+
+    lines = Lines(['"a","b"'] * 2_000)
+    form = csv_lines.Form(",", blank=False, width=2)
+    assert sum(1 for _ in csv_lines._records(lines, 1, form, [])) == 2_000
+    assert looked <= 4 * 2_000
 
 
 def test_a_byte_that_is_no_utf8_costs_its_line_where_others_are(tmp_path: Path) -> None:
@@ -124,6 +207,7 @@ WHOLE = {
     "only line is the header": b"id,at,price,note\n",
     "lacks id, at: its header must be like id,at,price,note": b"a1,2024-03-01 01:23:52,2.50,fine\n",
     "the column at twice": b"id,at,At\n1,2,3\n",
+    "lacks id": b"ann@example.org,ann@example.org,x\n",
     "no whole Parquet file": b"PAR1 and then nothing",
     "no whole gzip file": b"\x1f\x8b\x08 and then nothing",
     "spreadsheet: save it as CSV": b"PK\x03\x04 and so on",
@@ -221,6 +305,9 @@ def test_what_is_no_time_or_has_not_come_is_at_fault(text: str) -> None:
         (["01/02/2024"], "", [None]),
         (["13/01/2024", "01/13/2024"], "", [None, None]),
         (["01/02/2024"], "dmy", [(2, 1)]),
+        (["24-03-01", "24-03-15"], "", [None, None]),  # the year may come first
+        (["24-03-01", "24-03-99"], "dmy", [(3, 24), None]),
+        (["13/02/24", "13/02/99"], "", [(2, 13), None]),
         (["01/02/2024"], "mdy", [(1, 2)]),
         (["01/02/2024", "2024-02-01"], "", [None, (2, 1)]),
     ],
@@ -228,10 +315,11 @@ def test_what_is_no_time_or_has_not_come_is_at_fault(text: str) -> None:
 def test_the_column_says_whether_the_day_comes_first(
     texts: list[str], dates: str, expected: list[tuple[int, int] | None]
 ) -> None:
-    parsed = times(pl.Series(texts), Spelling(dates=dates))
+    parsed = times(pl.Series(texts), Spelling(dates=dates, now=1_900_000_000))
     found = [None if at is None else datetime.fromtimestamp(at, UTC) for at in parsed.values]
     assert [at and (at.month, at.day) for at in found] == expected
-    assert [fault is None or "DATES=dmy" in fault for fault in parsed.faults] == [True] * len(texts)
+    left_open = [fault is not None and "DATES=dmy" in fault for fault in parsed.faults]
+    assert left_open == [at is None and not text.endswith("99") for at, text in zip(expected, texts, strict=True)]
 
 
 def test_a_time_without_a_zone_is_said_to_be_utc() -> None:
@@ -253,6 +341,24 @@ KINDS = {
 def test_a_time_of_a_parquet_file_is_read_by_its_kind(tmp_path: Path, kind: str) -> None:
     pl.DataFrame({"id": [b"a1"], "at": KINDS[kind]}).write_parquet(tmp_path / "rows.parquet")
     assert rows(read(tmp_path / "rows.parquet")) == [("a1", AT, 1.0, None)]
+
+
+@pytest.mark.parametrize("column", ["id", "at", "price", "note"])
+@pytest.mark.parametrize(
+    "cell", [[1], {"a": 1}, timedelta(seconds=AT), Decimal("1" * 60)], ids=["list", "struct", "duration", "decimal256"]
+)
+def test_what_is_no_single_value_is_at_fault(tmp_path: Path, column: str, cell: object) -> None:
+    table = _arrow_table({"id": ["a1"], "at": [AT], "price": [1.5], "note": ["x"], "other": [cell]} | {column: [cell]})
+    _write_table(table, tmp_path / "rows.parquet")
+    assert reported(read(tmp_path / "rows.parquet")) == [(1, column)]
+
+
+def test_a_small_float_has_no_room_for_an_epoch_or_a_long_id(tmp_path: Path) -> None:
+    frame = pl.DataFrame({"id": [16_777_217.0, 7.0, 7.0], "at": [45_352.25, float(AT), 45_352.25]})
+    frame.with_columns(pl.all().cast(pl.Float32)).write_parquet(tmp_path / "rows.parquet")
+    table = read(tmp_path / "rows.parquet")
+    assert reported(table) == [(1, "id"), (2, "at")]
+    assert table.rows.select("id", "at").rows() == [("7", AT - 5_032 + 21_600)]
 
 
 def test_a_date_is_its_first_second(tmp_path: Path) -> None:
@@ -283,6 +389,7 @@ AMOUNTS: list[tuple[list[str], list[float | None]]] = [
     (["1,234", "7"], [None, 7]),  # may be two numbers
     (["1.234", "7"], [None, 7]),
     (["2.5", "2,5", "1,234"], [2.5, 2.5, None]),
+    (["1.234", "2.345", "3.456", "4.567", "12,5"], [None, None, None, None, 12.5]),  # one cell does not decide
     (["1,23,456.0", "12\t50", "1 2", "x", "5 5 €"], [None] * 5),
     (["NA", "null", "", "N/A"], [None] * 4),
 ]
@@ -337,9 +444,11 @@ def test_flags_words_and_codes() -> None:
     country = Code("^[A-Z]{2}$", "must be two capitals", keep=("na",))(pl.Series(["NA", "null", "be"]), Spelling())
     assert country.values.to_list() == ["NA", None, "be"]  # Namibia
     assert [fault is None for fault in country.faults] == [True, True, False]
-    words = Text(longest=5)(pl.Series(["NA", "null", " ", "too long"]), Spelling())
+    written = pl.Series(["NA", "null", " ", "too long"])
+    words = Text(longest=5, verbatim=True)(written, Spelling())
     assert words.values.to_list()[:3] == ["NA", "null", None]
     assert words.faults[3] == "is longer than 5 characters"
+    assert Text(longest=9)(written, Spelling()).values.to_list() == [None, None, None, "too long"]
 
 
 # --- what a person sees -----------------------------------------------------------------------------------
