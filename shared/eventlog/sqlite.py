@@ -67,7 +67,12 @@ class _Connection:
             with self._my_turn():  # of two that make a new file WAL at once, SQLite turns one away without waiting
                 self.db.execute("PRAGMA journal_mode=WAL")
             self.db.execute("PRAGMA synchronous=FULL")
-            self.close = opened.pop_all().close
+            self._opened = opened.pop_all()
+
+    def close(self) -> None:
+        """Under the lock: SQLite does not bear that a connection is closed while another thread uses it."""
+        with self.lock:
+            self._opened.close()
 
     @contextmanager
     def write(self) -> Iterator[sqlite3.Connection]:

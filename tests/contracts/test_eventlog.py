@@ -12,7 +12,7 @@ import sys
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -50,7 +50,7 @@ from shared.eventlog.port import (
     is_misplaced,
     partition_of,
 )
-from shared.eventlog.sqlite import TIDY, SqliteLog
+from shared.eventlog.sqlite import TIDY, SqliteConsumer, SqliteLog
 from tests.retention import shorten
 from tests.threads import at_once
 
@@ -1221,3 +1221,28 @@ def test_topics_in_kafka_are_kept_as_long_as_they_say(broker: Kafka, caplog: pyt
     soon = str(DAY * 1000), str(2 * DAY * 1000)
     assert configs(SystemClock(), *compaction) == [("", ""), soon, soon]
     assert not caplog.messages  # nothing is changed without a word, and nothing said without a change
+
+
+def test_a_member_is_closed_while_its_heartbeat_writes(tmp_path: Path) -> None:
+    """Closed under the hands of another thread, SQLite would end the process."""
+    log = open_log(f"sqlite:///{tmp_path}/log.db", clock=VirtualClock(0))
+    topic = Topic("t", 1)
+    log.create([topic])
+    for number in range(20):
+        member = log.consumer("g", [topic], f"m{number}")
+        assert isinstance(member, SqliteConsumer)
+        going = threading.Event()
+
+        def beat(member: SqliteConsumer = member, going: threading.Event = going) -> None:
+            going.set()
+            with suppress(LogUnavailable, ValueError):
+                for _ in range(100):
+                    member._renew_at = 0
+                    member.keep_claims()
+
+        thread = threading.Thread(target=beat)
+        thread.start()
+        going.wait()
+        member.close()
+        thread.join()
+    log.close()
