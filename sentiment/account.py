@@ -1,7 +1,6 @@
 """What it all came to: the seam recounted, views compared, shares against the truth, alarms on quiet months."""
 
 from collections import defaultdict
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -11,15 +10,16 @@ from sentiment import config
 from sentiment.config import BIN, DAY, HOUR, LABELS
 from sentiment.crisis import Brand
 from sentiment.dataset import day_of
-from sentiment.policy import Cusum
 from sentiment.schema import ALL, MENTION, MENTIONS, MINUTES, Confusion, Counts, Mention
+from sentiment.shares import Corrections
 from sentiment.simulate import HOURS
-from sentiment.timeline import Timeline
+from sentiment.timeline import Point, Timeline
 from shared.eventlog.port import EventLog, beginning
 from shared.settings import Settings
 
 Table = tuple[list[str], list[list[str]]]
 MONTH = 30  # days
+THREADS = 0.03  # correlation of two opinions of one hour
 
 
 def opened(settings: Settings, log: EventLog) -> Timeline:
@@ -125,67 +125,101 @@ def compared(timeline: Timeline, truth: pl.DataFrame) -> tuple[int, float | None
 class ShareErrors(NamedTuple):
     """Over brand-days with enough opinions: mean absolute error of a share, and how often intervals hold the truth."""
 
-    days: int
+    days: int  # with a final number
     raw: float | None
-    corrected: float | None
+    first: float | None
+    first_coverage: float | None
+    corrected: float | None  # by the final number
     coverage: float | None
     rows: list[list[str]]
 
     def table(self) -> Table:
-        return ["brand and day", "opinions", "truth, negative", "as counted", "corrected", "90 % interval"], self.rows
+        return [
+            "brand and day",
+            "opinions",
+            "truth, negative",
+            "as counted",
+            "first",
+            "final",
+            "90 % interval",
+        ], self.rows
+
+
+class Errors:
+    """Of numbers of one kind."""
+
+    def __init__(self) -> None:
+        self.off: list[float] = []
+        self.held: list[bool] = []
+
+    def add(self, point: Point, labels: list[str]) -> None:
+        """`labels`: the true ones of the posts that the point is of."""
+        if point.corrected is None or point.low is None or point.high is None or len(labels) < config.SHARE_NEEDED:
+            return
+        true = np.array([labels.count(label) for label in LABELS]) / len(labels)
+        self.off += list(abs(np.array(point.corrected) - true))
+        self.held += list((np.array(point.low) <= true) & (true <= np.array(point.high)))
+
+    @property
+    def mean(self) -> float | None:
+        return round(float(np.mean(self.off)), 4) if self.off else None
+
+    @property
+    def coverage(self) -> float | None:
+        return round(float(np.mean(self.held)), 4) if self.held else None
 
 
 def share_errors(
-    timeline: Timeline, truth: pl.DataFrame, confusions: Mapping[tuple[int, str], Confusion], *, without: set[str]
+    timeline: Timeline, truth: pl.DataFrame, corrections: Corrections, *, audited: set[str]
 ) -> ShareErrors:
     """Against `truth` (post, at, brand, label): of the posts that a day's window counts.
 
-    `without`: audited posts, on which the correction was learnt, are not judged.
+    The first number is judged without the `audited` posts, as the next days' calibrations learn from them.
     """
     manifest = timeline.manifest()
-    raw, corrected, covered, rows = list[float](), list[float](), list[bool](), list[list[str]]()
-    labels = {post: label for post, label in truth.select("post", "label").iter_rows() if post not in without}
+    raw, first, final, rows = list[float](), Errors(), Errors(), list[list[str]]()
+    labels = dict(truth.select("post", "label").iter_rows())
     brands = sorted({brand for brand in truth["brand"].unique() if brand})
     for day in range(min(manifest.hours) // 24, max(manifest.hours) // 24 + 1):
         for brand in brands:
             window = {"since": day * DAY, "until": (day + 1) * DAY, "step": DAY}
-            point = next(timeline.points(manifest, brand, **window, confusions=dict(confusions)))
+            early = next(timeline.points(manifest, brand, **window, corrections=corrections._replace(finals={})))
+            late = next(timeline.points(manifest, brand, **window, corrections=corrections._replace(known={})))
             posts = timeline.voting(manifest, brand, since=day * DAY, until=(day + 1) * DAY)["post"]
             known = [labels[post] for post in posts if post in labels]
-            if point.corrected is None or point.low is None or point.high is None or len(known) < config.SHARE_NEEDED:
+            first.add(early, [labels[post] for post in posts if post in labels and post not in audited])
+            final.add(late, known)
+            if late.corrected is None or late.low is None or late.high is None or len(known) < config.SHARE_NEEDED:
                 continue
-            assert point.counted is not None
+            assert late.counted is not None
             true = np.array([known.count(label) for label in LABELS]) / len(known)
-            raw += list(abs(np.array(point.counted) - true))
-            corrected += list(abs(np.array(point.corrected) - true))
-            low, high = np.array(point.low), np.array(point.high)
-            covered += list((low <= true) & (true <= high))
-            shown = [f"{true[0]:.0%}", f"{point.counted[0]:.0%}", f"{point.corrected[0]:.0%}"]
-            rows.append([f"{brand}, {day_of(day * DAY)}", str(len(known)), *shown, f"{low[0]:.0%} to {high[0]:.0%}"])
-    if not raw:
-        return ShareErrors(0, None, None, None, [])
-    means = [round(float(np.mean(values)), 4) for values in (raw, corrected, covered)]
-    return ShareErrors(len(rows), means[0], means[1], means[2], rows)
+            raw += list(abs(np.array(late.counted) - true))
+            shown = [f"{share[0]:.0%}" if share else "–" for share in (late.counted, early.corrected, late.corrected)]
+            interval = f"{late.low[0]:.0%} to {late.high[0]:.0%}"
+            rows.append([f"{brand}, {day_of(day * DAY)}", str(len(known)), f"{true[0]:.0%}", *shown, interval])
+    mean = round(float(np.mean(raw)), 4) if raw else None
+    return ShareErrors(len(rows), mean, first.mean, first.coverage, final.mean, final.coverage, rows)
 
 
 def false_alarms(known: Confusion, *, months: int = 100, seed: int = 1, posts_a_day: float = 250.0) -> int:
     """How often a brand's manager is called in so many simulated brand-months in which nothing happens.
 
-    Opinions are drawn from the audited confusion, moods wander from day to day, and posts come in threads.
+    Opinions are drawn from the audited confusion, moods change from day to day, and threads last an hour.
     """
     rng = np.random.default_rng(seed)
     confusion = np.array(known.rows)
-    profile = np.repeat(HOURS / 6, 6)  # of a day, by bin
     alarms = 0
     for _ in range(months):
         brand, mood = Brand(), rng.dirichlet((4.0, 4.0, 4.0))
         for day in range(MONTH + config.BASELINE_DAYS):
             said = rng.dirichlet(mood * 400) @ confusion
-            # Shares of a bin scatter as the test takes them to: two opinions of one bin go together.
-            together = rng.dirichlet(said / said.sum() * (1 / Cusum.TOGETHER - 1), len(profile))
-            bins = rng.multinomial(rng.poisson(posts_a_day * profile), together)
-            for number, (negative, neutral, positive) in enumerate(bins.tolist()):
-                counts = Counts(negative + neutral + positive, negative, neutral, positive)
+            together = rng.dirichlet(said / said.sum() * (1 / THREADS - 1), 24)
+            bins = rng.multinomial(
+                rng.poisson(np.repeat(posts_a_day * HOURS * BIN / HOUR, HOUR // BIN)),
+                np.repeat(together, HOUR // BIN, axis=0),
+            )
+            for number, opinions in enumerate(bins.tolist()):
+                counts = Counts(sum(opinions), *opinions)
                 told = brand.judge(day * DAY + number * BIN, counts)
                 alarms += told and day >= config.BASELINE_DAYS
     return alarms

@@ -1,18 +1,17 @@
 """The brands beside one another and over time, from both views: what a page draws."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from threading import Lock
 
 from sentiment.config import DAY, HOUR
 from sentiment.hours import Manifest
-from sentiment.schema import ALL, Confusion, Counts
+from sentiment.schema import ALL, Counts
+from sentiment.shares import Corrections
 from sentiment.timeline import Point, Timeline, View
 from shared.messages import Message
 
 HOURS = 14 * 24  # shown
 FINE = 6  # hours that are told by minute; older ones that batch does not have yet, by hour
-
-Confusions = Mapping[tuple[int, str], Confusion]  # by event day and model version
 
 
 class BrandNow(Message):
@@ -66,22 +65,22 @@ class Board:
         self._hours: dict[tuple[str, int, int], Counts] = {}  # by brand, hour and version
         self._days: dict[tuple[str, int], tuple[object, Day]] = {}  # by brand and day, with what it hangs on
 
-    def brands(self, manifest: Manifest, confusions: Confusions, *, hours: int) -> list[BrandNow]:
+    def brands(self, manifest: Manifest, corrections: Corrections, *, hours: int) -> list[BrandNow]:
         """Every brand over its last published hours, most negative first."""
         if not manifest.hours:
             return []
         until = (max(manifest.hours) + 1) * HOUR
         since = max(until - hours * HOUR, min(manifest.hours) * HOUR)
         found = [
-            BrandNow(brand=name, window=self._point(manifest, confusions, name, since, until)) for name in self.names
+            BrandNow(brand=name, window=self._point(manifest, corrections, name, since, until)) for name in self.names
         ]
         return sorted(found, key=lambda line: -(line.window.corrected or line.window.counted or (0.0,))[0])
 
-    def compared(self, manifest: Manifest, confusions: Confusions, *, hours: int) -> Compared:
+    def compared(self, manifest: Manifest, corrections: Corrections, *, hours: int) -> Compared:
         """The brands as `brands` gives them, and each one's days."""
         return Compared(
-            brands=self.brands(manifest, confusions, hours=hours),
-            days=self._published_days(manifest, confusions),
+            brands=self.brands(manifest, corrections, hours=hours),
+            days=self._published_days(manifest, corrections),
         )
 
     def series(self, manifest: Manifest, *, since: int = 0) -> Series:
@@ -133,18 +132,19 @@ class Board:
                 self._hours[brand, hour, version] = known
         return known
 
-    def _published_days(self, manifest: Manifest, confusions: Confusions) -> dict[str, list[Day]]:
+    def _published_days(self, manifest: Manifest, corrections: Corrections) -> dict[str, list[Day]]:
         """By brand, the days of which batch has every hour; a day at a time, so that its files are opened once."""
         days = sorted({hour // 24 for hour in _latest(manifest.hours)})
         found: dict[str, list[Day]] = {name: [] for name in self.names}
         for day in [day for day in days if all(hour in manifest.hours for hour in range(day * 24, day * 24 + 24))]:
             versions = tuple(manifest.hours[hour].version for hour in range(day * 24, day * 24 + 24))
-            hangs_on = versions, sorted(version for of, version in confusions if of == day)
+            known_of = sorted(version for of, version in corrections.known if of == day)
             for brand in self.names:
+                hangs_on = versions, known_of, corrections.finals.get((day, brand))
                 with self._lock:
                     known = self._days.get((brand, day))
                 if known is None or known[0] != hangs_on:
-                    known = hangs_on, _day(self._point(manifest, confusions, brand, day * DAY, (day + 1) * DAY))
+                    known = hangs_on, _day(self._point(manifest, corrections, brand, day * DAY, (day + 1) * DAY))
                     with self._lock:
                         self._days[brand, day] = known
                 found[brand].append(known[1])
@@ -152,9 +152,9 @@ class Board:
             self._days = {key: known for key, known in self._days.items() if key[1] >= min(days, default=0)}
         return found
 
-    def _point(self, manifest: Manifest, confusions: Confusions, brand: str, since: int, until: int) -> Point:
+    def _point(self, manifest: Manifest, corrections: Corrections, brand: str, since: int, until: int) -> Point:
         window = {"since": since, "until": until, "step": until - since}
-        return next(self._timeline.points(manifest, brand, **window, confusions=dict(confusions)))
+        return next(self._timeline.points(manifest, brand, **window, corrections=corrections))
 
 
 def _latest(hours: Collection[int]) -> list[int]:

@@ -50,8 +50,8 @@ BOT_REPEATS = 4  # of one text by one author in a day
 # --- alarms -----------------------------------------------------------------------------------
 # [1.2] A brand's manager can do something within the hour, and will not look a second time after three calls for
 # nothing. So ten minutes are soon enough, and a false alarm a month is the most that may come.
-BIN = 10 * MINUTE  # what the sequential test looks at; a bin is judged when it has been over for GRACE
-GRACE = 2 * MINUTE
+BIN = 5 * MINUTE  # what the sequential test looks at; a bin is judged when it has been over for GRACE
+GRACE = MINUTE
 BASELINE_DAYS = 7
 BASELINE_NEEDED = 60  # opinions, before there is a baseline to deviate from
 GAP_POSTS = 20  # on each of the days before, in the hours in which none has come: chance alone leaves out no so many

@@ -65,9 +65,9 @@ class Plan(NamedTuple):
 
     @classmethod
     def of(cls, days: int) -> Self:
-        """Quiet days, a crisis, new words the day after, and on the last day the bad release."""
+        """Quiet days, bots in the morning of a crisis, new words the day after, and on the last day the bad release."""
         crisis = TODAY + max(1, days - 5) * DAY
-        return cls(crisis - 9 * HOUR, crisis + 12 * HOUR, crisis + DAY, TODAY + (days - 1) * DAY, TODAY + days * DAY)
+        return cls(crisis + 7 * HOUR, crisis + 12 * HOUR, crisis + DAY, TODAY + (days - 1) * DAY, TODAY + days * DAY)
 
 
 def run(
@@ -93,7 +93,7 @@ def run(
         posts_a_day=POSTS,
         grammar=LIVE,
         crises=(Crisis(BRAND, plan.turned),),
-        floods=(Flood(BOTS, plan.flood),),
+        floods=(Flood(BOTS, plan.flood, varied=True),),
         slang_from=plan.slang,
     )
 
@@ -115,8 +115,11 @@ def run(
             live.open()
             live.command(Wanted(kind="promote", version=candidate.version.version, why="the first"))
             live.send(crowd, until=plan.turned)
-            early = [alarm for alarm in live.alarms if alarm.kind == "crisis"]
-            act.outcome = f"{live.sent:,} posts, {live.throughput:,.0f} a second, {len(early)} false alarms"
+            early, retracted = (sum(alarm.kind == kind for alarm in live.alarms) for kind in ("crisis", "retracted"))
+            act.outcome = (
+                f"{live.sent:,} posts, {live.throughput:,.0f} a second; "
+                f"{early} false alarms, {retracted} of them taken back by batch"
+            )
 
         with scene(f"Crisis: from noon on many are angry at {BRAND}", marks="crisis") as act:
 
@@ -178,13 +181,13 @@ def books(
         views = difference(timeline, log)
         stage.table("What batch made of what the stream had counted", *views.table())
     live.follow()
-    confusions = correcting(live.reports)
+    corrections = correcting(live.reports)
     truth = crowd.select(post="id", at="at", brand="brand", label="label").filter(pl.col("label").is_not_null())
     drawn = {opinion.id for opinion in live.opinions.values() if opinion.inclusion is not None}
-    errors = share_errors(timeline, truth, confusions, without=drawn)
+    errors = share_errors(timeline, truth, corrections, audited=drawn)
     stage.table("Shares of brand-days against the truth", *errors.table())
     both, mistaken = compared(timeline, truth)
-    known: Confusion | None = next(iter(confusions.values()), None)
+    known: Confusion | None = next((report.confusion for report in live.reports if report.confusion), None)
     alarms = None if known is None else false_alarms(known) / 100
     retracted = sum(alarm.kind == "retracted" for alarm in live.alarms)
     took = seconds()
@@ -193,12 +196,14 @@ def books(
         *((name, value, unit, None) for name, (value, unit) in noted.items()),
         *((f"views.{cause}", mentions, "mentions", None) for cause, mentions in views._asdict().items()),
         ("demo.failed_requests", len(live.failures), "requests", "== 0"),
-        ("demo.retracted", retracted, "alarms", None),
+        ("demo.retracted", retracted, "alarms", ">= 1"),
         ("demo.posts_per_s", round(live.throughput), "posts/s", None),
         ("demo.share_mae_raw", errors.raw, "share", None),
         ("demo.share_mae_corrected", errors.corrected, "share", None),
         ("demo.share_coverage90", errors.coverage, "share", None),
-        ("demo.days_withheld", sum(bool(r.confusion) for r in live.reports) - len(confusions), "days", None),
+        ("demo.share_mae_first", errors.first, "share", None),
+        ("demo.share_first_coverage90", errors.first_coverage, "share", None),
+        ("demo.days_withheld", sum(bool(r.calibration) for r in live.reports) - len(corrections.known), "days", None),
         ("demo.compared_opinions", both, "opinions", None),
         ("demo.compared_error", mistaken, "share", None),
         ("seam.recounted", hours, "brand-hours", None),

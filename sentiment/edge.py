@@ -21,11 +21,10 @@ from sentiment.schema import (
     REPORTS,
     STORY,
     Alarm,
-    Confusion,
     Opinion,
     Report,
 )
-from sentiment.shares import correcting
+from sentiment.shares import Corrections, correcting
 from sentiment.stream import WORKERS
 from sentiment.timeline import Timeline
 from sentiment.watch import Watch
@@ -116,7 +115,7 @@ class Edge:
         if len(self.typed) > TYPED:
             self.typed.popitem(last=False)
 
-    def confusions(self) -> dict[tuple[int, str], Confusion]:
+    def corrections(self) -> Corrections:
         return correcting(list(self.reports.values()))
 
     # --- following ----------------------------------------------------------------------------------

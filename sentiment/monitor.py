@@ -21,14 +21,14 @@ from pydantic import ValidationError
 from sentiment import train
 from sentiment.artifact import Artifact
 from sentiment.config import DAY, HOUR, LATENESS
-from sentiment.crisis import AGAIN, MAJORITY, Watch, confirmed
+from sentiment.crisis import AGAIN, TOGETHER, Watch, confirmed
 from sentiment.dataset import day_of
 from sentiment.hours import HoursCorrupt, Manifest
 from sentiment.ingest import accept_opinion, dead_letter
 from sentiment.mentions import Brands
 from sentiment.model import ModelCorrupt
 from sentiment.opinions import seen
-from sentiment.policy import decide
+from sentiment.policy import FALL_LIMIT, decide
 from sentiment.recipe import Recipe
 from sentiment.report import Judge
 from sentiment.schema import (
@@ -41,6 +41,8 @@ from sentiment.schema import (
     REPORTS,
     Alarm,
     Command,
+    Counts,
+    Final,
     Opinion,
     Report,
 )
@@ -55,7 +57,6 @@ from shared.messages import Message
 from shared.registry import Corrupt, Registry, Unavailable, UnknownVersion, Version
 from shared.releases import Ledger, Rejected, Release, ReleaseManager
 
-LOST = 0.06  # of the macro-recall that was promised, before audits call it a fall
 GUARD_COUNT = 150  # live posts of a new version that are scored by the one before as well
 GUARD_FLIPS = 0.40  # of labels: a retrain changes one in ten to one in five
 WAITING = 0.1  # of a crisis' posts: when more came late, its verdict waits for the night that takes them in
@@ -398,15 +399,19 @@ class Monitor:
         return False
 
     def _verdict(self, alarm: Alarm, brand: str, since: int) -> Alarm | None:
-        """None while much of what was said has come late, and is in no published hour yet."""
-        usual = alarm.usual if alarm.usual is not None else self._watch.usual(brand, alarm.at)
-        span = alarm.at - since
-        (point,) = self._timeline.points(self._view, brand, since=since, until=alarm.at, step=span)
-        counts = point.counts
-        if sum(part.late_pending for part in point.parts) > WAITING * counts.raw:
+        """None while much of what was said has come late, and is in no published hour yet, or nothing says what was
+        usual.
+        """
+        known = self._watch.usual(brand, alarm.at)
+        usual = alarm.usual if alarm.usual is not None else known and known.at(alarm.at // HOUR)
+        if usual is None:
+            return None
+        points = list(self._timeline.points(self._view, brand, since=since, until=alarm.at, step=HOUR))
+        counts = sum((point.counts for point in points), Counts())
+        if sum(part.late_pending for point in points for part in point.parts) > WAITING * counts.raw:
             return None
         said = f"{brand}: of {counts.opinions} opinions without bots {counts.negative} are negative"
-        if not confirmed(counts, MAJORITY if usual is None else usual):
+        if not confirmed((point.counts for point in points), usual=usual, together=alarm.together or TOGETHER):
             return alarm.model_copy(update={"kind": "retracted", "message": said, "action": "the alarm is taken back"})
         voting = self._timeline.voting(self._view, brand, since=since, until=alarm.at)
         aspects = voting.filter(pl.col("label") == "negative")["aspect"].drop_nulls()
@@ -435,6 +440,7 @@ class Monitor:
         """Report on a closed day, raise alarms, and retrain if that is due."""
         at = (day + 1) * DAY
         report = self._report(day)
+        report = report.model_copy(update={"finals": self._finals(day - 1, report)})
         self._reports.append(report)
         champion = self._ledger.champion()
         if champion is not None:
@@ -491,22 +497,33 @@ class Monitor:
                 confusion=None,
             )
 
+    def _finals(self, day: int, report: Report) -> tuple[Final, ...]:
+        """The final shares of the day before: people have said by now what its audited posts say."""
+        if not all(hour in self._view.hours for hour in range(day * 24, day * 24 + 24)):
+            return ()
+
+        def voting(brand: str) -> pl.DataFrame:
+            return self._timeline.voting(self._view, brand, since=day * DAY, until=(day + 1) * DAY)
+
+        try:
+            reports = [*self._reports, report]
+            return self._judge.finals(day, reports, voting, known_by=(report.day + 1) * DAY + LATENESS)
+        except LakeCorrupt:
+            return ()  # the report has raised the alarm
+
     def _check_quality(self, report: Report, at: int) -> None:
         # [6.2] Quality in production is what people say of a random sample, and nothing else: readers' corrections are
         # no sample, and the model's own certainty rises while it drifts.
-        promised = self._promised(report.version)
-        if report.macro_recall is None or report.macro_recall >= promised - LOST or self._since_release("quality"):
+        if report.fallen <= FALL_LIMIT or self._since_release("quality"):
             return
         self._drifted_since = self._drifted_since or (report.day - 1) * DAY
         self._retrain_on = min(self._retrain_on or report.day + 1, report.day + 1)
-        said = f"macro-recall on {report.audits} audits {report.macro_recall:.2f}, {promised:.2f} was promised"
+        line = next((line for line in reversed(self._ledger.lines) if line.version == report.version), None)
+        said = "recalls on the audits since its release are below what was promised"
+        if report.macro_recall is not None and line is not None:
+            promised = line.figures.get("macro_recall", 0.0)
+            said = f"macro-recall on {report.audits} audits {report.macro_recall:.2f}, {promised:.2f} was promised"
         self._raise("quality", at, said, action=f"retrain when {day_of(self._retrain_on * DAY)} is over")
-
-    def _promised(self, version: str | None) -> float:
-        """What a version was good for: as the gate measured it, or less if its first audits said so."""
-        first = next((r.macro_recall for r in self._reports if r.version == version and r.macro_recall), 1.0)
-        line = next((line for line in reversed(self._ledger.lines) if line.version == version), None)
-        return min(first, line.figures.get("macro_recall", 0.0) if line else 0.0)
 
     # --- training ----------------------------------------------------------------------------------
 
@@ -737,6 +754,8 @@ class Monitor:
     def _obey(self, command: Command, key: str, found: Found) -> None:
         if command.kind == "retrain":
             return self._retrain(command, key)
+        if command.kind == "accept":
+            return self._accept(command)
         if command.key is None:
             raise Rejected("the command has no key, so it cannot be told from its repeat")
         if command.kind == "promote":
@@ -758,6 +777,15 @@ class Monitor:
         )
         self._train_at = -math.inf
         self._begin_noted()
+
+    def _accept(self, command: Command) -> None:
+        """A crisis goes on and a person says that this is how it is now; noted as an alarm, which a restart reads."""
+        brand, at = command.brand, self._watch.watermark
+        if brand not in self._brands.names:
+            raise Rejected(f"no brand {brand!r} whose level could be accepted")
+        self._watch.accept(brand, at)
+        said = f"{brand}: {command.who} accepts its level as usual: {command.why or 'asked for'}"
+        self._say(Alarm(kind="accepted", brand=brand, at=at, message=said, action="later crises are measured from it"))
 
     def _promote(self, command: Command, found: Found) -> None:
         version, refused = found.version, found.refused

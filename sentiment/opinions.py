@@ -86,7 +86,9 @@ class Reader:
         """
         try:
             opinion = known or self.read(post, artifact, version, path=path, place=place)
-            opinion = opinion.model_copy(update={"brands": self.brands.found(post.text)})
+            brands = self.brands.found(post.text)
+            # Of a post that names no brand there is no share to correct, so people's time is not spent on it.
+            opinion = opinion.model_copy(update={"brands": brands, "inclusion": opinion.inclusion if brands else None})
             return opinion, self.mentions(post, opinion, late=late)
         except DEPENDENCY_ERRORS:
             raise

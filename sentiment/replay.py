@@ -109,18 +109,19 @@ def run(
             timeline = opened(settings, log)
             hours, wrong = seam(timeline, log)
             stage.table("What batch made of what the stream had counted", *difference(timeline, log).table())
-        confusions = correcting(live.reports)
+        corrections = correcting(live.reports)
         truth = live_posts.select(post="id", at="at", brand="brand", label="label").filter(
             pl.col("label").is_not_null()
         )
         drawn = {opinion.id for opinion in live.opinions.values() if opinion.inclusion is not None}
-        errors = share_errors(timeline, truth, confusions, without=drawn)
+        errors = share_errors(timeline, truth, corrections, audited=drawn)
         stage.table("Shares of brand-days against the labels in the file", *errors.table())
         figured = (
             ("share.days", errors.days, "brand-days", None),
             ("share.mae_raw", errors.raw, "share", None),
-            ("share.mae_corrected", errors.corrected, "share", None),
-            ("share.coverage90", errors.coverage, "share", ">= 0.8"),
+            ("share.mae_corrected", errors.corrected, "share", "<= 0.035"),
+            ("share.mae_first", errors.first, "share", None),
+            ("share.coverage90", errors.coverage, "share", ">= 0.85"),
         )
         for name, value, unit, target in figured:
             figures.figure(name, value, unit=unit, target=target)

@@ -1,28 +1,41 @@
 """A closed event day, judged: how far it has drifted, and how good the opinions are that people have audited."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from sentiment import config
 from sentiment.artifact import Artifact, drift_frame, reference
-from sentiment.config import CORRECTIONS_A_DAY, DAY, READERS
+from sentiment.config import CORRECTIONS_A_DAY, DAY, LABELS, READERS
 from sentiment.dataset import day_of
 from sentiment.evaluate import best, macro_recall
 from sentiment.mentions import Brands
 from sentiment.opinions import seen
-from sentiment.schema import Confusion, Report
-from sentiment.shares import SHIFT, confusion, shifted
+from sentiment.policy import fallen
+from sentiment.schema import Calibration, Confusion, Final, Report
+from sentiment.shares import SHIFT, calibrated, calibration, confusion, final_number, shifted
 from sentiment.train import BLOCK
 from shared import drift
 from shared.lake import Lake
 from shared.releases import Release
 
 WINDOW = 3  # days of audits that quality is measured on
+SURELY = 1.64  # standard errors: nineteen in twenty recalls are not below
 MEMORY = 14  # days of audits that a confusion is made of
+
+
+def promised(figures: Mapping[str, float]) -> dict[str, float]:
+    """By label, the recall that the gate's posts promise for sure: few of them promise little."""
+    found = {}
+    for label in LABELS:
+        if (recall := figures.get(f"recall_{label}")) is not None:
+            posts = figures.get(f"posts_{label}", figures.get("posts", 0.0) / len(LABELS))
+            found[label] = recall - SURELY * float(np.sqrt(recall * (1 - recall) / max(1.0, posts)))
+    return found
 
 
 class Judge:
@@ -56,7 +69,7 @@ class Judge:
             history = [report.drift for report in past if report.version == version and report.drift]
             beyond = drift.drifted([*history, distances], limits) if distances else ()
         recall, audits = self._quality(day, version)
-        known, moved = self._corrected_by(day, version, past)
+        known, probable, moved = self._corrected_by(day, version, past)
         return Report(
             day=day,
             posts=opinions.height,
@@ -66,7 +79,9 @@ class Judge:
             drifted=beyond,
             audits=audits,
             macro_recall=recall,
+            fallen=self._fallen(day, champion, past),
             confusion=known,
+            calibration=probable,
             shifted=moved,
             corrections=self._corrections(day),
         )
@@ -107,9 +122,21 @@ class Judge:
         said = best(np.array(rows["score"].to_list()))
         return macro_recall(rows["label"].to_list(), said, (1 / rows["inclusion"]).to_list()), rows.height
 
+    def _fallen(self, day: int, champion: Release | None, past: Sequence[Report]) -> float:
+        """The evidence against what the gate measured, from each day's own audits: none of them counts twice."""
+        if champion is None:
+            return 0.0
+        before = next((report.fallen for report in reversed(past) if report.version == champion.version), 0.0)
+        rows = self._audited(day, day + 1, champion.version)
+        said = np.array(best(np.array(rows["score"].to_list()).reshape(rows.height, -1)) if rows.height else [])
+        truth = rows["label"].to_numpy() if rows.height else said
+        right = {label: (said == truth)[truth == label] for label in np.unique(truth).tolist()}
+        audited = {label: (int(told.sum()), int((~told).sum())) for label, told in right.items()}
+        return fallen(before, audited, promised(champion.figures))
+
     def _corrected_by(
         self, day: int, version: str | None, past: Sequence[Report]
-    ) -> tuple[Confusion | None, tuple[str, ...]]:
+    ) -> tuple[Confusion | None, Calibration | None, tuple[str, ...]]:
         """What corrects the next day, and the labels whose posts have begun to read otherwise."""
         # [5.3] The prior may shift, as PACC undoes it; that a label's posts read otherwise is what it cannot undo, and
         # what only audits can tell. Those from before it say nothing about the posts of today.
@@ -118,16 +145,55 @@ class Judge:
         fresh = self._confusion(day - SHIFT + 1, day, version)
         known = self._confusion(first, day - SHIFT, version)
         moved = shifted(known, fresh) if known and fresh else ()
-        return fresh if moved else self._confusion(first, day, version), moved
+        since = day - SHIFT + 1 if moved else first
+        return self._confusion(since, day, version), self._calibration(since, day, version), moved
 
     def _confusion(self, first: int, last: int, version: str | None) -> Confusion | None:
         """From audits that became known on these days; what is known when a day is over corrects the next one."""
         rows = self._audited(first, last + 1, version)
         if rows.is_empty():
             return None
+        rows = rows.filter(pl.col("brands").list.len() > 0)  # of no other posts is there a share
         weights = (1 / rows["inclusion"]).to_list()
         brands = rows["brands"].list.join(" ").to_list()
         return confusion(np.array(rows["score"].to_list()), rows["label"].to_list(), weights, seed=last, brands=brands)
+
+    def _calibration(self, first: int, last: int, version: str | None) -> Calibration | None:
+        """From the same audits."""
+        rows = self._audited(first, last + 1, version)
+        if rows.is_empty():
+            return None
+        rows = rows.filter(pl.col("brands").list.len() > 0)
+        scores, days = np.array(rows["score"].to_list()), (rows["of"] // DAY).to_list()
+        return calibration(scores, rows["label"].to_list(), brands=rows["brands"].list.first().to_list(), days=days)
+
+    def finals(
+        self, day: int, reports: Sequence[Report], voting: Callable[[str], pl.DataFrame], *, known_by: int
+    ) -> tuple[Final, ...]:
+        """Of a day and each brand that enough of its posts were audited of; `voting` gives the rows that are counted.
+
+        `reports`: up to the last, whose calibrations make the prediction sharper; that it is unbiased hangs on the
+        audits alone, as they are drawn at random. `known_by`: event time.
+        """
+        rows = self._lake.read("audits", since=day_of(day * DAY), until=day_of(known_by + DAY))
+        if rows.is_empty():
+            return ()
+        rows = rows.filter((pl.col("of") // DAY == day) & (pl.col("at") < known_by) & pl.col("score").is_not_null())
+        labels = dict(rows.sort("at").select("post", "label").iter_rows())
+        known = {report.version: report.calibration for report in reports if report.calibration}
+        found = []
+        for brand in self._brands.names:
+            counted = voting(brand).filter(pl.col("negative").is_not_null()).sort("model")
+            said = _probable(counted, known)
+            truth = {
+                place: labels[post]
+                for place, post in enumerate(counted["post"])
+                if labels.get(post) in LABELS[: said.shape[1]]
+            }
+            final = final_number(said, truth, counted["author"].to_list())
+            if final is not None:
+                found.append(Final(day, brand, *final, opinions=counted.height, audits=len(truth)))
+        return tuple(found)
 
     def _corrections(self, day: int) -> int:
         """Posts on which so many readers agree; who sends too many a day is heard for none of them."""
@@ -137,3 +203,13 @@ class Judge:
         kept = rows.filter(pl.len().over("reader") <= CORRECTIONS_A_DAY)
         agreed = kept.group_by("post", "label").agg(pl.col("reader").n_unique())
         return agreed.filter(pl.col("reader") >= READERS)["post"].n_unique()
+
+
+def _probable(counted: pl.DataFrame, known: Mapping[str | None, Calibration]) -> NDArray[np.float64]:
+    """Probabilities of the rows, in order of `model`: calibrated where the version has a calibration."""
+    parts = [np.zeros((0, 3))]
+    for (version,), rows in counted.group_by("model", maintain_order=True):
+        scores = rows.select("negative", "neutral", "positive").to_numpy()
+        of = known.get(str(version))
+        parts.append(scores if of is None else calibrated(scores, of))
+    return np.vstack(parts)

@@ -224,7 +224,8 @@ class Correction(Message):
 class Wanted(releases.Wanted):
     """What a command is to do."""
 
-    kind: Literal["retrain", "promote", "rollback", "withdraw"]
+    kind: Literal["retrain", "promote", "rollback", "withdraw", "accept"]  # accept: a brand's crisis is its new usual
+    brand: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,40}$", examples=["northair"])] | None = None  # to accept
     version: Annotated[str, Field(pattern=r"^[0-9]{1,9}$", examples=["2"])] | None = None
 
 
@@ -233,13 +234,14 @@ class Command(Wanted, releases.Command):
 
 
 class Alarm(releases.Alarm):
-    """Something a person should know; of kind crisis, confirmed, retracted, gap, drift, quality, guardrail, gate,
-    model, lake, command or monitor.
+    """Something a person should know; of kind crisis, confirmed, retracted, accepted, gap, drift, quality, guardrail,
+    gate, model, lake, command or monitor.
     """
 
     brand: str | None = None
     since: int | None = None  # when what it tells of began
     usual: float | None = None  # of a crisis, the share of negative opinions on the days before
+    together: float | None = None  # and the correlation of two opinions of one hour
 
 
 class Confusion(NamedTuple):
@@ -248,6 +250,27 @@ class Confusion(NamedTuple):
     rows: tuple[Score, Score, Score]
     audits: tuple[int, int, int]  # by true label
     replicas: tuple[tuple[Score, Score, Score], ...] = ()  # the rows of as many bootstrap samples of the audits
+
+
+class Calibration(NamedTuple):
+    """What makes a version's scores probabilities, from audits: softmax(log(score) @ weights + bias)."""
+
+    weights: tuple[Score, ...]
+    bias: Score
+    between: Score  # by label, the variance of what a brand's share of a day is off by
+    groups: int  # brand-days that this is known of
+
+
+class Final(NamedTuple):
+    """The final shares of a brand and day, by the day's own audits; kept in the report of the day after."""
+
+    day: int
+    brand: str
+    corrected: Score
+    low: Score
+    high: Score
+    opinions: int
+    audits: int
 
 
 class Report(Message):
@@ -262,5 +285,8 @@ class Report(Message):
     audits: int  # known by the end of the day, of the champion
     macro_recall: float | None
     confusion: Confusion | None  # from audits of earlier days, for the version above
+    calibration: Calibration | None = None  # the same audits, for the first numbers of the next day
+    finals: tuple[Final, ...] = ()  # of the day before
+    fallen: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0  # the evidence that recalls are not as promised
     shifted: tuple[str, ...] = ()  # labels whose posts are scored otherwise than on the days before
     corrections: int = 0  # of readers who agree

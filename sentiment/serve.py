@@ -221,7 +221,7 @@ def make_app(
         began = perf_counter()
         manifest = edge.timeline.manifest()  # once: whatever is published meanwhile belongs to the next request
         points = list(
-            edge.timeline.points(manifest, brand, since=since, until=until, step=width, confusions=edge.confusions())
+            edge.timeline.points(manifest, brand, since=since, until=until, step=width, corrections=edge.corrections())
         )
         seconds.observe(perf_counter() - began)
         seam = (max(manifest.hours) + 1) * config.HOUR if manifest.hours else None
@@ -230,7 +230,7 @@ def make_app(
     @app.get("/v1/brands", tags=["brands"], **route)
     def brands(hours: Annotated[int, Query(ge=1, le=24 * 14)] = 24) -> list[BrandNow]:
         """Every brand over its last published hours, most negative first."""
-        return board.brands(edge.timeline.manifest(), edge.confusions(), hours=hours)
+        return board.brands(edge.timeline.manifest(), edge.corrections(), hours=hours)
 
     @app.post("/v1/opinions", tags=["posts"], **route)
     def opinions(given: TextIn) -> Said:
@@ -304,14 +304,15 @@ def make_app(
     async def command(
         wanted: CommandIn, caller: Caller, idempotency_key: Annotated[Key | None, Header()] = None
     ) -> CommandAccepted:
-        """Retrain, promote, roll back or withdraw; carried out by the monitor, seen in alarms and releases.
+        """Retrain, promote, roll back, withdraw, or accept a brand's new level; carried out by the monitor.
 
-        With the same `Idempotency-Key` it counts once, however often it is sent.
+        What came of it is seen in alarms and releases. With the same `Idempotency-Key` it counts once, however often it
+        is sent.
         """
         key = idempotency_key or wanted.key or uuid4().hex
         if not edge.caught_up:  # the champion that it knows may be an old one
             raise Unavailable("the releases have not been read to their end yet")
-        if wanted.kind != "retrain" and edge.ledger.by_key(key) is None:
+        if wanted.kind not in ("retrain", "accept") and edge.ledger.by_key(key) is None:
             try:
                 check_expected(wanted.expected_champion, edge.ledger.version())
             except Rejected as error:

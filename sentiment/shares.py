@@ -1,38 +1,48 @@
 """Shares of opinions, corrected: what a classifier gets wrong on single posts need not be wrong in the sum.
 
-Probabilistic adjusted classify and count (PACC; Bella et al., 2010): the mean score of a window is what the
-classifier's confusion makes of the true shares, so these are found by undoing it, on the simplex.
+The first number is the mean of calibrated probabilities, from audits of earlier days. A day later the day's own audits
+are known, and the final number is prediction-powered (Angelopoulos et al., 2023): the mean over all posts, and what the
+audited ones say beyond it.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import nnls  # type: ignore[attr-defined]  # it is public, and only its stub forgets that
+from scipy.stats import t as student
+from sklearn.linear_model import LogisticRegression
 
 from sentiment.config import AUDITS_NEEDED, LABELS, SHARE_NEEDED
-from sentiment.schema import Confusion, Report, Score
+from sentiment.schema import Calibration, Confusion, Final, Report, Score
 
-Matrix = NDArray[np.float64]  # (3, 3) or (n, 3)
-REPLICAS = 50  # bootstrap samples: of audits in a confusion, and of authors for each of those
-SUM = 1_000.0  # weight of "shares add up to one" beside the three equations
+Matrix = NDArray[np.float64]  # (labels, labels) or (n, labels)
+Vector = NDArray[np.float64]
+REPLICAS = 50  # bootstrap samples of audits in a confusion
 FEWEST = 8  # audits of each label
 # Nine means a day: by chance one passes four standard errors in one month of sixty. What moves by less than LEAST
 # changes a share by less than its interval is wide.
 ERRORS, LEAST = 4.0, 0.05
 SHIFT = 2  # days of audits in which a label's posts may have begun to read otherwise
+LEVEL = 0.9  # of the intervals
+GROUP = 5  # audits of a brand and day, at least, that tell how far calibrated shares are off between brands
+USUAL_BETWEEN, PRIOR_GROUPS = 0.0025, 3  # a share is off by .05 where little is known, as if so many groups said it
+FINAL = 15  # audits of a brand and day, at least, for a final number
 
 
-class Shares(NamedTuple):
-    """Of negative, neutral and positive."""
+class Estimate(NamedTuple):
+    """Shares of negative, neutral and positive, and the bounds of their intervals."""
 
-    counted: Score  # as classified
-    corrected: Score | None  # none: too few opinions, or too few audits
-    low: Score | None  # the bounds hold 90 % of the bootstrap
-    high: Score | None
-    opinions: int
-    solved: Matrix | None = None  # the shares of each sample of the bootstrap
+    corrected: Score
+    low: Score
+    high: Score
+
+
+class Corrections(NamedTuple):
+    """What shares are corrected by, as far as it is known."""
+
+    known: dict[tuple[int, str], Calibration] = {}  # noqa: RUF012  # by event day and model version; never changed
+    finals: dict[tuple[int, str], Final] = {}  # noqa: RUF012  # by event day and brand
 
 
 def confusion(
@@ -76,67 +86,121 @@ def shifted(known: Confusion, fresh: Confusion) -> tuple[str, ...]:
     return tuple(found)
 
 
-def correcting(reports: Iterable[Report]) -> dict[tuple[int, str], Confusion]:
-    """By day and model version: what a day is corrected by, from audits before it.
+def correcting(reports: Iterable[Report]) -> Corrections:
+    """From audits of the days before a day its first number, and from the day's own audits its final one.
 
-    Days whose posts turn out to have read otherwise stay as counted: no audit from before them knows what they say.
+    Days whose posts turn out to have read otherwise have no first number: no audit from before knows what they say.
     """
     told = list(reports)
-    known = {(report.day + 1, report.version): report.confusion for report in told}
+    known = {(report.day + 1, report.version): report.calibration for report in told}
     # [6.2] Audits come a day late, so two days' worth of them tell of posts up to SHIFT days before the report.
     otherwise = {
         (day, report.version) for report in told if report.shifted for day in range(report.day - SHIFT, report.day + 1)
     }
-    return {(d, v): said for (d, v), said in known.items() if v and said and (d, v) not in otherwise}
+    first = {(d, v): said for (d, v), said in known.items() if v and said and (d, v) not in otherwise}
+    return Corrections(first, {(final.day, final.brand): final for report in told for final in report.finals})
 
 
-def shares(scores: Matrix, labels: Sequence[str | None], authors: Sequence[str], known: Confusion | None) -> Shares:
-    """Of one window: its posts' scores (n, 3), their labels as counted, and who wrote them."""
-    counted = [label for label in labels if label is not None]
-    raw = np.array([counted.count(label) for label in LABELS]) / max(1, len(counted))
-    if len(counted) < SHARE_NEEDED or known is None:
-        return Shares(_three(raw), None, None, None, len(counted))
-    # [6.2] Resampled by author: one who writes forty posts is one person, and an interval that took them for forty
-    # would be far too narrow.
-    _, who = np.unique(np.asarray(authors), return_inverse=True)
-    sums = np.zeros((who.max() + 1, 3))
-    np.add.at(sums, who, scores)
-    posts = np.bincount(who)
-    rng = np.random.default_rng(len(counted))
-    solved = []
-    for rows in known.replicas:
-        times = rng.multinomial(len(posts), np.full(len(posts), 1 / len(posts)))
-        solved.append(undone(times @ sums / (times @ posts), np.array(rows)))
-    low, high = np.quantile(np.array(solved), (0.05, 0.95), axis=0)
-    estimate = undone(scores.mean(axis=0), np.array(known.rows))
-    return Shares(_three(raw), _three(estimate), _three(low), _three(high), len(counted), np.array(solved))
-
-
-def together(parts: Sequence[tuple[int, Shares]]) -> tuple[Score, Score, Score] | None:
-    """The corrected shares of posts that several versions scored, and the bounds of their interval.
-
-    `parts`: of each version the number of posts, and their shares, corrected by its own confusion; None without any.
-    """
-    weights = np.array([posts for posts, _ in parts]) / max(1, sum(posts for posts, _ in parts))
-    solved = [found.solved for _, found in parts if found.solved is not None]
-    estimates = [found.corrected for _, found in parts if found.corrected is not None]
-    if not parts or not len(parts) == len(solved) == len(estimates):
+def calibration(
+    scores: Matrix, labels: Sequence[str], *, brands: Sequence[str], days: Sequence[int]
+) -> Calibration | None:
+    """From audits: (n, labels) scores, true labels, and which brand and day they are of. None if they are too few."""
+    every, count = np.array([LABELS.index(label) for label in labels], dtype=np.int64), scores.shape[1]
+    kept = every < count  # the others are labels that the version does not know
+    scores, truth, names = scores[kept], every[kept], np.asarray(brands)[kept]
+    if len(truth) < AUDITS_NEEDED or np.bincount(truth, minlength=count).min() < FEWEST:
         return None
-    samples = min(map(len, solved))  # an older report may hold another number
-    spread = sum(weight * of[:samples] for weight, of in zip(weights, solved, strict=True))
-    low, high = np.quantile(np.asarray(spread), (0.05, 0.95), axis=0)
-    return _three(weights @ np.array(estimates)), _three(low), _three(high)
+    weights, bias = _fit(scores, truth)
+    # [6.2] Of one brand people say other things than of the next: what is said of a brand is judged by the audits of
+    # the others, and how far their shares are off from day to day is what an interval has to hold.
+    off = np.eye(count)[truth] - _probabilities(scores, weights, bias)
+    for name in np.unique(names):
+        others = names != name
+        if np.bincount(truth[others], minlength=count).min() >= FEWEST:
+            of_others = _fit(scores[others], truth[others])
+            off[~others] = np.eye(count)[truth[~others]] - _probabilities(scores[~others], *of_others)
+    _, group = np.unique([*zip(names, np.asarray(days)[kept], strict=True)], axis=0, return_inverse=True)
+    groups = [mine for number in range(group.max() + 1) if len(mine := off[group == number]) >= GROUP]
+    between = [mine.mean(axis=0) ** 2 - mine.var(axis=0, ddof=1) / len(mine) for mine in groups]
+    between += [np.full(count, USUAL_BETWEEN)] * PRIOR_GROUPS
+    spread = np.maximum(np.mean(between, axis=0), USUAL_BETWEEN / 10)
+    return Calibration(tuple(map(tuple, weights.tolist())), tuple(bias.tolist()), tuple(spread.tolist()), len(groups))
 
 
-def undone(mean: NDArray[np.float64], rows: Matrix) -> NDArray[np.float64]:
-    """The shares whose mean score would be `mean` under the confusion `rows`: least squares on the simplex.
+def calibrated(scores: Matrix, known: Calibration) -> Matrix:
+    """Probabilities as the audits have them: a multinomial logistic regression on the logarithms of the scores."""
+    return _probabilities(scores, np.array(known.weights), np.array(known.bias))
 
-    >>> undone(np.array([0.5, 0.3, 0.2]), np.eye(3)).round(2).tolist()
-    [0.5, 0.3, 0.2]
+
+def _probabilities(scores: Matrix, weights: Matrix, bias: Vector) -> Matrix:
+    logits = np.log(np.clip(scores, 1e-6, 1.0)) @ weights + bias
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+
+
+def first_number(parts: Sequence[tuple[Matrix, Calibration]], authors: Sequence[str]) -> Estimate | None:
+    """Of a window whose posts one version or several have scored, each calibrated by its own audits of earlier days.
+
+    None of fewer than SHARE_NEEDED posts.
     """
-    equations = np.vstack([rows.T, np.full((1, 3), SUM)])
-    found, _ = nnls(equations, np.append(mean, SUM))
-    return np.asarray(found / found.sum(), dtype=np.float64)
+    if len(authors) < SHARE_NEEDED or not parts:
+        return None
+    said = np.vstack([calibrated(scores, known) for scores, known in parts])
+    share = said.mean(axis=0)
+    posts = np.array([len(scores) for scores, _ in parts]) / len(said)
+    between = posts @ np.array([known.between for _, known in parts])
+    alone = (said * (1 - said)).sum(axis=0) / len(said) ** 2  # what people say beyond what the model sees
+    error = np.sqrt(between + _clustered(said, authors) + alone)
+    reach = float(student.ppf((1 + LEVEL) / 2, max(2, min(known.groups for _, known in parts) - 1)))
+    return Estimate(
+        _three(share), _three(np.clip(share - reach * error, 0, 1)), _three(np.clip(share + reach * error, 0, 1))
+    )
+
+
+def final_number(said: Matrix, truth: dict[int, str], authors: Sequence[str]) -> Estimate | None:
+    """Of a brand-day: `said` are its posts' probabilities, `truth` the labels of those that were audited at random.
+
+    The interval is for what the crowd thinks, of which the day's posts are a sample. None of fewer than FINAL audits.
+    """
+    audited = np.array(sorted(truth), dtype=np.int64)
+    if len(audited) < FINAL:
+        return None
+    posts, audits, count = len(said), len(audited), said.shape[1]
+    labels = np.eye(count)[[LABELS.index(truth[place]) for place in audited]]
+    ours = said[audited]
+    # As much of the prediction is used as it explains (power tuning); one factor for all labels keeps their sum at one.
+    around = ours - ours.mean(axis=0)
+    trust = float(np.clip((around * labels).sum() / max(1e-9, (around**2).sum()), 0, 1))
+    share = np.clip(labels.mean(axis=0) + trust * (said.mean(axis=0) - ours.mean(axis=0)), 0, 1)
+    share /= share.sum()
+    beyond = (labels - trust * ours).var(axis=0, ddof=1)
+    alike = np.maximum(1.0, _clustered(said, authors) * posts / np.maximum(1e-9, said.var(axis=0)))
+    variance = (1 - audits / posts) * beyond / audits + alike * share * (1 - share) / posts
+    return Estimate(_three(share), *_wilson(share, variance, posts, audits))
+
+
+def _wilson(share: Vector, variance: Vector, posts: int, audits: int) -> tuple[Score, Score]:
+    """The bounds by Wilson, of as many posts as the variance is worth: those by Wald are too near at small shares."""
+    inner = np.clip(share, 1 / (audits + 2), 1 - 1 / (audits + 2))
+    worth = np.clip(inner * (1 - inner) / np.maximum(variance, 1e-9), 1, min(posts, 4 * audits))
+    reach = float(student.ppf((1 + LEVEL) / 2, audits - 1)) ** 2
+    middle = (share + reach / (2 * worth)) / (1 + reach / worth)
+    half = np.sqrt(reach * share * (1 - share) / worth + reach**2 / (4 * worth**2)) / (1 + reach / worth)
+    return _three(np.clip(middle - half, 0, 1)), _three(np.clip(middle + half, 0, 1))
+
+
+def _clustered(said: Matrix, authors: Sequence[str]) -> Vector:
+    """The variance of a mean over posts: one who writes forty posts is one person."""
+    _, who = np.unique(np.asarray(authors), return_inverse=True)
+    sums = np.zeros((who.max() + 1, said.shape[1]))
+    np.add.at(sums, who, said - said.mean(axis=0))
+    return np.asarray((sums**2).sum(axis=0) / len(said) ** 2)
+
+
+def _fit(scores: Matrix, truth: NDArray[np.int64]) -> tuple[Matrix, Vector]:
+    found: Any = LogisticRegression(C=1.0, max_iter=300)  # type: ignore[no-untyped-call]
+    found.fit(np.log(np.clip(scores, 1e-6, 1.0)), truth)
+    return found.coef_.T, found.intercept_
 
 
 def _rows(scores: Matrix, truth: NDArray[np.int64], weights: NDArray[np.float64]) -> tuple[Score, Score, Score]:

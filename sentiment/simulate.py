@@ -63,12 +63,13 @@ class Crisis(NamedTuple):
 
 
 class Flood(NamedTuple):
-    """Bots that repeat one complaint about a brand."""
+    """Bots that complain about a brand for an hour: in one text, or each time in other words."""
 
     brand: str
     at: int
     posts: int = 400
     authors: int = 5
+    varied: bool = False
 
 
 def simulate(
@@ -106,8 +107,17 @@ def simulate(
     for flood in floods:
         text = FLOOD.format(b=NAMES[flood.brand][0], t="app")
         times = np.sort(rng.integers(flood.at, flood.at + HOUR, flood.posts)).tolist()
-        rows += [(at, text, flood.brand, "negative", "bot") for at in times]
+        rows += [(at, complaint(rng, flood, grammar) or text, flood.brand, "negative", "bot") for at in times]
     return _arrived(rng, rows, seed, floods)
+
+
+def complaint(rng: np.random.Generator, flood: Flood, grammar: Grammar) -> str:
+    """What a bot writes that finds other words each time; nothing of one that repeats itself."""
+    if not flood.varied:
+        return ""
+    phrase = _pick(rng, grammar.phrases["negative"])
+    text = _pick(rng, grammar.frames).format(p=phrase, b=_pick(rng, NAMES[flood.brand]), t=_pick(rng, THINGS))
+    return _pick(rng, OPENERS) + text + _pick(rng, MOODS["negative"]) + _pick(rng, CLOSERS)
 
 
 def history(*, seed: int, start: int, days: int, posts_a_day: int = 1_200) -> pl.DataFrame:

@@ -7,15 +7,14 @@ from pathlib import Path
 from threading import Lock
 from typing import Literal, TypeVar
 
-import numpy as np
 import polars as pl
 
 from sentiment import config
 from sentiment.aggregates import Minutes, Told, by_number, counted, from_table
 from sentiment.config import HOUR
 from sentiment.hours import COLUMNS, HoursCorrupt, Manifest, Published, read_counts, read_hour, stamp
-from sentiment.schema import MINUTE, MINUTES, Confusion, Counts, Late, Minute, Score, Seal
-from sentiment.shares import Shares, shares, together
+from sentiment.schema import MINUTE, MINUTES, Calibration, Counts, Late, Minute, Score, Seal
+from sentiment.shares import Corrections, first_number
 from shared.clock import monotonic
 from shared.eventlog.port import Record
 from shared.messages import Message
@@ -25,6 +24,7 @@ Key = TypeVar("Key")
 Value = TypeVar("Value")
 KEPT = 1_000  # hours of the batch view whose counts are in memory
 ROWS = 48  # hours whose mentions are
+NONE = Corrections()
 MOSTLY = 0.6  # of the scored posts of a window, that its corrected share has to stand on
 
 
@@ -55,6 +55,7 @@ class Point(Message):
     # Of the scored posts, how many the corrected share stands on: of a version without audits or of few posts it knows
     # nothing.
     covers: float | None = None
+    audits: int | None = None  # of this very brand and day: then the corrected share is final
 
     @property
     def counts(self) -> Counts:
@@ -188,19 +189,25 @@ class Timeline:
         since: int,
         until: int,
         step: int,
-        confusions: dict[tuple[int, str], Confusion] | None = None,
+        corrections: Corrections = NONE,
     ) -> Iterator[Point]:
         """Windows of `step` seconds from `since` on; a part of a minute is none.
 
-        `confusions`: by event day and model version, for corrected shares.
+        `corrections`: what is known for corrected shares; a whole day may have a final one.
         """
         for at in range(since, until, step):
             end = min(at + step, until)
             point = Point(at=at, until=end, parts=tuple(self._parts(manifest, brand, at, end)))
             point = point.model_copy(update={"counted": _counted(point.counts)})
-            known = {version: of for (day, version), of in (confusions or {}).items() if day == at // config.DAY}
-            if step >= HOUR and known and all(part.view == "batch" for part in point.parts):
-                point = _corrected(point, self.voting(manifest, brand, since=at, until=end), known)
+            if step >= HOUR and all(part.view == "batch" for part in point.parts):
+                day = at // config.DAY
+                final = corrections.finals.get((day, brand))
+                known = {version: of for (of_day, version), of in corrections.known.items() if of_day == day}
+                if final is not None and (at, end) == (day * config.DAY, (day + 1) * config.DAY):
+                    told = {name: getattr(final, name) for name in ("corrected", "low", "high", "audits")}
+                    point = point.model_copy(update=told | {"covers": 1.0})
+                elif known:
+                    point = _corrected(point, self.voting(manifest, brand, since=at, until=end), known)
             yield point
 
     def hour(self, hour: int, version: int) -> pl.DataFrame:
@@ -282,22 +289,22 @@ def _counted(total: Counts) -> Score | None:
     return (total.negative / n, total.neutral / n, total.positive / n) if n else None
 
 
-def _corrected(point: Point, voting: pl.DataFrame, confusions: Mapping[str, Confusion]) -> Point:
-    """With the confusion of each version that scored, from audits of earlier days; `covers` says of how much."""
-    known = voting.filter(pl.col("negative").is_not_null())
-    parts: list[tuple[int, Shares]] = []
-    for (version,), mine in known.group_by("model", maintain_order=True):
-        confusion = confusions.get(str(version))
-        scores = mine.select("negative", "neutral", "positive").to_numpy()
-        found = shares(np.asarray(scores), mine["label"].to_list(), mine["author"].to_list(), confusion)
-        if found.corrected is not None:
-            parts.append((mine.height, found))
-    covered = sum(posts for posts, _ in parts)
-    if covered < MOSTLY * known.height or (estimate := together(parts)) is None:
+def _corrected(point: Point, voting: pl.DataFrame, known: Mapping[str, Calibration]) -> Point:
+    """Each version that scored by its own audits of earlier days; `covers` says of how much."""
+    scored = voting.filter(pl.col("negative").is_not_null())
+    mine = [
+        (known[str(version)], rows)
+        for (version,), rows in scored.group_by("model", maintain_order=True)
+        if str(version) in known
+    ]
+    covered = sum(rows.height for _, rows in mine)
+    if covered < MOSTLY * scored.height:
         return point
-    corrected, low, high = estimate
-    told = {"corrected": corrected, "low": low, "high": high, "covers": covered / known.height}
-    return point.model_copy(update=told)
+    parts = [(rows.select("negative", "neutral", "positive").to_numpy(), of) for of, rows in mine]
+    found = first_number(parts, [author for _, rows in mine for author in rows["author"]])
+    if found is None:
+        return point
+    return point.model_copy(update=found._asdict() | {"covers": covered / scored.height})
 
 
 def _voting(rows: pl.DataFrame) -> pl.DataFrame:

@@ -8,10 +8,11 @@ from fastapi import APIRouter, FastAPI
 from fastapi.responses import StreamingResponse
 
 from sentiment import config
-from sentiment.board import Board, Compared, Confusions, Series
+from sentiment.board import Board, Compared, Series
 from sentiment.edge import Edge
 from sentiment.hours import HoursCorrupt, Manifest
 from sentiment.schema import Alarm, Report
+from sentiment.shares import Corrections
 from sentiment.watch import Now, Row
 from shared.auth import Keys
 from shared.background_job import Heartbeat
@@ -122,7 +123,7 @@ class Page:
             back_to=fallbacks[0].version if fallbacks else None,
             ledger=ledger.lines[::-1],
             alarms=list(edge.alarms)[::-1],
-            reports=[report.model_copy(update={"confusion": None}) for report in reports],
+            reports=[report.model_copy(update={"confusion": None, "calibration": None}) for report in reports],
             limits=drift_limits(self._models, champion),
             scenes=list(edge.scenes),
             demo=self._demo,
@@ -131,11 +132,11 @@ class Page:
 
     def watched(self) -> Watched:
         """Raises HoursCorrupt."""
-        manifest, confusions, watch = self.edge.timeline.manifest(), self.edge.confusions(), self.edge.watch
+        manifest, corrections, watch = self.edge.timeline.manifest(), self.edge.corrections(), self.edge.watch
         return Watched(
             state=self.state(manifest),
             told=self.told(),
-            compared=self.board.compared(manifest, confusions, hours=HOURS),
+            compared=self.board.compared(manifest, corrections, hours=HOURS),
             series=self.board.series(manifest),
             recent=watch.rows(most=ROWS),
             negative=watch.rows(most=ROWS, negative=True),
@@ -143,13 +144,13 @@ class Page:
 
     async def news(self) -> AsyncIterator[list[str]]:
         """First all of it, then what is new."""
-        watch, manifest, confusions = self.edge.watch, Manifest(), self.edge.confusions()
+        watch, manifest, corrections = self.edge.watch, Manifest(), self.edge.corrections()
         change, heard, begun = 0, self._heard(), False
         while True:
             try:
                 before, manifest = manifest, await asyncio.to_thread(self.edge.timeline.manifest)
                 if not begun:
-                    change, heard, confusions = watch.change, self._heard(), self.edge.confusions()
+                    change, heard, corrections = watch.change, self._heard(), self.edge.corrections()
                     yield [event("all", (await asyncio.to_thread(self.watched)).model_dump_json())]
                     begun = True
                     continue
@@ -159,8 +160,8 @@ class Page:
                     said.append(event("told", (await asyncio.to_thread(self.told)).model_dump_json()))
                 since, change = change, watch.change
                 said.append(event("rows", self._rows(since)))
-                known, confusions = confusions, self.edge.confusions()
-                said += await asyncio.to_thread(self._counted, before, manifest, known, confusions)
+                known, corrections = corrections, self.edge.corrections()
+                said += await asyncio.to_thread(self._counted, before, manifest, known, corrections)
                 yield [*said, event("state", (await asyncio.to_thread(self.state, manifest)).model_dump_json())]
             except HoursCorrupt as error:
                 state = await asyncio.to_thread(self.state, manifest, str(error))
@@ -171,13 +172,13 @@ class Page:
         parts = (f'"{name}":[{",".join(row.model_dump_json() for row in part)}]' for name, part in rows.items())
         return "{" + ",".join(parts) + "}"
 
-    def _counted(self, before: Manifest, manifest: Manifest, known: Confusions, confusions: Confusions) -> list[str]:
+    def _counted(self, before: Manifest, manifest: Manifest, known: Corrections, corrections: Corrections) -> list[str]:
         """From the first hour on of which something new is to be told."""
         moved = [hour for hour, line in manifest.hours.items() if before.hours.get(hour) != line]
         following = max(manifest.hours, default=-1) + 1
         said = [event("tail", self.board.series(manifest, since=min([*moved, following])).model_dump_json())]
-        if moved or known.keys() != confusions.keys():
-            compared = self.board.compared(manifest, confusions, hours=HOURS)
+        if moved or known != corrections:
+            compared = self.board.compared(manifest, corrections, hours=HOURS)
             said.append(event("compared", compared.model_dump_json()))
         return said
 

@@ -19,7 +19,7 @@ export function show(lines) {
   const whole = lines.find((line) => line.brand === "*")?.window;
   headline(whole);
   say("brands-cover", !whole ? "Nothing is published yet: the first hour is, ten minutes after it is over."
-    : `Published hours, ${momentOf(whole.at)} to ${momentOf(whole.until)}. Intervals hold 90 % of a bootstrap over authors and audits; ` +
+    : `Published hours, ${momentOf(whole.at)} to ${momentOf(whole.until)}. Intervals are for 90 %; ` +
       "a share is corrected from audits of earlier days, where they and the opinions are enough.");
 }
 

@@ -14,7 +14,7 @@ from playwright.sync_api import Page, expect
 
 from sentiment.config import DAY, HOUR
 from sentiment.monitor import Monitor, entry
-from sentiment.schema import COMMANDS, CORRECTIONS, OPINIONS, STORY, Alarm, Confusion, Opinion, Report
+from sentiment.schema import COMMANDS, CORRECTIONS, OPINIONS, STORY, Alarm, Calibration, Confusion, Opinion, Report
 from shared.eventlog.port import Entry
 from shared.story import Scene
 from tests.e2e.browser import (
@@ -43,7 +43,7 @@ pytestmark = [
 
 WORDS = {"negative": "Negative", "neutral": "Neutral", "positive": "Positive", None: "Not counted"}
 KNOWN = Confusion(((0.7, 0.2, 0.1), (0.15, 0.7, 0.15), (0.1, 0.2, 0.7)), (30, 30, 30))
-KNOWN = KNOWN._replace(replicas=(KNOWN.rows, ((0.6, 0.3, 0.1), (0.2, 0.6, 0.2), (0.1, 0.3, 0.6))))
+AUDITED = Calibration(((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)), (0.0, 0.1, 0.0), (0.002,) * 3, 9)
 
 
 class Service(NamedTuple):
@@ -84,6 +84,7 @@ def judged(day: int) -> Report:
         audits=90,
         macro_recall=0.61,
         confusion=KNOWN,
+        calibration=AUDITED,
     )
 
 

@@ -167,7 +167,8 @@ def test_mixed_is_an_opinion_and_no_complaint() -> None:
     counts: Any = cell.counts
     must((counts.raw, counts.mixed, counts.negative) == (3, 2, 1), f"aggregate: two mixed and a negative are {counts}")
     must(counts.opinions == 3, "schema.Counts.opinions: mixed is an opinion like any other")
-    must(not confirmed(counts + Counts(60, 0, 30, 30), 0.35), "crisis.confirmed: mixed posts bear a crisis out")
+    calm = confirmed([counts + Counts(60, 0, 30, 30)], usual=0.35, together=0.03)
+    must(not calm, "crisis.confirmed: mixed posts bear a crisis out")
 
 
 def test_hours_of_before_are_read_and_are_no_new_version(tmp_path: Path) -> None:
@@ -312,21 +313,28 @@ def test_audits_of_a_label_that_nobody_knew_correct_nothing() -> None:
     )
 
 
-def test_four_shares_are_undone() -> None:
+def calibration_of(labels: Sequence[str], known: int) -> Any:
+    """From audits of six days of one brand."""
+    days = [number % 6 for number in range(len(labels))]
+    return shares.calibration(scored(labels, known), labels, brands=["northair"] * len(labels), days=days)
+
+
+def test_four_shares_are_put_right() -> None:
     asked()
     labels = [label for label in config.LABELS for _ in range(60)]
-    known = shares.confusion(scored(labels, 4), labels, [10.0] * 240, seed=1)
-    must(known is not None and len(known.rows) == 4, "shares.confusion: four labels have no four rows")
-    truth = ["mixed"] * 120 + ["neutral"] * 60 + ["negative"] * 20
-    scores = scored(truth, 4)
-    said = [config.LABELS[place] for place in scores.argmax(axis=1)]
-    found = shares.shares(scores, said, [f"a{n}" for n in range(200)], known)
-    must(found.corrected and found.low and found.high, "shares.shares: four labels are not corrected")
-    assert found.corrected is not None
-    must(
-        np.abs(np.array(found.corrected) - (0.1, 0.3, 0.0, 0.6)).max() < 0.08,
-        f"shares.shares: of shares .10, .30, 0 and .60 come out {np.round(found.corrected, 2).tolist()}",
-    )
+    known = calibration_of(labels, 4)
+    must(known is not None and len(known.bias) == 4, "shares.calibration: four labels have no four probabilities")
+    truth = [config.LABELS[place] for place in np.random.default_rng(3).choice(4, 200, p=(0.1, 0.3, 0.0, 0.6))]
+    scores, authors = scored(truth, 4), [f"a{n}" for n in range(200)]
+    first: Any = shares.first_number([(scores, known)], authors)
+    final: Any = shares.final_number(shares.calibrated(scores, known), dict(enumerate(truth[:60])), authors)
+    realised = np.array([truth.count(label) for label in config.LABELS]) / 200
+    for name, found in (("first_number", first), ("final_number", final)):
+        must(found is not None and len(found.corrected) == 4, f"shares.{name}: four labels are not put right")
+        must(
+            np.abs(np.array(found.corrected) - realised).max() < 0.1,
+            f"shares.{name}: of shares {realised.round(2)} come out {np.round(found.corrected, 2).tolist()}",
+        )
 
 
 def test_quality_does_not_fall_because_people_may_say_more(before: Trained, tmp_path: Path) -> None:
@@ -369,10 +377,10 @@ def lived(crowd: Crowd) -> Point:
     return told(crowd)
 
 
-def told(crowd: Crowd, confusions: Any = None) -> Point:
+def told(crowd: Crowd, corrections: Any = shares.Corrections()) -> Point:  # noqa: B008  # never changed
     timeline = crowd.timeline()
     window = {"since": TODAY, "until": TODAY + HOUR, "step": HOUR}
-    return next(timeline.points(timeline.manifest(), "northair", **window, confusions=confusions))
+    return next(timeline.points(timeline.manifest(), "northair", **window, corrections=corrections))
 
 
 def test_both_views_count_it_alike(crowd: Crowd) -> None:
@@ -399,8 +407,8 @@ def test_as_many_shares_are_corrected_as_the_version_knows(known: int, request: 
     lived(crowd)
     crowd.publish()
     labels = [label for label in config.LABELS[:known] for _ in range(40)]
-    confusion = shares.confusion(scored(labels, known), labels, [10.0] * len(labels), seed=1)
-    point = told(crowd, {(TODAY // DAY, crowd.world.release.version): confusion})
+    learnt = {(TODAY // DAY, crowd.world.release.version): calibration_of(labels, known)}
+    point = told(crowd, shares.Corrections(learnt))
     found = 0 if point.corrected is None else len(point.corrected)
     must(found == known, f"timeline: a version that knows {known} labels has {found} corrected shares")
 

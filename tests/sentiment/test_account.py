@@ -11,6 +11,7 @@ import pytest
 from sentiment.account import Difference, compared, difference, share_errors
 from sentiment.config import DAY, HOUR
 from sentiment.schema import ALL, MENTIONS, Mention
+from sentiment.shares import Corrections
 from sentiment.timeline import Timeline
 from shared.clock import VirtualClock
 from shared.eventlog import open_log
@@ -72,7 +73,7 @@ def test_one_opinion_of_two_brands_is_wrong_of_one_of_them() -> None:
 
 
 def test_errors_of_shares_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of ten posts six are negative and four positive; two more were audited, and are not judged."""
+    """Of twelve posts half are negative, half positive; without two that were audited six and four, of ten."""
     monkeypatch.setattr("sentiment.config.SHARE_NEEDED", 10)
     posts = [f"p-{n}" for n in range(12)]
     labels = ["negative"] * 6 + ["positive"] * 6
@@ -81,9 +82,12 @@ def test_errors_of_shares_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
         counted=(0.9, 0.0, 0.1), corrected=(0.7, 0.0, 0.3), low=(0.5, 0.0, 0.1), high=(0.8, 0.1, 0.3)
     )
     view = View(*(("volt", name, "negative", None) for name in posts), point=point)
-    found = share_errors(view, truth, {}, without={"p-10", "p-11"})
+    found = share_errors(view, truth, Corrections(), audited={"p-10", "p-11"})
     assert found.days == 1
-    assert found.raw == pytest.approx(0.2)
-    assert found.corrected == pytest.approx(0.2 / 3, abs=1e-4)
-    assert found.coverage == pytest.approx(2 / 3, abs=1e-4)  # four tenths positive lie above their interval
+    assert found.raw == pytest.approx(0.8 / 3, abs=1e-4)
+    assert found.first == pytest.approx(0.2 / 3, abs=1e-4), "it is judged without what was audited"
+    assert found.corrected == pytest.approx(0.4 / 3, abs=1e-4)
+    assert (
+        found.first_coverage == found.coverage == pytest.approx(2 / 3, abs=1e-4)
+    )  # four tenths positive lie above their interval
     assert TODAY % DAY == 0

@@ -5,12 +5,12 @@ import pytest
 from sentiment.board import Board, Series
 from sentiment.config import DAY, HOUR
 from sentiment.hours import Manifest
-from sentiment.schema import ALL, Confusion
+from sentiment.schema import ALL, Calibration, Final
+from sentiment.shares import Corrections
 from sentiment.timeline import Timeline
 from tests.sentiment.crowd import TODAY, Crowd
 
-KNOWN = Confusion(((0.8, 0.1, 0.1), (0.1, 0.8, 0.1), (0.1, 0.1, 0.8)), (30, 30, 30))
-KNOWN = KNOWN._replace(replicas=(KNOWN.rows,) * 3)
+KNOWN = Calibration(((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)), (0.0, 0.1, 0.0), (0.001,) * 3, 9)
 
 
 @pytest.fixture
@@ -64,19 +64,27 @@ def test_a_tail_takes_the_place_of_what_was_known(lived: tuple[Crowd, Timeline, 
 def test_whole_days_are_corrected_as_soon_as_audits_are_known(lived: tuple[Crowd, Timeline, Board]) -> None:
     _, timeline, board = lived
     manifest, day = timeline.manifest(), TODAY // DAY
-    (drawn,) = board.compared(manifest, {}, hours=24).days[ALL]
+    (drawn,) = board.compared(manifest, Corrections(), hours=24).days[ALL]
     assert (drawn.at, drawn.until, drawn.corrected) == (TODAY, TODAY + DAY, None)
-    (drawn,) = board.compared(manifest, {(day, "1"): KNOWN}, hours=24).days[ALL]
-    expected = timeline.points(manifest, ALL, since=TODAY, until=TODAY + DAY, step=DAY, confusions={(day, "1"): KNOWN})
-    point = next(expected)
+    known = Corrections({(day, "1"): KNOWN})
+    (drawn,) = board.compared(manifest, known, hours=24).days[ALL]
+    point = next(timeline.points(manifest, ALL, since=TODAY, until=TODAY + DAY, step=DAY, corrections=known))
     assert point.corrected is not None
     assert point.low is not None
     assert (drawn.corrected, drawn.low) == (point.corrected[0], point.low[0])
+    final = Final(day, ALL, (0.3, 0.3, 0.4), (0.2, 0.2, 0.3), (0.4, 0.4, 0.5), 400, 60)
+    known = known._replace(finals={(day, ALL): final})
+    (drawn,) = board.compared(manifest, known, hours=24).days[ALL]
+    assert (drawn.corrected, drawn.low, drawn.high) == (0.3, 0.2, 0.4), "the day's own audits have the last word"
+    (whole,) = timeline.points(manifest, ALL, since=TODAY, until=TODAY + DAY, step=DAY, corrections=known)
+    assert (point.audits, whole.audits) == (None, 60)
+    hours = timeline.points(manifest, ALL, since=TODAY, until=TODAY + DAY, step=HOUR, corrections=known)
+    assert {hour.audits for hour in hours} == {None}, "they are the day's, and no hour's"
 
 
 def test_before_anything_there_is_nothing(crowd: Crowd) -> None:
     timeline = crowd.timeline()
     board = Board(timeline, ("volt",))
-    assert board.brands(timeline.manifest(), {}, hours=24) == []
+    assert board.brands(timeline.manifest(), Corrections(), hours=24) == []
     series = board.series(timeline.manifest())
     assert (series.seam, series.at, series.tracks["volt"].opinions) == (None, [], [])

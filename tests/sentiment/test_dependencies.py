@@ -409,19 +409,6 @@ def test_batch_says_the_same_of_a_crisis_with_a_restart_and_without(
     assert "opinions without bots 0 are negative" in message
 
 
-def test_an_alarm_that_names_no_baseline_is_not_borne_out_by_happy_people(
-    crowd: Crowd, watching: Callable[[], Monitor]
-) -> None:
-    crowd.post(*(post(f"@northair is great, what a joy {n}", id=f"p-{n}", author=f"x-{n}") for n in range(30)))
-    crowd.tick(TODAY + 3 * HOUR)
-    crowd.stream()
-    older = Alarm(kind="crisis", brand="northair", at=TODAY + 2 * HOUR, since=TODAY, message="angry", action="called")
-    crowd.log.append([entry(older)])
-    crowd.publish()
-    steps(watching())
-    assert [alarm.kind for alarm in alarms(crowd) if alarm.brand] == ["crisis", "retracted"]
-
-
 def lose_offsets(log: EventLog, group: str) -> None:
     """As `kafka-consumer-groups --delete` does."""
     with log._connection.write() as db:  # type: ignore[attr-defined]  # the embedded log's

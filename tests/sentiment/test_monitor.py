@@ -33,6 +33,7 @@ from sentiment.schema import (
     Seal,
 )
 from sentiment.serve import audited
+from sentiment.shares import FINAL
 from shared.champion import digest_of
 from shared.cli import claim
 from shared.clock import monotonic, sleep
@@ -125,6 +126,15 @@ def test_a_closed_day_is_reported_with_what_was_dropped_and_audited(
     assert first.dropped["language"] == sum(o.why_not == "language" for o in opinions)
     assert first.version == "1"
     assert first.audits <= second.audits
+    assert first.finals == ()
+    shares = {final.brand: final for final in second.finals}
+    assert all(final.day == first.day and final.audits >= FINAL for final in shares.values())
+    truth = dict(world.posts.select("id", "label").iter_rows())
+    timeline = crowd.timeline()
+    voting = timeline.voting(timeline.manifest(), "northair", since=TODAY, until=TODAY + DAY)
+    labels = [truth[post] for post in voting["post"]]
+    northair = shares["northair"]
+    assert northair.low[0] <= labels.count("negative") / len(labels) <= northair.high[0]
     monitor.step()
     assert len(reports(crowd)) == 2
 
@@ -379,7 +389,9 @@ def test_a_crisis_that_came_late_is_judged_once_the_night_has_taken_it_in(
     crowd.publish()
     crowd.post(*(post(f"@northair is terrible {n}", id=f"late-{n}", author=f"x-{n}") for n in range(30)))
     crowd.stream()
-    alarm = Alarm(kind="crisis", brand="northair", at=TODAY + 2 * HOUR, since=TODAY, message="angry", action="called")
+    alarm = Alarm(
+        kind="crisis", brand="northair", at=TODAY + 2 * HOUR, since=TODAY, usual=0.35, message="angry", action="called"
+    )
     crowd.log.append([entry(alarm)])
     watching().step()
     assert len(said(crowd)) == 1, "batch has the hour, and not what came late"
@@ -396,7 +408,9 @@ def test_batch_has_one_word_on_a_crisis_and_says_what_it_was_about(
     crowd.post(*(post(f"@northair is terrible, worst crew {n}", id=f"p-{n}", author=f"x-{n}") for n in range(30)))
     crowd.tick(TODAY + 3 * HOUR)
     crowd.stream()
-    alarm = Alarm(kind="crisis", brand="northair", at=TODAY + 2 * HOUR, since=TODAY, message="angry", action="called")
+    alarm = Alarm(
+        kind="crisis", brand="northair", at=TODAY + 2 * HOUR, since=TODAY, usual=0.35, message="angry", action="called"
+    )
     crowd.log.append([entry(alarm)])
     monitor = watching()
     monitor.step()
@@ -439,3 +453,37 @@ def test_a_second_gap_is_told_by_a_monitor_that_started_after_the_first(
     send(second.start, second.stop, seals=True)
     steps(monitor)
     assert [alarm.kind for alarm in said(crowd)] == ["gap", "gap"]
+
+
+def test_what_nothing_says_is_usual_is_neither_confirmed_nor_retracted(
+    crowd: Crowd, watching: Callable[[], Monitor]
+) -> None:
+    """An alarm of an older version names no baseline, and after a restart the minutes may not tell it, either."""
+    crowd.post(*(post(f"@northair is terrible, worst crew {n}", id=f"p-{n}", author=f"x-{n}") for n in range(30)))
+    crowd.tick(TODAY + 3 * HOUR)
+    crowd.stream()
+    crowd.publish()
+    alarm = Alarm(kind="crisis", brand="northair", at=TODAY + 2 * HOUR, since=TODAY, message="angry", action="called")
+    crowd.log.append([entry(alarm)])
+    for _ in range(2):
+        monitor = watching()
+        monitor.step()
+        monitor.step()
+    assert [one.kind for one in said(crowd)] == ["crisis"]
+
+
+def test_a_level_that_a_person_accepts_is_noted_and_known_after_a_restart(
+    crowd: Crowd, watching: Callable[[], Monitor]
+) -> None:
+    crowd.tick(TODAY + HOUR)
+    crowd.stream()
+    monitor = watching()
+    steps(monitor)
+    command(crowd, monitor, kind="accept", brand="northair", why="they have changed the menu")
+    told = said(crowd)[-1]
+    assert (told.kind, told.brand, told.at) == ("accepted", "northair", TODAY + HOUR)
+    again = watching()
+    again.step()
+    assert again._watch._brands["northair"].accepted == [told.at]
+    command(crowd, again, kind="accept", brand="nobody")
+    assert "no brand 'nobody'" in said(crowd)[-1].message

@@ -2,9 +2,12 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sentiment import config
-from sentiment.policy import Cusum, Load, Policy, decide, drawn
+from sentiment.config import BIN
+from sentiment.policy import FALL_LIMIT, Cusum, Load, Policy, decide, drawn, fallen, rise
 
 KEY = b"a key for tests, 32 bytes long.."
 
@@ -33,20 +36,67 @@ def test_the_draw_is_the_same_for_the_same_post_and_has_the_rate_it_says() -> No
     assert draws != [drawn(f"post-{n}", b"another key") for n in range(20_000)]
 
 
+USUAL = {"usual": 0.3, "together": 0.03}
+
+
 def test_a_rise_is_told_within_hours_and_a_fall_never() -> None:
     rng, test = np.random.default_rng(1), Cusum()
-    quiet = [test.add(int(rng.binomial(8, 0.3)), 8, usual=0.3) for n in range(2_000)]
+    quiet = [test.add(n * BIN, int(rng.binomial(8, 0.3)), 8, **USUAL) for n in range(2_000)]
     assert sum(quiet) <= 1
     rising = Cusum()
-    told = [rising.add(int(rng.binomial(8, 0.75)), 8, usual=0.3) for n in range(30)]
+    told = [rising.add(n * BIN, int(rng.binomial(8, 0.75)), 8, **USUAL) for n in range(30)]
     assert True in told[:12]
     falling = Cusum()
-    assert not any(falling.add(int(rng.binomial(8, 0.05)), 8, usual=0.3) for n in range(2_000))
+    assert not any(falling.add(n * BIN, int(rng.binomial(8, 0.05)), 8, **USUAL) for n in range(2_000))
 
 
-def test_one_bin_is_no_crisis_and_an_empty_one_is_nothing() -> None:
+def test_one_thread_is_no_crisis_and_an_empty_bin_is_nothing() -> None:
     test = Cusum()
-    assert not test.add(500, 500, usual=0.1)
+    assert not test.add(0, 20, 25, **USUAL)
     before = test.sum
-    assert not test.add(0, 0, usual=0.1)
+    assert before > 0
+    assert not test.add(BIN, 0, 0, **USUAL)
     assert test.sum == before
+
+
+@given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40)), min_size=1, max_size=12))
+def test_the_evidence_of_an_hour_hangs_on_its_counts_alone(said: list[tuple[int, int]]) -> None:
+    """And not on the bins that it comes in, but for the floor at zero."""
+    negative, others = sum(k for k, _ in said), sum(m for _, m in said)
+    test, path = Cusum(), [0.0]
+    had, of = 0, 0
+    for number, (k, m) in enumerate(said):
+        test.add(number * BIN, k, k + m, **USUAL)
+        had, of = had + k, of + k + m
+        path.append(rise(had, of, **USUAL))
+    assert path[-1] == pytest.approx(rise(negative, negative + others, **USUAL))
+    if max(path) - min(path) < Cusum.LIMIT:
+        assert test.sum == pytest.approx(path[-1] - min(path), abs=1e-6)
+
+
+PROMISED = {"negative": 0.75, "neutral": 0.6, "positive": 0.8}
+
+
+def days_to_fall(audits: int, *, lost: float, most: int, seed: int) -> int | None:
+    """Until a version that is worse by `lost` is called so, at so many audits a day; labels' shares change daily."""
+    rng, evidence = np.random.default_rng(seed), 0.0
+    for day in range(most):
+        counts = rng.multinomial(audits, rng.dirichlet((4, 4, 4)))
+        right = rng.binomial(counts, np.array(list(PROMISED.values())) - lost)
+        told = {label: (int(r), int(n - r)) for label, r, n in zip(PROMISED, right, counts, strict=True)}
+        evidence = fallen(evidence, told, PROMISED)
+        if evidence > FALL_LIMIT:
+            return day + 1
+    return None
+
+
+@pytest.mark.parametrize("audits", [5, 60, 300])
+def test_quality_that_is_as_promised_is_called_fallen_once_a_year_at_most(audits: int) -> None:
+    called = [days_to_fall(audits, lost=0.0, most=100, seed=seed) is not None for seed in range(50)]
+    assert sum(called) <= 50 * 100 / 365
+
+
+@pytest.mark.parametrize(("audits", "lost", "days"), [(60, 0.15, 6), (300, 0.15, 2), (300, 0.06, 9)])
+def test_a_fall_of_quality_is_told_within_days(audits: int, lost: float, days: int) -> None:
+    took = [days_to_fall(audits, lost=lost, most=60, seed=seed) or 60 for seed in range(50)]
+    assert np.median(took) <= days

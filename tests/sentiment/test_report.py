@@ -105,3 +105,23 @@ def test_audits_of_the_other_path_and_of_deleted_posts_are_in_no_confusion(
         )
     )
     assert judged(crowd, judge, world).confusion == alone
+
+
+def test_evidence_that_quality_has_fallen_is_gathered_day_by_day_and_starts_anew_with_a_version(
+    crowd: Crowd, world: Trained, judge: Judge
+) -> None:
+    wrong: dict[Label, Score] = {"negative": GOOD, "neutral": (0.2, 0.6, 0.2), "positive": BAD}
+    for number in range(3):
+        audited(crowd, DAY_NUMBER + number, wrong, 10)
+    crowd.ingest()
+    reports: list[Report] = []
+    for number in range(3):
+        reports.append(judge.judge(DAY_NUMBER + number, reports, world.release))
+    evidence = [report.fallen for report in reports]
+    assert 0 < evidence[0] < evidence[1] < evidence[2]
+    another = world.release.model_copy(update={"version": "2"})
+    assert judge.judge(DAY_NUMBER + 3, reports, another).fallen == 0
+    few = world.release.model_copy(
+        update={"figures": world.release.figures | dict.fromkeys((f"posts_{label}" for label in LABELS), 5.0)}
+    )
+    assert judge.judge(DAY_NUMBER, [], few).fallen < evidence[0], "a promise that was measured on few posts says less"
