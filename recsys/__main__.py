@@ -288,7 +288,7 @@ def train(
     if not days:
         raise typer.BadParameter("the lake is empty: `python -m recsys ingest FILE` fills it")
     as_of = int(lake.read("events", since=days[-1])["at"].max() or 0) + 1  # type: ignore[arg-type]  # of integers
-    with closing(runtime.open_log(wait=True)) as log:
+    with closing(runtime.open_log()) as log:
         champion = nights_of(runtime, log).releases.ledger().champion(RECIPE)
     folder, missing = champion_folder(champion, runtime.fetch)
     registry = runtime.registry()

@@ -157,9 +157,7 @@ class Runtime:
             except ValueError as error:
                 raise typer.BadParameter(str(error)) from error
             except LogUnavailable as error:
-                if not wait or self.settings.log.startswith(
-                    "sqlite:"
-                ):  # a disk that is full does not come back by waiting
+                if not wait:
                     raise
                 logger.warning("waiting for the log: %s", error)
                 sleep(PAUSE)
