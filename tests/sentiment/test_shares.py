@@ -63,11 +63,11 @@ def held(found: Estimate | None, truth: NDArray[np.float64]) -> list[bool]:
 @pytest.mark.parametrize("posts", [40, 100, 400])
 def test_nine_in_ten_intervals_hold_what_the_crowd_thinks(posts: int, proof: bool) -> None:
     """Of a brand-day, of which up to 60 posts are audited; its mood is none that was audited before."""
-    known, first, final = audits(np.random.default_rng(1)), list[bool](), list[bool]()
+    first, final = list[bool](), list[bool]()
     off, raw = list[float](), list[float]()
     for seed in range(200 if proof else 40):
         rng = np.random.default_rng(seed)
-        mood = rng.dirichlet((4, 4, 4))
+        known, mood = audits(rng), rng.dirichlet((4, 4, 4))
         scores, labels = world(rng, posts, mood.tolist())
         authors = [f"a{number}" for number in range(posts)]
         truth = {int(place): labels[place] for place in rng.choice(posts, min(60, posts), replace=False)}
@@ -81,7 +81,7 @@ def test_nine_in_ten_intervals_hold_what_the_crowd_thinks(posts: int, proof: boo
         off += abs(np.array(told.corrected) - realised).tolist()
         raw += abs(counted - realised).tolist()
     chance = 0 if proof else 0.06
-    assert 0.85 - chance <= np.mean(first) <= 0.97 + chance
+    assert 0.85 - chance <= np.mean(first) <= 0.95 + chance
     assert 0.85 - chance <= np.mean(final) <= 0.95 + chance
     assert np.mean(off) < 0.75 * np.mean(raw)
     if posts <= 60:
