@@ -48,8 +48,8 @@ BOT_POSTS = 12  # of one author in an hour
 BOT_REPEATS = 4  # of one text by one author in a day
 
 # --- alarms -----------------------------------------------------------------------------------
-# [1.2] A brand's manager can do something within the hour, and will not look a second time after three calls for
-# nothing. So ten minutes are soon enough, and a false alarm a month is the most that may come.
+# [1.2] A brand's manager acts within hours, and will not look a second time after three calls for nothing. So a false
+# alarm a month is the most that may come.
 BIN = 5 * MINUTE  # what the sequential test looks at; a bin is judged when it has been over for GRACE
 GRACE = MINUTE
 BASELINE_DAYS = 7
