@@ -81,7 +81,10 @@ def test_a_log_of_no_known_kind_and_a_broker_that_is_not_there_are_said(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("service", SERVICES)
-def test_a_disk_that_takes_nothing_is_said(service: str, tmp_path: Path, file: Path) -> None:
+def test_a_disk_that_takes_nothing_is_said(
+    service: str, tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")  # else Python would leave half of a compiled module behind
     (tmp_path / "var").write_text("a file where a folder should be")
     assert str(tmp_path / "var") in ingest(service, tmp_path / "var", file).replace(" ", "")
     done = subprocess.run(
