@@ -42,6 +42,7 @@ from shared.releases import NONE, Ledger, Rejected, Release, ReleaseManager, che
 # calibrates and judges, and the days until labels are complete.
 LEARNABLE = 14 + config.MATURITY // config.DAY  # days
 GUARD_COUNT = 500  # decisions of a new version before its share of stopped payments is believed
+GUARD_LEAST = 0.001  # of payments are declined usually, at least: where none were, one would already be too many
 GUARD_FACTOR = 5.0  # times the usual share of declined payments; a night's is up to three times a day's
 RETRY = 30.0  # seconds before a dependency that is away is asked again
 REMEMBERED = 1_000  # commands before the last one that are known by their key
@@ -403,7 +404,7 @@ class Monitor:
         """The share of declined payments that was usual before a release."""
         before = [past for past in self._reports if past.day < line.at // config.DAY and past.payments][-7:]
         recent = [past.actions.get("decline", 0) / past.payments for past in before]
-        return max(line.figures.get("declined", 0.0), sum(recent) / len(recent) if recent else 0.0)
+        return max(GUARD_LEAST, line.figures.get("declined", 0.0), sum(recent) / len(recent) if recent else 0.0)
 
     # --- commands ---------------------------------------------------------------------------------
 

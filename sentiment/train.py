@@ -31,7 +31,7 @@ TIMES = 2  # that it sees each of them while there is room, as history is so muc
 BLOCK = 500  # posts that drift is measured on, of a day; of half as many, noise hides one word in six that is new
 NORMAL, REST = 1_250, 1_000  # of the newest: what is normal, and from what blocks are drawn that are normal, too
 DRAWS = 24
-CRISIS = 1.5  # times what is quiet: when half of all speak of one thing, their words are others, and known
+CRISIS = 1.3  # times what is quiet: when half of all speak of one thing, their words are others, and known
 PLACED = 4  # every so many of them tells where the labels lie
 # What a verdict is made of. Not the labels' probabilities: they move in a crisis, when nothing is wrong with the model.
 WATCHED = ("pieces_per_word", "unknown", "confidence", "distance")

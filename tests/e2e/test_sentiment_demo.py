@@ -62,11 +62,11 @@ def test_every_command_explains_itself(name: str) -> None:
 
 def test_a_file_that_cannot_be_used_is_said_in_a_line(tmp_path: Path) -> None:
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
-    (tmp_path / "short.csv").write_text("text,at,label\nfine,1767225600,positive\n")
+    (tmp_path / "short.csv").write_text("text,at,label\n@northair is fine,1767225600,positive\n")
     for command, file, why in (
-        ("replay", "other.csv", "lacks a column for at, text"),
+        ("replay", "other.csv", "lacks created_at, text"),
         ("replay", "short.csv", "300 are needed"),
-        ("ingest", "other.csv", "lacks a column"),
+        ("ingest", "other.csv", "lacks created_at, text"),
     ):
         words = ["--var", str(tmp_path / "var"), command, str(tmp_path / file)]
         said = CliRunner().invoke(app, words, env={"COLUMNS": "400"})

@@ -106,7 +106,7 @@ def test_the_days_own_audits_put_right_what_earlier_ones_do_not_know() -> None:
     rng = np.random.default_rng(3)
     scores, labels = world(rng, 600, [0.5, 0.3, 0.2], sarcastic)
     authors = [f"a{number}" for number in range(600)]
-    true = np.array([labels.count(label) for label in LABELS]) / 600
+    true = np.array([labels.count(label) for label in ("negative", "neutral", "positive")]) / 600
     first = first_number([(scores, known)], authors)
     final = final_number(calibrated(scores, known), dict(enumerate(labels[:60])), authors)
     assert first is not None

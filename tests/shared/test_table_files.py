@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 import pyarrow.parquet
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.console import Stage
@@ -230,6 +230,7 @@ def test_a_file_without_a_row_that_can_be_read_gives_the_first_reason(tmp_path: 
 CELL = st.text(st.characters(codec="utf-8", exclude_characters="\r\x1c\x1d\x1e\x1f"), max_size=12)
 
 
+@settings(deadline=None)
 @given(st.lists(CELL, min_size=1, max_size=8), st.sampled_from(",;\t"), st.integers(0, 8))
 def test_whatever_a_writer_has_quoted_comes_back_around_a_broken_line(
     tmp_path_factory: pytest.TempPathFactory, notes: list[str], separator: str, place: int
