@@ -194,7 +194,7 @@ def test_a_sentence_says_which_words_moved_it_and_is_corrected_with_a_click(tab:
     expect(tab.locator("#tried")).to_contain_text("names no brand")
     expect(tab.locator("#tried .words, #tried p.quiet").first).to_be_visible()
     assert tab.evaluate("window.hacked") is None
-    tab.fill("#text", " ")
+    tab.fill("#text", "#win #now #free @a @b @c http://x.example http://y.example")
     press(tab, "What does it say?")
     expect(tab.locator("#tried")).to_contain_text("It is not counted")
 

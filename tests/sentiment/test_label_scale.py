@@ -11,7 +11,7 @@ from sentiment.label_scale import LabelScale, given
 from shared.table_files.cells import Spelling, Undecided
 from shared.unusable import Unusable
 
-NEG, NEU, POS = LABELS
+NEG, NEU, POS = LABELS[:3]
 SCALES: list[tuple[list[object], list[str | None]]] = [
     (["Negative", "NEUTRAL", "positive"], [NEG, NEU, POS]),
     (["LABEL_0", "label_1", "LABEL_2"], [NEG, NEU, POS]),
