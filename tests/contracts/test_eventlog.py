@@ -618,8 +618,9 @@ def test_what_the_dead_had_goes_to_the_living_when_the_claim_has_run_out(
 ) -> None:
     assert owns(member, dict.fromkeys(beginning([IN]), Position(0)))
     member.kill()
-    living = join("living")
-    assert not living.owned
+    killed, living = monotonic(), join("living")
+    # A join that has taken longer than the claim, on a busy machine, comes after it.
+    assert not living.owned or monotonic() - killed > min(SHORT.values())
     share_out(living, sizes=[4])
 
 
