@@ -16,8 +16,8 @@ from kafka import (
     KafkaProducer,
     TopicPartition,
 )
-from kafka.admin import ConfigResource, ConfigResourceType, MemberToRemove
-from kafka.errors import KafkaError
+from kafka.admin import ConfigResource, ConfigResourceType, MemberToRemove, TransactionState
+from kafka.errors import KafkaError, TransactionalIdNotFoundError
 from kafka.structs import ConsumerGroupMetadata
 
 from shared.clock import Clock, SystemClock, monotonic, sleep
@@ -43,6 +43,8 @@ logger = logging.getLogger(__name__)
 SESSION = 6.0  # seconds a silent member keeps its partitions
 TRANSACTION = 5.0  # seconds after which the broker ends a dead member's step
 LEAVE = 2.0  # seconds to say goodbye
+
+ENDING = (TransactionState.PREPARE_COMMIT, TransactionState.PREPARE_ABORT)
 
 ETERNAL = str(2**63 - 1)
 
@@ -249,13 +251,14 @@ class KafkaLog:
         self.need(topics)
         group = self.prefix + group
         name = f"{group}.{member}"
+        committed = self._was_committed(name)
         with or_unavailable(f"{name} cannot join"):
             producer = self._make_producer(
                 transactional_id=name, transaction_timeout_ms=milliseconds(TRANSACTION), retry_backoff_ms=2
             )
             try:
                 producer.init_transactions()  # ends what the dead self was at, and fences it
-                within(GIVE_UP, lambda: self._end_for_good(producer, group, topics))
+                within(GIVE_UP, lambda: self._end_for_good(producer, group, topics, committed=committed))
                 client = self._make_consumer(
                     group_id=group,
                     group_instance_id=name,
@@ -269,12 +272,27 @@ class KafkaLog:
                 end(producer)
                 raise
 
-    def _end_for_good(self, producer: KafkaProducer, group: str, read: Sequence[Topic]) -> None:
-        """Abort, wherever the dead self may have written: in the group's offsets, and in topics that it did not read.
+    def _was_committed(self, name: str) -> bool:
+        """Whether the last transaction of this name was committed; waits for one that the broker is about to end."""
 
-        A broker that comes back, and is the only one, ends what timed out meanwhile without a word to the
-        partitions (4.3.1: "likely deleted already"). Their readers would wait for ever, and the next commit
-        of this producer would make what was given up count: offsets without their decisions.
+        def ask() -> TransactionState:
+            try:
+                return TransactionState(self._admin.describe_transactions([name])[name].state)
+            except TransactionalIdNotFoundError:
+                return TransactionState.EMPTY
+
+        until = monotonic() + GIVE_UP
+        while (state := self._ask(f"the broker does not say how {name} ended", ask)) in ENDING and monotonic() < until:
+            sleep(LOOK)
+        return state is TransactionState.COMPLETE_COMMIT
+
+    def _end_for_good(self, producer: KafkaProducer, group: str, read: Sequence[Topic], *, committed: bool) -> None:
+        """End the last transaction once more, and as the broker did, wherever the dead self may have written: in the
+        group's offsets, and in topics that it did not read.
+
+        A broker that comes back, and is the only one, ends a transaction without a marker in its partitions
+        (4.3.1: "likely deleted already"). Their readers would wait for ever, and the next marker of this producer
+        would decide: an abort takes back what was committed, a commit makes count what was given up.
         """
         step: Any = producer._transaction_manager  # the public way would be a record to each
         producer.begin_transaction()
@@ -282,7 +300,10 @@ class KafkaLog:
             for partition in range(self._known[name]):
                 step.maybe_add_partition_to_transaction(TopicPartition(self.prefix + name, partition))
         producer.send_offsets_to_transaction({}, ConsumerGroupMetadata(group))  # none: what counts is their partition
-        producer.abort_transaction()
+        if committed:
+            producer.commit_transaction()
+        else:
+            producer.abort_transaction()
 
     def leave(self, membership: Any) -> None:
         """By member and name: who came back under the name keeps its own."""

@@ -1037,6 +1037,23 @@ def test_half_a_step_that_times_out_while_the_broker_is_away_never_counts(broker
 
 
 @pytest.mark.kill
+@pytest.mark.slow
+def test_a_step_that_was_committed_counts_when_the_broker_dies_at_once(broker: Kafka, kafka: KafkaLog) -> None:
+    """A broker that dies before it has told the partitions, and is the only one, never tells them."""
+    for place in range(3):
+        fill(kafka, 1)
+        worker = kafka.consumer(GROUP, [IN], "a")
+        assert len(drain(worker, 1)) == 1
+        worker.commit([Entry(OUT, "k", b"%d" % place, place % OUT.partitions)], at(place + 1))
+        broker.kill()
+        broker.start()
+        worker._abandon()
+    with closing(kafka.consumer(GROUP, [IN], "a")):
+        assert sorted(record.value for record in everything(kafka, OUT)) == [b"0", b"1", b"2"]
+    assert {partition: at.offset for partition, at in kafka.committed(GROUP, IN).items()} == {0: 3}
+
+
+@pytest.mark.kill
 def test_while_the_broker_is_away_every_call_says_so_and_then_goes_on(broker: Kafka, kafka: KafkaLog) -> None:
     fill(kafka, 3)
     reader, worker, idle = kafka.reader({Place("in", 0): 0}), *(kafka.consumer(g, [IN], "a") for g in ("g", "h"))
