@@ -158,7 +158,8 @@ def _ranks(column: Floats, users: Ints, starts: Ints, sizes: Ints) -> Floats:
     order = np.lexsort((-column, users))
     place = np.arange(column.size)
     first = np.ones(column.size, dtype=bool)
-    first[1:] = (np.diff(column[order]) != 0) | (np.diff(users[order]) != 0)
+    scores, owners = column[order], users[order]
+    first[1:] = (scores[1:] != scores[:-1]) | (owners[1:] != owners[:-1])
     ranks = np.empty(column.size, dtype=np.float32)
     ranks[order] = np.maximum.accumulate(np.where(first, place, 0)) - np.repeat(starts, sizes) + 1
     return ranks
