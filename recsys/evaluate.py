@@ -113,8 +113,9 @@ def gate(figures: Mapping[str, float], champion: Mapping[str, float] | None) -> 
     if not champion["gain_low"] > 0:
         low = f"{champion['gain_low']:+.1%}"
         return f"nDCG {ndcg:.4f} is not surely above the champion's {champion['ndcg']:.4f}: the gain may be {low}"
-    if not champion.get("older_gain_low", 0.0) + champion.get("loss", 0.0) > -OLDER_LOSS:
-        lost = f"{champion['older_gain_low']:+.1%} after {champion.get('loss', 0.0):+.1%} of versions before"
+    older, loss = champion.get("older_gain_low", 0.0), champion.get("loss", 0.0)
+    if not older + loss > -OLDER_LOSS:
+        lost = f"{older:+.1%} after {loss:+.1%} of versions before"
         return f"on older data it may lose more than {OLDER_LOSS:.0%} of the champion's nDCG: {lost}"
     return ""
 
@@ -125,20 +126,20 @@ def gate_table(figures: Mapping[str, float]) -> str:
         return f"no number: {', '.join(broken)}"
     if figures["users"] < 1 or figures["stored"] < 1:
         return "the table is empty"
-    if figures.get("users_yesterday", 0) * config.MIN_USERS > figures["users"]:
+    if figures["users"] < config.MIN_USERS * figures.get("users_yesterday", figures["users"]):
         return f"{figures['users']:.0f} users, yesterday {figures['users_yesterday']:.0f}"
     for name, what in (("for_sale", "items for sale"), ("titled", "items with a title")):
-        now, yesterday = figures.get(name, 0.0), figures.get(f"{name}_yesterday", 0.0)
-        if now < config.MIN_CATALOGUE * yesterday:
+        now = figures[name]
+        if now < config.MIN_CATALOGUE * (yesterday := figures.get(f"{name}_yesterday", now)):
             return f"{now:.0f} {what}, yesterday {yesterday:.0f}"
     # The first table of a sparse shop has little but popularity to show; one that always had more has lost something.
-    usual = figures.get("fallbacks_yesterday", 0.0 if "users_yesterday" in figures else 1.0)
-    if figures["fallbacks"] > max(config.MAX_FALLBACKS, usual + config.MORE_FALLBACKS):
+    most = max(config.MAX_FALLBACKS, figures.get("fallbacks_yesterday", 0.0) + config.MORE_FALLBACKS)
+    if "users_yesterday" in figures and figures["fallbacks"] > most:
         return f"{figures['fallbacks']:.0%} of what is shown was filled up from popularity"
-    if figures.get("overlap", 1.0) < config.MIN_OVERLAP:
+    if figures.get("overlap", config.MIN_OVERLAP) < config.MIN_OVERLAP:
         return f"only {figures['overlap']:.0%} of yesterday's first ten are among today's"
-    if figures.get("shift", 0.0) > config.MAX_SHIFT:
+    if figures.get("shift", config.MAX_SHIFT) > config.MAX_SHIFT:
         return f"the scores moved by {figures['shift']:.2f} since yesterday (Jensen-Shannon)"
-    if figures["input"] < config.MIN_INPUT * figures.get("input_usual", 0.0):
+    if figures["input"] < config.MIN_INPUT * figures["input_usual"]:
         return f"{figures['input']:,.0f} events since yesterday, {figures['input_usual']:,.0f} are usual"
     return ""

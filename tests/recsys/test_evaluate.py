@@ -26,8 +26,13 @@ def test_the_ideal_list_is_no_longer_than_the_list() -> None:
 
 
 def test_an_empty_place_is_no_hit() -> None:
-    truth = Truth(np.array([1]), np.array([9]), count=10)  # user 1, place -1 would be the key of user 0, item 9
-    assert not truth.hits(np.array([[-1, -1]])).any()
+    truth = Truth(np.array([0, 1]), np.array([9, 5]), count=10)  # user 1, place -1 would be the key of user 0, item 9
+    assert not truth.hits(np.array([[-1, -1], [-1, -1]])).any()
+
+
+def test_a_hit_is_the_shopper_s_own() -> None:
+    truth = Truth(np.array([2, 5]), np.array([0, 4]), count=10)
+    assert truth.hits(np.array([[4, 0], [0, 4]])).tolist() == [[False, True], [False, True]]
 
 
 def test_breadth_of_lists() -> None:
@@ -47,6 +52,7 @@ def test_a_gain_is_relative_and_its_interval_holds_what_chance_could_do() -> Non
     chance = evaluate.gain(rng.permutation(theirs), theirs, seed=1)
     assert chance.low < 0 < chance.high
     assert np.isnan(evaluate.gain(theirs, np.zeros(500), seed=1).low), "nothing can be compared with nothing"
+    assert evaluate.gain(theirs / 500, theirs / 1_000, seed=1).low == pytest.approx(1), "small figures are figures"
 
 
 GOOD = {"ndcg": 0.30, "lift_low": 0.01, "best_single": 0.25, "blend_low": 0.01, "ndcg_blend": 0.28}
@@ -77,7 +83,11 @@ def test_a_recipe_is_refused_for_each_reason_alone(
 
 
 def test_a_champion_that_no_older_data_can_judge_is_beaten_on_the_newest() -> None:
-    assert evaluate.gate(GOOD, {"ndcg": 0.29, "gain_low": 0.001, "loss": 0.0}) == ""
+    alone = {"ndcg": 0.29, "gain_low": 0.001}
+    assert evaluate.gate(GOOD, alone) == ""
+    assert evaluate.gate(GOOD, alone | {"loss": -0.01}) == ""
+    said = evaluate.gate(GOOD, alone | {"loss": -0.03})
+    assert "+0.0% after -3.0% of versions before" in said, "what a forced version has lost is lost"
 
 
 def test_a_blend_is_what_is_left_where_trees_are_no_better_and_must_not_be_surely_below_the_best_source() -> None:
@@ -133,8 +143,33 @@ def test_a_table_is_refused_for_each_reason_alone(change: dict[str, float], reas
     assert reason in evaluate.gate_table(TABLE | change)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"users": 0.95 * 100},
+        {"for_sale": 0.75 * 95},
+        {"titled": 0.75 * 100},
+        {"fallbacks": config.MAX_FALLBACKS},
+        {"fallbacks": 0.7 + config.MORE_FALLBACKS, "fallbacks_yesterday": 0.7},
+        {"overlap": config.MIN_OVERLAP},
+        {"shift": config.MAX_SHIFT},
+        {"input": config.MIN_INPUT * 600},
+    ],
+)
+def test_a_bound_itself_may_be_reached(change: dict[str, float]) -> None:
+    assert evaluate.gate_table(TABLE | change) == ""
+
+
+def test_a_table_of_one_list_of_one_item_is_not_empty() -> None:
+    one = {"users": 1.0, "stored": 1.0, "users_yesterday": 1.0}
+    assert evaluate.gate_table(TABLE | one) == ""
+    for nothing in ("users", "stored"):
+        assert "empty" in evaluate.gate_table(TABLE | one | {nothing: 0.0})
+
+
 def test_the_first_table_has_no_yesterday() -> None:
-    first = {name: TABLE[name] for name in ("users", "stored", "fallbacks", "input")}
+    always = ("users", "stored", "fallbacks", "input", "input_usual", "for_sale", "titled")
+    first = {name: TABLE[name] for name in always}
     assert evaluate.gate_table(first) == ""
     assert evaluate.gate_table(first | {"fallbacks": 0.9}) == "", "a sparse shop has little but popularity"
     sparse = TABLE | {"fallbacks": 0.9, "fallbacks_yesterday": 0.9}

@@ -79,7 +79,7 @@ def test_an_item_that_is_gone_is_not_found_on_an_empty_place(tmp_path: Path) -> 
     assert _overlap(made(tmp_path, {"ann": "bcd"}), made(tmp_path, {"ann": "abcdabcdab"})) == pytest.approx(0.3)
 
 
-def test_scores_that_stay_have_not_moved(tmp_path: Path) -> None:
+def test_scores_that_stay_have_not_moved() -> None:
     scores = np.random.default_rng(1).random((200, 10)).astype(np.float32)
     assert _distance(scores, scores) == pytest.approx(0, abs=1e-6)
     assert _distance(scores, scores + 1) > config.MAX_SHIFT
