@@ -25,7 +25,7 @@ def read(lake: Lake, table: str, *, cut: int, offsets: Offsets | None = None, si
     that came from a file have no such time: they are known from the time at which they happened.
     """
     # A client's clock may be fast, so what is known at the cut may bear a later date.
-    rows = lake.read(table, since=day_of(max(0, since)), until=day_of(cut + config.MAX_AHEAD + config.DAY))
+    rows = lake.read(table, since=day_of(since), until=day_of(cut + config.MAX_AHEAD + config.DAY))
     if rows.is_empty():
         return rows
     if "known_at" not in rows.columns:  # an older version wrote all of them
@@ -54,7 +54,7 @@ def events(lake: Lake, *, cut: int, offsets: Offsets | None = None, since: int |
     rows = rows.unique(["user", "id"], keep="first", maintain_order=True)
     # [7.3] A shopper who asks to be forgotten is gone from every table of the next night on, and from what is learnt
     # at any cut; what shows a list knows at once, by the tombstone, so that no rollback brings anybody back.
-    rows = _without_erased(rows, lake.read("erasures", since=day_of(max(0, begin))), offsets)
+    rows = _without_erased(rows, lake.read("erasures", since=day_of(begin)), offsets)
     return rows.with_columns(at=pl.min_horizontal("at", pl.lit(cut - 1))).sort("at", "user", "item", "id")
 
 
@@ -75,7 +75,7 @@ def fold_catalogue(lake: Lake, *, cut: int) -> None:
         ends = [ordered.unique("item", keep="first"), ordered.unique("item", keep="last")]
         return pl.concat(ends).unique(["partition", "offset"]).sort("partition", "offset")
 
-    lake.fold("catalogue", before=day_of(max(0, cut - config.WINDOW)), keep=first_and_last)
+    lake.fold("catalogue", before=day_of(cut - config.WINDOW), keep=first_and_last)
 
 
 def impressions(lake: Lake, *, since: date, until: date) -> pl.DataFrame:

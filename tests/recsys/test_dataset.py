@@ -36,6 +36,8 @@ def test_a_cancellation_takes_back_the_latest_purchase_before_it() -> None:
     assert lines(rows(first, second, event("cancel", at=TODAY + 20, quantity=1))) == [1, 2], "in part: it stands"
     assert lines(rows(first, event("cancel", at=TODAY + 5), second)) == [2], "what comes later is another purchase"
     assert lines(rows(first, event("cancel", item="ink", at=TODAY + 5))) == [1], "another item"
+    assert lines(rows(first, event("cancel", at=TODAY + 5, quantity=9), second)) == [2], "more than there was"
+    assert lines(rows(event("view", at=TODAY - 5), first, event("click", at=TODAY + 5), second)) == [1, 2]
 
 
 def test_a_cancellation_after_the_cut_is_not_known(tmp_path: Path) -> None:
@@ -142,6 +144,10 @@ def test_nothing_is_learnt_at_any_cut_from_who_was_erased(tmp_path: Path) -> Non
         assert ann not in dataset.interactions(lake, cut=TODAY - back * DAY).users
     night = dataset.interactions(lake, cut=TODAY - 7 * DAY, offsets={"recsys.erasures": {0: 0}})
     assert ann in night.users, "a night that is run again makes the same table; what shows it hides the row"
+    assert ann in dataset.interactions(lake, cut=TODAY - 7 * DAY, offsets={}).users, "nor one that knew no erasure"
+    read = {"partition": [0], "offset": [-1], "known_at": [None]}
+    lake.write("erasures", pl.DataFrame({"user": [ann], "at": [TODAY - DAY], **read}), batch="file")
+    assert ann not in dataset.interactions(lake, cut=TODAY - 7 * DAY, offsets={}).users, "what a file said holds always"
 
 
 def test_an_erasure_holds_for_what_a_fast_clock_dated_after_it(shop: Shop) -> None:

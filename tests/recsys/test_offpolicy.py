@@ -106,6 +106,19 @@ def test_places_that_no_shown_list_speaks_for_are_counted() -> None:
     assert ips(slates, np.tile(np.array([0, 1, 2]), (600, 1))).unsupported == 0
 
 
+def test_a_place_has_support_if_its_item_was_shuffled_and_the_place_was_among_the_shuffled_ones() -> None:
+    support = np.array([[0, 2, -1], [1, -1, -1]])
+    slates = Slates(["u", "v"], support[:, :2], np.zeros((2, 2), bool), np.array([2, 1]), support)
+
+    def unsupported(*wanted: list[int]) -> float:
+        return ips(slates, np.array(wanted)).unsupported
+
+    assert unsupported([0, 2], [1, -1]) == 0, "an empty place is not wanted"
+    assert unsupported([2, 0], [-1, -1]) == 0, "whatever the order, and the first item is one like others"
+    assert unsupported([0, 2], [1, 1]) == pytest.approx(1 / 4), "the second list had one shuffled place"
+    assert unsupported([0, 1], [0, -1]) == pytest.approx(2 / 3), "each list speaks for what was shuffled in it"
+
+
 def test_what_was_never_in_the_shuffle_has_no_support_and_what_was_only_not_seen_has() -> None:
     rng = np.random.default_rng(1)
     support = np.array([rng.permutation(20) for _ in range(1_000)])
@@ -131,8 +144,12 @@ def test_slates_are_the_first_shuffled_lists_of_a_night() -> None:
     assert (slates.users, names) == (["ann", "ann"], ["a", "b", "c"])
     assert slates.items.tolist() == [[1, 0, -1], [0, 1, -1]], "behind the shuffled ones stands no chance"
     assert slates.clicks.tolist() == [[False, True, False], [False, False, False]]
+    assert slates.m.tolist() == [2, 2]
+    assert slates.support.tolist() == [[1, 0, *[-1] * 18], [0, 1, *[-1] * 18]]
     plain, _ = slates_of(pl.DataFrame(shown), clicks, k=3, shuffled=False)
-    assert plain.users == ["bob"]
+    assert (plain.users, plain.items.tolist(), plain.m.tolist()) == (["bob"], [[0, 1, 2]], [20])
+    assert slates_of(pl.DataFrame(shown), clicks, k=2, shuffled=False)[0].items.tolist() == [[0, 1]]
+    assert slates_of(pl.DataFrame(shown), clicks, k=1, shuffled=True)[0].items.tolist() == [[1], [0]]
 
 
 def test_one_s_own_log_is_judged_by_what_it_holds() -> None:

@@ -13,6 +13,8 @@ def rules(count: int, **changes: list[int] | list[bool]) -> Rules:
 
 def test_one_variant_of_a_family_is_enough() -> None:
     assert compose([0, 1, 2], rules(3, family=[7, 7, -1]), Policy()) == [0, 2]
+    assert compose([0, 1, 2], rules(3, family=[0, -1, 0]), Policy()) == [0, 1], "the first family, too"
+    assert compose([0, 1, 2], rules(3, family=[-1, -1, -1]), Policy()) == [0, 1, 2], "no family is none"
 
 
 def test_a_category_fills_no_page() -> None:
@@ -38,6 +40,14 @@ def test_small_sellers_and_newcomers_have_a_seat_at_the_end_of_the_first_page() 
 def test_who_is_there_already_needs_no_seat() -> None:
     order = compose(list(range(20)), rules(20, small=[True] * 20, new=[True] * 20), Policy())
     assert order == list(range(20))
+
+
+def test_who_would_not_be_stored_has_no_seat() -> None:
+    late = [place == 15 for place in range(25)]
+    for most in (10, 20):
+        order = compose(list(range(25)), rules(25, new=late, small=late), Policy(), most=most)
+        assert len(order) == most
+        assert (15 in order[:PAGE]) == (most == 20)
 
 
 def test_seats_push_nobody_out_who_has_one() -> None:
