@@ -25,6 +25,17 @@ def test_the_ideal_list_is_no_longer_than_the_list() -> None:
     assert evaluate.ndcg(truth.hits(np.arange(20)[None]), truth.sizes)[0] == pytest.approx(1.0)
 
 
+def test_a_judgement_is_the_mean_over_shoppers_of_their_first_twenty_places() -> None:
+    truth = Truth(np.array([0, 0, 3]), np.array([1, 4, 2]), count=100)
+    late = [*range(50, 70), 2]  # the 21st place is not looked at
+    lists = np.array([[1, *range(50, 70)], late])
+    ideal = 1 + 1 / np.log2(3)
+    expected = {"ndcg": 1 / ideal / 2, "recall": 0.5 / 2, "map": 0.5 / 2, "users": 2}
+    assert evaluate.judge(truth, lists) == pytest.approx(expected)
+    nobody = Truth(np.zeros(0, np.int64), np.zeros(0, np.int64), count=100)
+    assert evaluate.judge(nobody, lists[:0]) == {"ndcg": 0, "recall": 0, "map": 0, "users": 0}
+
+
 def test_an_empty_place_is_no_hit() -> None:
     truth = Truth(np.array([0, 1]), np.array([9, 5]), count=10)  # user 1, place -1 would be the key of user 0, item 9
     assert not truth.hits(np.array([[-1, -1], [-1, -1]])).any()
@@ -41,6 +52,10 @@ def test_breadth_of_lists() -> None:
     assert breadth["coverage"] == 1.0
     assert breadth["diversity"] == 1.5
     assert breadth["small_sellers"] == 0.0
+    chances = np.array([3, 2, 3, 1, 1]) / 7  # buyers and one more, of those of all items
+    assert breadth["novelty"] == pytest.approx(-np.log2(chances).mean())
+    assert evaluate.breadth(np.array([[1]]), world)["popularity_bias"] == pytest.approx(2 / 3 - 1 / 2)
+    assert evaluate.breadth(np.array([[0, 0, 1]]), world)["coverage"] == 0.5
     assert evaluate.breadth(np.array([[0], [0]]), world)["popularity_bias"] == pytest.approx(0.5)
 
 
