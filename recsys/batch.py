@@ -344,7 +344,7 @@ def _volume(known: Interactions) -> dict[str, float]:
     """Events of the last day, and how many are usual."""
     day, week = config.DAY, 7 * config.DAY
     at = pl.concat([known.bought["at"], known.seen["at"]])
-    begun = int(at.min() or 0)  # type: ignore[arg-type]  # of integers
+    begun = int(at.min() or known.cut)  # type: ignore[arg-type]  # of integers
 
     def between(since: int, until: int) -> int:
         return at.filter(at.is_between(since, until, closed="left")).len()

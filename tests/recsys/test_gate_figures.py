@@ -76,6 +76,8 @@ def test_an_item_that_is_gone_is_not_found_on_an_empty_place(tmp_path: Path) -> 
     old, new = made(tmp_path, {"ann": "abcd"}), made(tmp_path, {"ann": "cd"}, items=["c", "d"])
     assert _overlap(old, new) == pytest.approx(0.8), "two of four, and the six that are empty in both"
     assert _overlap(new, old) == 1, "nothing that was shown is gone"
+    other = made(tmp_path, {"ann": "efgh"}, items=["e", "f", "g", "h"])
+    assert _overlap(old, other) == pytest.approx(0.6), "a number is another item's there"
     assert _overlap(made(tmp_path, {"ann": "bcd"}), made(tmp_path, {"ann": "abcdabcdab"})) == pytest.approx(0.3)
 
 
