@@ -105,7 +105,9 @@ def shown(ranked: Ranked, users: Ints, rules: Rules, policy: Policy | None) -> I
     out = np.full((users.size, evaluate.AT), -1)
     by_user = lists(ranked)
     for row, user in enumerate(users.tolist()):
-        items = by_user.get(user, (np.empty(0, np.int64),))[0]
+        if user not in by_user:
+            continue
+        items = by_user[user][0]
         if policy is not None:  # of the whole stored list, as a seat may be taken from far behind
             items = items[compose(items[:DEEP].tolist(), rules, policy)]
         out[row, : min(items.size, evaluate.AT)] = items[: evaluate.AT]
@@ -341,7 +343,7 @@ def watched(rows: pl.DataFrame, products: pl.DataFrame) -> pl.DataFrame:
     alone = (pl.col("kind") == "purchase") & pl.col("list_id").is_null()
     rows = rows.filter(alone).sort("at", "user", "item")
     rows = rows[np.linspace(0, rows.height - 1, min(BLOCK, rows.height)).astype(int)]
-    about = products.unique("item", keep="last", maintain_order=True).select("item", "category", "small")
+    about = products.unique("item", keep="last").select("item", "category", "small")
     joined = rows.join(about, on="item", how="left", maintain_order="left")
     # A category's number is made of its name: the same in every night, whatever else there is.
     numbers = {name: float(crc32(name.encode())) for name in joined["category"].unique().drop_nulls()}
@@ -359,7 +361,7 @@ def moved(today: pl.DataFrame, usual: pl.DataFrame) -> dict[str, float]:
 
     Fewer rows are further away by chance, as the root of their number goes: volume alone is no drift.
     """
-    same = usual.join(today.select("weekday").head(1), on="weekday", how="semi").drop("weekday")
+    same = usual.join(today.select("weekday"), on="weekday", how="semi").drop("weekday")
     if not same.height:
         return {}
     scale = min(1.0, float(np.sqrt(today.height / (same.height * 7 / REFERENCE_DAYS))))
