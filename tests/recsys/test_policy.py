@@ -1,9 +1,12 @@
 """What a list owes: to the shopper, to variety, to small sellers and to newcomers."""
 
+import polars as pl
 from hypothesis import given
 from hypothesis import strategies as st
 
+from recsys import config
 from recsys.policy import PAGE, Policy, Rules, allowed, compose
+from tests.recsys.shop import known
 
 
 def rules(count: int, **changes: list[int] | list[bool]) -> Rules:
@@ -42,6 +45,41 @@ def test_who_is_there_already_needs_no_seat() -> None:
     assert order == list(range(20))
 
 
+def test_who_gives_up_a_place_stands_right_behind_the_page() -> None:
+    small = [place == 15 for place in range(20)]
+    order = compose(list(range(20)), rules(20, small=small), Policy(newcomers=0))
+    assert order == [*range(9), 15, *range(9, 15), *range(16, 20)]
+
+
+def test_without_other_wishes_four_of_a_category_and_a_seat_for_one_small_seller_and_one_newcomer() -> None:
+    late = [place in (15, 16) for place in range(20)]
+    for kind in ({"small": late}, {"new": late}):
+        assert 16 not in compose(list(range(20)), rules(20, **kind), Policy())[:PAGE]
+        assert 15 in compose(list(range(20)), rules(20, **kind), Policy())[:PAGE]
+    two = compose(list(range(30)), rules(30, category=[0] * 15 + [1] * 15), Policy())
+    assert two[:8] == [0, 1, 2, 3, 15, 16, 17, 18]
+
+
+def test_each_page_has_its_own_variety() -> None:
+    order = compose(list(range(23)), rules(23, category=[0] * 20 + [1] * 3), Policy(1, 0, 0))
+    assert order[:PAGE] == [0, 20, *range(1, 9)], "filled up with what is left"
+    assert order[PAGE : PAGE + 2] == [9, 21]
+
+
+def test_what_is_known_of_items() -> None:
+    world = known([], users=1, items=4, category=["b", "a", "b", "c"])
+    edge = world.cut - config.NEW
+    products = world.products.with_columns(
+        family=pl.Series(["", "f", "", "f"]), since=pl.Series([edge - 1, edge, edge + 1, world.cut])
+    )
+    found = Rules.of(world._replace(products=products))
+    assert found.new == [False, False, True, True]
+    assert found.family[0] == found.family[2] == -1, "no family is none that is shared"
+    assert found.family[1] == found.family[3] >= 0
+    assert found.category[0] == found.category[2]
+    assert len(set(found.category)) == 3
+
+
 def test_who_would_not_be_stored_has_no_seat() -> None:
     late = [place == 15 for place in range(25)]
     for most in (10, 20):
@@ -69,7 +107,7 @@ def test_the_filter_keeps_the_order() -> None:
 def test_a_composed_list_is_a_permutation_of_what_families_leave(
     items: list[tuple[int, int, bool, bool]], cap: int
 ) -> None:
-    known = Rules(*([list(column) for column in zip(*items, strict=True)] if items else [[], [], [], []]))
-    order = compose(list(range(len(items))), known, Policy(per_category=cap))
+    about = Rules(*([list(column) for column in zip(*items, strict=True)] if items else [[], [], [], []]))
+    order = compose(list(range(len(items))), about, Policy(per_category=cap))
     families = {items[place][1] for place in order if items[place][1] >= 0}
     assert len(order) == len(set(order)) == sum(f < 0 for _, f, _, _ in items) + len(families)
