@@ -97,6 +97,13 @@ def test_a_click_model_finds_slots_and_items() -> None:
     )
 
 
+def test_a_place_that_was_always_empty_draws_no_click() -> None:
+    shown, clicks = np.array([[0, -1], [1, -1]]), np.array([[True, False], [False, False]])
+    model = ClickModel.fit(Slates(["u", "v"], shown, clicks, np.array([1, 1])), count=2)
+    assert model.slots.tolist() == [0.5, 0]
+    assert model.items.tolist() == pytest.approx([(1 + 5) / (0.5 + 5), 5 / (0.5 + 5)]), "five clicks are imagined"
+
+
 def test_places_that_no_shown_list_speaks_for_are_counted() -> None:
     slates, _ = every()
     two = np.where(np.arange(3) < 2, slates.items, -1)
@@ -168,6 +175,7 @@ def test_one_s_own_log_is_judged_by_what_it_holds() -> None:
     assert said.orders["as ranked"]["IPS"].value == pytest.approx(0), "x stood first in b, and was not clicked on"
     assert said.orders["by popularity"]["IPS"].unsupported == 0
     assert judged(rows.filter(~pl.col("explored")), clicks, {}, k=2).orders == {}
+    assert judged(rows.filter(pl.col("explored")), clicks, {}, k=2).clicks == 0, "no list as ranked, no clicks on one"
     assert slates_of(rows.drop("support"), clicks, k=2, shuffled=True)[0].support[0, :3].tolist() == [1, 0, -1]
 
 
