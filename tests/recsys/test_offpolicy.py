@@ -81,6 +81,18 @@ def test_replay_of_served_lists_is_wrong() -> None:
     assert not naive.low <= truth <= naive.high
 
 
+def test_replay_is_the_click_rate_where_orders_agree_times_the_places() -> None:
+    items, wanted = np.array([[0, 1, -1], [1, 2, 0]]), np.array([[0, 2, -1], [1, 2, 3]])
+    slates = Slates(["u", "v"], items, np.array([[1, 1, 0], [0, 0, 1]], bool), np.array([2, 3]))
+    told, rate = replay(slates, wanted), 1 / 3  # three places agree, an empty one is none, and one was clicked on
+    assert told.value == pytest.approx(3 * rate)
+    error = 1.96 * 3 * np.sqrt(rate * (1 - rate) / 3)
+    assert (told.low, told.high) == pytest.approx((3 * rate - error, 3 * rate + error))
+    assert (told.effective, told.largest, told.unsupported) == pytest.approx((3, 1, 1 - 3 / 6))
+    nowhere = replay(slates, np.full((2, 3), 9))
+    assert (nowhere.value, nowhere.effective, nowhere.unsupported) == (0, 0, 1)
+
+
 def test_a_user_who_comes_often_counts_as_one() -> None:
     slates, _ = every()
     wanted = np.tile(np.array([0, 1, 2]), (600, 1))
@@ -174,6 +186,8 @@ def test_one_s_own_log_is_judged_by_what_it_holds() -> None:
     assert (said.shuffled, said.plain, said.clicks) == (2, 1, 2.0)
     assert said.orders["as ranked"]["IPS"].value == pytest.approx(0), "x stood first in b, and was not clicked on"
     assert said.orders["by popularity"]["IPS"].unsupported == 0
+    best_first = judged(rows, clicks, {"y": 5.0, "x": 1.0}, k=2).orders["by popularity"]["IPS"]
+    assert best_first.value == pytest.approx(3 / 2), "y, x is what ann was shown, who clicked on its second place"
     assert judged(rows.filter(~pl.col("explored")), clicks, {}, k=2).orders == {}
     assert judged(rows.filter(pl.col("explored")), clicks, {}, k=2).clicks == 0, "no list as ranked, no clicks on one"
     assert slates_of(rows.drop("support"), clicks, k=2, shuffled=True)[0].support[0, :3].tolist() == [1, 0, -1]
