@@ -51,7 +51,7 @@ def events(lake: Lake, *, cut: int, offsets: Offsets | None = None, since: int |
     rows = read(lake, "events", cut=cut, offsets=offsets, since=begin)
     if rows.is_empty():
         return pl.DataFrame(schema={"partition": pl.Int64, "offset": pl.Int64, "known_at": pl.Int64, **EVENT_COLUMNS})
-    rows = rows.unique(["user", "id"], keep="first", maintain_order=True)
+    rows = rows.unique(["user", "id"], keep="first")
     # [7.3] A shopper who asks to be forgotten is gone from every table of the next night on, and from what is learnt
     # at any cut; what shows a list knows at once, by the tombstone, so that no rollback brings anybody back.
     rows = _without_erased(rows, lake.read("erasures", since=day_of(begin)), offsets)
