@@ -34,6 +34,8 @@ def test_a_cancellation_takes_back_the_latest_purchase_before_it() -> None:
     assert lines(rows(first, second, event("cancel", at=TODAY + 20, quantity=2))) == [1]
     assert lines(rows(first, second, event("cancel", at=TODAY + 20, quantity=3))) == []
     assert lines(rows(first, second, event("cancel", at=TODAY + 20, quantity=1))) == [1, 2], "in part: it stands"
+    large, small = event(at=TODAY, quantity=5), event(at=TODAY + 10)
+    assert lines(rows(large, small, event("cancel", at=TODAY + 20, quantity=2))) == [5], "the latest, and one of five"
     assert lines(rows(first, event("cancel", at=TODAY + 5), second)) == [2], "what comes later is another purchase"
     assert lines(rows(first, event("cancel", item="ink", at=TODAY + 5))) == [1], "another item"
     assert lines(rows(first, event("cancel", at=TODAY + 5, quantity=9), second)) == [2], "more than there was"
