@@ -223,6 +223,7 @@ def monitor(
                 fetch=runtime.fetch,
                 folder=runtime.view,
                 recipe=None if linear else AGAIN,
+                secret=runtime.key("pseudonym_key"),
             )
             with closing(monitor):
                 while not stopping.is_set():

@@ -36,7 +36,8 @@ SURE = 0.4  # least probability of the best label, or the post is counted as see
 SHED_ABOVE, SHED_BELOW = 8_000, 800  # posts not yet read
 
 # --- judging ----------------------------------------------------------------------------------
-AUDIT_RATE = 0.2  # share of counted posts that people label: 240 a day here, and 400 halve the error of a share
+AUDITS = 60  # texts of each brand and day that people label
+FILTERED_AUDITS = 10  # of a day's posts that the filters dropped
 AUDIT_DELAY = DAY  # people work by day: a day is corrected by the audits of earlier days
 AUDITS_NEEDED = 60  # below it no confusion can be estimated, and shares stay as counted
 SHARE_NEEDED = 30  # opinions in a window; fewer are "too few"

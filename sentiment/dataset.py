@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import polars as pl
 
+from sentiment.audits import answers
 from sentiment.config import DAY
 from shared.lake import Lake
 from shared.unusable import Unusable
@@ -32,8 +33,7 @@ def labelled(lake: Lake, *, as_of: int) -> pl.DataFrame:
     Raises:
         NotEnough: there is none.
     """
-    audits = lake.read("audits", until=day_of(as_of + DAY))
-    audits = audits.filter(pl.col("at") < as_of) if audits.height else audits
+    audits = answers(lake, until=day_of(as_of + DAY)).filter(pl.col("at") < as_of)
     if audits.is_empty():
         raise NotEnough(f"no labels known by {day_of(as_of)} in the lake")
     gone = lake.read("tombstones")

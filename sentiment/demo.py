@@ -183,8 +183,7 @@ def books(
     live.follow()
     corrections = correcting(live.reports)
     truth = crowd.select(post="id", at="at", brand="brand", label="label").filter(pl.col("label").is_not_null())
-    drawn = {opinion.id for opinion in live.opinions.values() if opinion.inclusion is not None}
-    errors = share_errors(timeline, truth, corrections, audited=drawn)
+    errors = share_errors(timeline, truth, corrections, audited=live.asked)
     stage.table("Shares of brand-days against the truth", *errors.table())
     both, mistaken = compared(timeline, truth)
     known: Confusion | None = next((report.confusion for report in live.reports if report.confusion), None)

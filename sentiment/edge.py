@@ -21,6 +21,7 @@ from sentiment.schema import (
     REPORTS,
     STORY,
     Alarm,
+    Audit,
     Opinion,
     Report,
 )
@@ -60,10 +61,10 @@ class Edge:
         self.watch = Watch()
         self.opinions: OrderedDict[str, Opinion] = OrderedDict()
         self.typed: OrderedDict[str, Opinion] = OrderedDict()
-        self.audits: OrderedDict[str, Opinion] = OrderedDict()  # drawn, and not given yet
+        self.audits: OrderedDict[str, Audit] = OrderedDict()  # asked, and not answered yet
         self._waiting: OrderedDict[str, Opinion] = OrderedDict()  # not shown before their deletions would be known
         self._ends: dict[Place, int] | None = None  # of the opinions when following began; none once they are reached
-        self._audited: OrderedDict[str, None] = OrderedDict()
+        self._audited: OrderedDict[str, None] = OrderedDict()  # answered, or deleted
         self._gone: OrderedDict[str, None] = OrderedDict()  # deleted, and shown no more, though the post comes after
         self.alarms: deque[Alarm] = deque(maxlen=1_000)
         self.scenes: deque[Scene] = deque(maxlen=100)
@@ -170,8 +171,14 @@ class Edge:
             self.alarms.append(alarm)
 
     def _audit(self, record: Record) -> None:
-        _remember(self._audited, record.key)
-        self.audits.pop(record.key, None)
+        audit = Audit.model_validate_json(record.value)
+        if audit.known_at is not None:
+            _remember(self._audited, audit.post)
+            self.audits.pop(audit.post, None)
+        elif audit.post not in self._audited and audit.post not in self._gone:
+            self.audits[audit.post] = audit
+            if len(self.audits) > KEPT:
+                self.audits.popitem(last=False)
 
     def _report(self, record: Record) -> None:
         report = Report.model_validate_json(record.value)
@@ -213,11 +220,8 @@ class Edge:
         if opinion.id not in self.opinions:
             self.watch.show(opinion)
         self.opinions[opinion.id] = opinion
-        if opinion.inclusion is not None and opinion.id not in self._audited:
-            self.audits[opinion.id] = opinion
-        for kept in (self.opinions, self.audits):
-            if len(kept) > KEPT:
-                kept.popitem(last=False)
+        if len(self.opinions) > KEPT:
+            self.opinions.popitem(last=False)
 
 
 def _remember(ids: OrderedDict[str, None], id: str) -> None:

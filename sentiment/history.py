@@ -17,11 +17,12 @@ from shared.table_files.times import times
 Columns = dict[str, pl.DataType | type[pl.DataType]]
 
 AUDIT_COLUMNS: Columns = {
-    **dict.fromkeys(("post", "text", "label", "model", "path"), pl.String),
+    **dict.fromkeys(("post", "text", "label", "model", "path", "author", "why_not"), pl.String),
     **dict.fromkeys(("at", "known_at", "partition", "offset"), pl.Int64),
     "inclusion": pl.Float64,
     "score": pl.List(pl.Float64),
     "brands": pl.List(pl.String),
+    "drawn": pl.List(pl.String),  # the brands for which it was drawn; none: an older version drew it for all of them
 }
 
 # What other people's files call our columns; the first that a file has counts.

@@ -65,7 +65,6 @@ OPINION_COLUMNS: Columns = {
     **dict.fromkeys(("kind", "id", "text", "label", "why_not", "path", "mark", "model", "definition"), pl.String),
     **dict.fromkeys(("at", "partition", "offset"), pl.Int64),
     "score": pl.List(pl.Float64),
-    "inclusion": pl.Float64,
 }
 CORRECTION_COLUMNS: Columns = {
     **dict.fromkeys(("post", "shown", "label", "model", "reader"), pl.String),
@@ -331,7 +330,9 @@ def write_said(lake: Lake, records: Sequence[Record], said: Said, *, secret: byt
             continue
         other: dict[str, object] = {}
         if isinstance(message, Audit):
-            other = {"of": message.at, "at": message.known_at}
+            if message.known_at is None or not message.text:  # a question, or a post that was deleted
+                continue
+            other = {"of": message.at, "at": message.known_at, "drawn": sorted(message.drawn)}
         elif isinstance(message, Correction):
             other = {"reader": pseudonymised(message.reader, secret)}
         rows.append(message.model_dump() | _place(record) | other)

@@ -13,6 +13,7 @@ from sentiment.hours import Manifest
 from sentiment.ingest import GROUP
 from sentiment.schema import (
     ALARMS,
+    AUDITS,
     MINUTE,
     MINUTES,
     OPINIONS,
@@ -22,6 +23,7 @@ from sentiment.schema import (
     STORY,
     TOPICS,
     Alarm,
+    Audit,
     Label,
     Opinion,
     Post,
@@ -30,7 +32,7 @@ from sentiment.schema import (
     Tick,
     Wanted,
 )
-from sentiment.serve import audited
+from sentiment.serve import answered
 from sentiment.stream import WORKERS
 from shared.children import Children, ready
 from shared.clock import VirtualClock, perf_counter, sleep
@@ -69,14 +71,15 @@ class Live:
         self.key = settings.key("operator_key").decode()
         self.sent, self.requests, self.failures = 0, 0, list[str]()
         self.busy = 0.0  # seconds of sending and counting
-        self.truth: dict[str, str] = {}  # label by post
+        self.truth: dict[str, str | None] = {}  # label by post; none of what is no opinion
         self.opinions: dict[str, Opinion] = {}
         self.alarms: list[Alarm] = []
         self.ledger: Ledger[Release] = Ledger()
         self.reports: list[Report] = []
-        self._due: list[tuple[int, Opinion]] = []  # audits that people will have given by then
+        self.asked: set[str] = set()  # posts of which people are asked
+        self._due: list[tuple[int, Audit]] = []  # what they will have answered by then
         self._rng, self._mistaken = np.random.default_rng(seed), mistaken
-        self._reader = self.log.reader(beginning([OPINIONS, ALARMS, RELEASES, REPORTS]))
+        self._reader = self.log.reader(beginning([OPINIONS, AUDITS, ALARMS, RELEASES, REPORTS]))
         self._minutes, self._seals = self.log.reader(beginning([MINUTES])), [0] * MINUTES.partitions
         self.children = Children(SERVICE, settings, self.clock, "--brands", world)
 
@@ -128,7 +131,10 @@ class Live:
 
     def hour(self, part: pl.DataFrame, end: int, *, nap: float = 0.0) -> None:
         """One hour's arrivals; returns once they are scored, counted and, if an hour has closed, published."""
-        self.truth |= dict(part.filter(pl.col("label").is_not_null()).select("id", "label").iter_rows())
+        no_opinion = pl.col("kind").is_in(["foreign", "spam"])
+        said = part.filter(pl.col("label").is_not_null() | no_opinion)
+        said = said.with_columns(label=pl.when(no_opinion).then(None).otherwise("label"))
+        self.truth |= dict(said.select("id", "label").iter_rows())
         began = perf_counter()
         for rows in part.iter_slices(FEW if nap else BATCH):
             self.clock.observe(rows["sent"][-1])
@@ -172,16 +178,16 @@ class Live:
         self.children.wait(lambda: hour in Manifest.read(folder).hours, f"hour {hour} is not published; see batch.log")
 
     def _audit(self) -> None:
-        """People give what was drawn a day ago; a few are mistaken."""
+        """People say what posts say that they were asked of; a few are mistaken."""
         now = self.clock.now()
-        due = [opinion for at, opinion in self._due if at <= now and opinion.id in self.truth]
-        self._due = [(at, opinion) for at, opinion in self._due if at > now]
+        due = [audit for at, audit in self._due if at <= now and audit.post in self.truth]
+        self._due = [(at, audit) for at, audit in self._due if at > now]
         entries = []
-        for opinion in due:
-            label: Label = self.truth[opinion.id]  # type: ignore[assignment]  # labels of the file are no others
+        for audit in due:
+            label: Label | None = self.truth[audit.post]  # type: ignore[assignment]  # labels of the file are no others
             if self._rng.random() < self._mistaken:
                 label = LABELS[int(self._rng.integers(3))]  # type: ignore[assignment]  # LABELS are the labels
-            entries.append(audited(opinion, label, known_at=now))
+            entries.append(answered(audit, label, known_at=now))
         if entries:
             self.log.append(entries)
 
@@ -192,8 +198,11 @@ class Live:
                     opinion = Opinion.model_validate_json(record.value)
                     if opinion.kind == "opinion" and opinion.id not in self.opinions:
                         self.opinions[opinion.id] = opinion
-                        if opinion.inclusion is not None:
-                            self._due.append((opinion.at + AUDIT_DELAY, opinion))
+                elif record.topic == AUDITS.name:
+                    audit = Audit.model_validate_json(record.value)
+                    if audit.known_at is None and audit.post not in self.asked:
+                        self.asked.add(audit.post)
+                        self._due.append((audit.at + AUDIT_DELAY, audit))
                 elif record.topic == ALARMS.name:
                     self.alarms.append(Alarm.model_validate_json(record.value))
                 elif record.topic == RELEASES.name:

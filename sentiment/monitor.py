@@ -33,6 +33,7 @@ from sentiment.recipe import Recipe
 from sentiment.report import Judge
 from sentiment.schema import (
     ALARMS,
+    AUDITS,
     COMMANDS,
     HEARTBEATS,
     MINUTES,
@@ -154,7 +155,7 @@ class Compared(NamedTuple):
 
 class Monitor:
     """`registry` opens the registry, which may be away; `fetch` gives the folder of a release's artifact; `folder` is
-    the batch view's. Of several monitors the last one that began is at work.
+    the batch view's; `secret` draws the audits. Of several monitors the last one that began is at work.
     """
 
     def __init__(
@@ -169,9 +170,10 @@ class Monitor:
         fetch: Callable[[str, str], Path],
         folder: Path,
         recipe: Recipe | None,
+        secret: bytes,
     ) -> None:
         self._log, self._lake, self._registry, self._brands, self._clock = log, lake, registry, brands, clock
-        self._seed, self._fetch, self._recipe = seed, fetch, recipe
+        self._seed, self._fetch, self._recipe, self._secret = seed, fetch, recipe, secret
         self._judge = Judge(lake, brands, fetch=fetch)
         self._watch, self._timeline, self._view = Watch(), Timeline(folder), Manifest()
         self._commands = log.consumer(GROUP, [COMMANDS], "monitor")
@@ -441,6 +443,7 @@ class Monitor:
         at = (day + 1) * DAY
         report = self._report(day)
         report = report.model_copy(update={"finals": self._finals(day - 1, report)})
+        closing = [*self._questions(day), entry(report)]
         self._reports.append(report)
         champion = self._ledger.champion()
         if champion is not None:
@@ -450,7 +453,7 @@ class Monitor:
                 self._raise("drift", at, _moved(report), action="retrain on what has been audited since")
             self._check_quality(report, at)
             if self._retrain_on is not None and day >= self._retrain_on:
-                self._held = [entry(report)]
+                self._held = closing
                 return self._start_training(
                     Retraining(
                         as_of=at,
@@ -461,7 +464,7 @@ class Monitor:
                         again=day + 1,
                     )
                 )
-        self._out.append(entry(report))
+        self._out += closing
 
     def _report(self, day: int) -> Report:
         """Judged by the version that the day's opinions name: the ledger's may be one that no worker can load."""
@@ -501,15 +504,22 @@ class Monitor:
         """The final shares of the day before: people have said by now what its audited posts say."""
         if not all(hour in self._view.hours for hour in range(day * 24, day * 24 + 24)):
             return ()
-
-        def voting(brand: str) -> pl.DataFrame:
-            return self._timeline.voting(self._view, brand, since=day * DAY, until=(day + 1) * DAY)
-
         try:
-            reports = [*self._reports, report]
-            return self._judge.finals(day, reports, voting, known_by=(report.day + 1) * DAY + LATENESS)
+            reports, known_by = [*self._reports, report], (report.day + 1) * DAY + LATENESS
+            return self._judge.finals(day, reports, partial(self._voting, day), known_by=known_by)
         except LakeCorrupt:
             return ()  # the report has raised the alarm
+
+    def _questions(self, day: int) -> list[Entry]:
+        """To people, about posts of the day. They stand in the log with its report, so each is asked once."""
+        try:
+            asked = self._judge.questions(day, partial(self._voting, day), secret=self._secret)
+        except LakeCorrupt:
+            return []  # the report has raised the alarm
+        return [Entry(AUDITS, audit.post, audit.model_dump_json().encode()) for audit in asked]
+
+    def _voting(self, day: int, brand: str) -> pl.DataFrame:
+        return self._timeline.voting(self._view, brand, since=day * DAY, until=(day + 1) * DAY)
 
     def _check_quality(self, report: Report, at: int) -> None:
         # [6.2] Quality in production is what people say of a random sample, and nothing else: readers' corrections are

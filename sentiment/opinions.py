@@ -63,7 +63,7 @@ def definition(brands: Brands) -> str:
 
 
 class Reader:
-    """Reads posts with one model version and one table of brands. `secret` keys pseudonyms, and the draw of audits."""
+    """Reads posts with one model version and one table of brands. `secret` keys pseudonyms."""
 
     def __init__(self, brands: Brands, *, secret: bytes) -> None:
         self.brands, self.secret = brands, secret
@@ -86,9 +86,7 @@ class Reader:
         """
         try:
             opinion = known or self.read(post, artifact, version, path=path, place=place)
-            brands = self.brands.found(post.text)
-            # Of a post that names no brand there is no share to correct, so people's time is not spent on it.
-            opinion = opinion.model_copy(update={"brands": brands, "inclusion": opinion.inclusion if brands else None})
+            opinion = opinion.model_copy(update={"brands": self.brands.found(post.text)})
             return opinion, self.mentions(post, opinion, late=late)
         except DEPENDENCY_ERRORS:
             raise
@@ -133,7 +131,6 @@ class Reader:
                 "path": by,
                 "mark": "shed" if by != artifact.path else None,
                 "model": version,
-                "inclusion": policy.drawn(post.id, self.secret),
             }
         )
 

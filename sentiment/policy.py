@@ -4,7 +4,7 @@ Pure. Evaluation, both views and the monitor all call these.
 """
 
 import hmac
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from math import exp, lgamma, log
 from typing import NamedTuple
 
@@ -52,12 +52,14 @@ class Load:
         return self.path
 
 
-def drawn(post: str, secret: bytes) -> float | None:
-    """The probability with which the audit drew the post; None if it did not. The same post, the same answer."""
-    # [6.3] By a keyed hash and not by what the model said: whoever audits only doubtful posts measures doubt. Readers'
+def drawn(names: Iterable[str], *, of: str, most: int, secret: bytes) -> list[str]:
+    """At most so many of the names, drawn at random for a person to look at; the same ones whenever it is asked.
+
+    `of`: what they are names of, such as a brand and a day; another one is another draw.
+    """
+    # [6.3] By a keyed hash and not by what the model said: an audit of doubtful posts would measure doubt. And readers'
     # corrections are no sample at all, as they correct what hurts them.
-    draw = int.from_bytes(hmac.digest(secret, post.encode(), "sha256")[:8]) / 2**64
-    return config.AUDIT_RATE if draw < config.AUDIT_RATE else None
+    return sorted(set(names), key=lambda name: hmac.digest(secret, f"{of} {name}".encode(), "sha256"))[:most]
 
 
 def fallen(before: float, audited: Mapping[str, tuple[int, int]], promised: Mapping[str, float]) -> float:

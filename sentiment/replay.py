@@ -113,8 +113,7 @@ def run(
         truth = live_posts.select(post="id", at="at", brand="brand", label="label").filter(
             pl.col("label").is_not_null()
         )
-        drawn = {opinion.id for opinion in live.opinions.values() if opinion.inclusion is not None}
-        errors = share_errors(timeline, truth, corrections, audited=drawn)
+        errors = share_errors(timeline, truth, corrections, audited=live.asked)
         stage.table("Shares of brand-days against the labels in the file", *errors.table())
         figured = (
             ("share.days", errors.days, "brand-days", None),

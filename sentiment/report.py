@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +11,14 @@ from numpy.typing import NDArray
 
 from sentiment import config
 from sentiment.artifact import Artifact, drift_frame, reference
+from sentiment.audits import FILTERS, answers, answers_on_filtered, questions
 from sentiment.config import CORRECTIONS_A_DAY, DAY, LABELS, READERS
 from sentiment.dataset import day_of
 from sentiment.evaluate import best, macro_recall
 from sentiment.mentions import Brands
 from sentiment.opinions import seen
 from sentiment.policy import fallen
-from sentiment.schema import Calibration, Confusion, Final, Report
+from sentiment.schema import Audit, Calibration, Confusion, Final, Report
 from sentiment.shares import SHIFT, calibrated, calibration, confusion, final_number, shifted
 from sentiment.train import BLOCK
 from shared import drift
@@ -84,6 +86,7 @@ class Judge:
             calibration=probable,
             shifted=moved,
             corrections=self._corrections(day),
+            dropped_wrongly=self._dropped_wrongly(day),
         )
 
     def _distances(self, opinions: pl.DataFrame, champion: Release) -> tuple[dict[str, float], dict[str, float]]:
@@ -102,7 +105,7 @@ class Judge:
 
     def _audited(self, since: int, until: int, version: str | None) -> pl.DataFrame:
         """Labels that became known in these days, of posts that the version scored as it is served."""
-        rows = self._lake.read("audits", since=day_of(since * DAY), until=day_of(until * DAY))
+        rows = answers(self._lake, since=day_of(since * DAY), until=day_of(until * DAY))
         if rows.is_empty() or version is None:
             return rows.clear()
         written = rows["of"].drop_nulls().min()  # a deletion stands at no earlier time than its post
@@ -110,8 +113,9 @@ class Judge:
         if gone.height:
             rows = rows.join(gone.select(post="id"), on="post", how="anti", maintain_order="left")
         rows = rows.filter((pl.col("model") == version) & pl.col("score").is_not_null())
-        if (rows["path"] == "transformer").any():  # batch scores again what was shed, so that is another model's
-            rows = rows.filter(pl.col("path") == "transformer")
+        # An older version asked about what the stream said: of what was shed, that is another model's word.
+        if (rows["path"] == "transformer").any():
+            rows = rows.filter(pl.col("path").is_null() | (pl.col("path") == "transformer"))
         # One word of a flood is enough: a hundred bots with one text would be most of what there is of its label.
         return rows.unique("text", keep="first", maintain_order=True)
 
@@ -175,25 +179,43 @@ class Judge:
         `reports`: up to the last, whose calibrations make the prediction sharper; that it is unbiased hangs on the
         audits alone, as they are drawn at random. `known_by`: event time.
         """
-        rows = self._lake.read("audits", since=day_of(day * DAY), until=day_of(known_by + DAY))
+        rows = answers(self._lake, since=day_of(day * DAY), until=day_of(known_by + DAY))
+        rows = rows.filter((pl.col("of") // DAY == day) & (pl.col("at") < known_by) & pl.col("score").is_not_null())
         if rows.is_empty():
             return ()
-        rows = rows.filter((pl.col("of") // DAY == day) & (pl.col("at") < known_by) & pl.col("score").is_not_null())
-        labels = dict(rows.sort("at").select("post", "label").iter_rows())
         known = {report.version: report.calibration for report in reports if report.calibration}
         found = []
         for brand in self._brands.names:
             counted = voting(brand).filter(pl.col("negative").is_not_null()).sort("model")
             said = _probable(counted, known)
+            labels = _by_text(rows, brand, counted)
             truth = {
-                place: labels[post]
-                for place, post in enumerate(counted["post"])
-                if labels.get(post) in LABELS[: said.shape[1]]
+                place: labels[text]
+                for place, text in enumerate(counted["text"])
+                if labels.get(text) in LABELS[: said.shape[1]]
             }
             final = final_number(said, truth, counted["author"].to_list())
             if final is not None:
                 found.append(Final(day, brand, *final, opinions=counted.height, audits=len(truth)))
         return tuple(found)
+
+    def questions(self, day: int, voting: Callable[[str], pl.DataFrame], *, secret: bytes) -> list[Audit]:
+        """Of which of a closed day's posts people are asked; `voting` gives a brand's rows that are counted."""
+        read = partial(self._lake.read, since=day_of(day * DAY), until=day_of((day + 1) * DAY))
+        posts, opinions = read("posts"), read("opinions")
+        if posts.is_empty() or opinions.is_empty():
+            return []
+        gone = self._lake.read("tombstones", since=day_of((day - 1) * DAY))
+        if gone.height:
+            posts, opinions = (rows.join(gone.select("id"), on="id", how="anti") for rows in (posts, opinions))
+        filtered = opinions.filter(pl.col("why_not").is_in(FILTERS) & (pl.col("text") != ""))
+        counted = {brand: voting(brand) for brand in self._brands.names}
+        return questions(day, counted, posts, filtered.unique("id", keep="first"), secret=secret)
+
+    def _dropped_wrongly(self, day: int) -> tuple[int, int] | None:
+        """Of the filtered posts that people were asked about lately: opinions after all, and how many they were."""
+        rows = answers_on_filtered(self._lake, since=day_of((day + 1 - MEMORY) * DAY), until=day_of((day + 1) * DAY))
+        return (rows["label"].count(), rows.height) if rows.height else None
 
     def _corrections(self, day: int) -> int:
         """Posts on which so many readers agree; who sends too many a day is heard for none of them."""
@@ -203,6 +225,12 @@ class Judge:
         kept = rows.filter(pl.len().over("reader") <= CORRECTIONS_A_DAY)
         agreed = kept.group_by("post", "label").agg(pl.col("reader").n_unique())
         return agreed.filter(pl.col("reader") >= READERS)["post"].n_unique()
+
+
+def _by_text(answered: pl.DataFrame, brand: str, counted: pl.DataFrame) -> dict[int, str]:
+    """What people say of the texts that were drawn for a brand: of each text it is one answer."""
+    mine = answered.filter(pl.col("drawn").is_null() | pl.col("drawn").list.contains(brand)).sort("at")
+    return dict(counted.join(mine.select("post", said="label"), on="post").select("text", "said").iter_rows())
 
 
 def _probable(counted: pl.DataFrame, known: Mapping[str | None, Calibration]) -> NDArray[np.float64]:

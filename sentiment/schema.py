@@ -104,7 +104,6 @@ class Opinion(Message):
     mark: str | None = None  # shed, no-model, or error: it could not be scored
     model: str | None = None  # its version
     definition: str | None = None  # of the normaliser
-    inclusion: float | None = None  # the probability with which the audit drew it; none: not drawn
     partition: PostPartition = 0
     offset: int = 0
 
@@ -196,18 +195,24 @@ MINUTE: TypeAdapter[Minute | Late | Seal] = TypeAdapter(Annotated[Minute | Late 
 
 
 class Audit(Message):
-    """What a person says about a post that was drawn at random."""
+    """A post that was drawn at random when its day had closed, and once a person has answered, what it says.
+
+    Of a post that its author has deleted: without a text, and known at once, so that nobody is asked about it.
+    """
 
     post: Id
     at: Seconds  # of the post
-    known_at: Seconds
-    label: Label
-    model: str | None
-    path: Path
-    score: Score
-    inclusion: Annotated[float, Field(gt=0, le=1)]
-    text: str
-    brands: tuple[str, ...]
+    known_at: Seconds | None = None  # none: a person is asked
+    label: Label | None = None  # none, once it is known: no opinion
+    model: str | None = None
+    path: Path | None = None  # none: by the version's best, as the batch view scores
+    score: Score | None = None  # none: the post was dropped by a filter
+    why_not: str | None = None  # the filter that dropped it, or `deleted`
+    inclusion: Annotated[float, Field(gt=0, le=1)]  # the probability of being drawn
+    drawn: dict[Brand, tuple[int, int]] = {}  # noqa: RUF012  # by brand for which it was drawn: texts drawn, of how many
+    author: str | None = None
+    text: str = ""
+    brands: tuple[str, ...] = ()
 
 
 class Correction(Message):
@@ -290,3 +295,4 @@ class Report(Message):
     fallen: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0  # the evidence that recalls are not as promised
     shifted: tuple[str, ...] = ()  # labels whose posts are scored otherwise than on the days before
     corrections: int = 0  # of readers who agree
+    dropped_wrongly: tuple[int, int] | None = None  # of the audited posts that filters dropped: opinions, and all

@@ -37,6 +37,7 @@ from sentiment.schema import (
     Post,
     Report,
     Score,
+    Seconds,
     Tombstone,
     Wanted,
 )
@@ -105,8 +106,19 @@ class CommandIn(Wanted, Request):
 
 
 class AuditIn(Request):
+    """What a person says of a post; `none`: it is no opinion that ought to be counted."""
+
     post: Id
-    label: Label
+    label: Label | Literal["none"]
+
+
+class Question(Message):
+    """A post of which people are asked, without the model's word on it: they would agree with it."""
+
+    post: Id
+    at: Seconds
+    text: str
+    brands: tuple[str, ...]
 
 
 class Accepted(Message):
@@ -281,18 +293,18 @@ def make_app(
         return await append(Entry(CORRECTIONS, given.post, correction.model_dump_json().encode()))
 
     @app.get("/v1/audits", tags=["audits"], **route)
-    def audits(limit: Annotated[int, Query(ge=1, le=500)] = 50) -> list[Opinion]:
-        """Posts that were drawn at random and wait for a person's word, oldest first; what the model says is hidden."""
-        drawn = list(edge.audits.values())[:limit]
-        hidden = {"label": None, "score": None, "why_not": None}  # or people would agree with it
-        return [opinion.model_copy(update=hidden) for opinion in drawn]
+    def audits(limit: Annotated[int, Query(ge=1, le=500)] = 50) -> list[Question]:
+        """Posts of closed days that were drawn at random and wait for a person's word, oldest first."""
+        asked = list(edge.audits.values())[:limit]
+        return [Question(post=audit.post, at=audit.at, text=audit.text, brands=audit.brands) for audit in asked]
 
     @app.post("/v1/audits", status_code=202, tags=["audits"], **route)
     async def audit(given: AuditIn) -> Accepted:
         """What a person says about a post that was drawn."""
-        if (opinion := edge.audits.get(given.post)) is None:
+        if (asked := edge.audits.get(given.post)) is None:
             raise HTTPException(404, f"post {given.post!r} was not drawn, or has been audited")
-        return await append(audited(opinion, given.label, known_at=clock.now()))
+        label = None if given.label == "none" else given.label
+        return await append(answered(asked, label, known_at=clock.now()))
 
     @app.delete("/v1/posts/{id}", status_code=202, tags=["posts"], **route)
     async def delete(id: PostId) -> Accepted:
@@ -366,24 +378,10 @@ ERRORS = {
 }
 
 
-def audited(opinion: Opinion, label: Label, *, known_at: int) -> Entry:
-    """A person's word on a drawn post, as a record."""
-    assert opinion.path is not None
-    assert opinion.score is not None
-    assert opinion.inclusion is not None
-    audit = Audit(
-        post=opinion.id,
-        at=opinion.at,
-        known_at=known_at,
-        label=label,
-        model=opinion.model,
-        path=opinion.path,
-        score=opinion.score,
-        inclusion=opinion.inclusion,
-        text=opinion.text,
-        brands=opinion.brands,
-    )
-    return Entry(AUDITS, opinion.id, audit.model_dump_json().encode())
+def answered(asked: Audit, label: Label | None, *, known_at: int) -> Entry:
+    """A person's word on a post that was drawn, as a record."""
+    audit = asked.model_copy(update={"label": label, "known_at": known_at})
+    return Entry(AUDITS, audit.post, audit.model_dump_json().encode())
 
 
 def _named(brand: str, reader: Reader) -> None:

@@ -21,12 +21,14 @@ from sentiment.opinions import Reader
 from sentiment.policy import Load
 from sentiment.schema import (
     ALARMS,
+    AUDITS,
     MENTIONS,
     MINUTES,
     OPINIONS,
     POSTS,
     RELEASES,
     Alarm,
+    Audit,
     Late,
     Mark,
     Mention,
@@ -303,6 +305,9 @@ class Worker:
                     kind="deleted", id=event.id, at=event.at, partition=record.partition, offset=record.offset
                 )
                 self._out.append(Entry(OPINIONS, event.id, gone.model_dump_json().encode()))
+                # [7.3] Whoever reads the audits reads them from the start, and learns it from the same topic.
+                void = Audit(post=event.id, at=event.at, known_at=event.at, why_not="deleted", inclusion=1.0)
+                self._out.append(Entry(AUDITS, event.id, void.model_dump_json().encode()))
         source.observe(min(event.at, record.at))  # a fast clock closes no hour early
 
     def _score(self, source: Source, post: Post, record: Record) -> None:
@@ -319,7 +324,7 @@ class Worker:
         )
         if expired:  # batch counts it as that, and no hour is opened for it
             # [7.3] Whether it was deleted is not known any more, so its text goes no further.
-            opinion, mentions = opinion.model_copy(update={"text": "", "inclusion": None}), []
+            opinion, mentions = opinion.model_copy(update={"text": ""}), []
         self._out.append(Entry(OPINIONS, post.id, opinion.model_dump_json().encode()))
         for mention in mentions:
             self._out.append(Entry(MENTIONS, mention.brand, mention.model_dump_json().encode()))

@@ -15,8 +15,7 @@ export async function open(id) {
       el("blockquote", {dir: "auto"}, said.text),
       el("p", {class: "verdict"}, opinion(said.label, said.why_not ?? said.mark)),
       el("p", {class: "quiet"}, `${momentOf(said.at)} UTC${said.model ? `, by version ${said.model}` : ""}`,
-        ...[said.label === null && "not counted", MARKS[said.mark],
-          said.inclusion && "drawn for the audit"].filter(Boolean).map((word) => `; ${word}`), "."),
+        ...[said.label === null && "not counted", MARKS[said.mark]].filter(Boolean).map((word) => `; ${word}`), "."),
       el("div", {class: "pair"}, scores(said.score), corrections(said.id, said.label)),
       el("h3", {}, "The words that moved it"), why,
       el("p", {class: "small"}, el("a", {href: path}, "This opinion as JSON")));

@@ -27,19 +27,20 @@ from sentiment.schema import (
     STORY,
     TOPICS,
     Alarm,
+    Audit,
     Command,
     Correction,
     Report,
     Tombstone,
 )
-from sentiment.serve import audited
+from sentiment.serve import answered
 from shared import releases
 from shared.background_job import Heart, Heartbeat
 from shared.dead_letters import DeadLetter
 from shared.eventlog.port import Entry, Record
 from shared.story import Scene
 from tests.sentiment.conftest import crowd, world
-from tests.sentiment.crowd import BRANDS, TODAY, Crowd, Trained, post
+from tests.sentiment.crowd import BRANDS, KEY, TODAY, Crowd, Trained, post
 from tests.sentiment.test_serve import serving, until
 
 __all__ = ["crowd", "world"]
@@ -96,7 +97,16 @@ def everything(crowd: Crowd) -> None:
     crowd.tick(TODAY + 2 * HOUR)
     crowd.post(post("@northair was late", id="late"), Tombstone(id="gone", at=TODAY + HOUR))
     crowd.stream()
-    opinion = crowd.opinion("p-1").model_copy(update={"inclusion": 0.2})
+    opinion = crowd.opinion("p-1")
+    asked = Audit(
+        post="p-1",
+        at=TODAY,
+        model="1",
+        score=opinion.score,
+        inclusion=0.2,
+        drawn={"northair": (1, 5)},
+        text=opinion.text,
+    )
     correction = Correction(post="p-2", at=TODAY + HOUR, shown=None, label="neutral", model="1", reader="r")
     report = Report(
         day=TODAY // 86_400 - 1,
@@ -111,7 +121,8 @@ def everything(crowd: Crowd) -> None:
     )
     crowd.log.append(
         [
-            audited(opinion, "neutral", known_at=TODAY + HOUR),
+            Entry(AUDITS, asked.post, asked.model_dump_json().encode()),
+            answered(asked, "neutral", known_at=TODAY + HOUR),
             Entry(CORRECTIONS, "p-2", correction.model_dump_json().encode()),
             entry(Alarm(kind="drift", at=TODAY, message="m", action="a")),
             entry(report),
@@ -166,6 +177,7 @@ def read(crowd: Crowd) -> None:
         fetch=lambda _, digest: crowd.var / "models" / digest,
         folder=crowd.var / "batch",
         recipe=None,
+        secret=KEY,
     )
     with closing(monitor):
         for _ in range(3):

@@ -30,7 +30,7 @@ from tests.e2e.browser import (
     visit,
 )
 from tests.sentiment.conftest import crowd, world
-from tests.sentiment.crowd import BRANDS, TODAY, Crowd, Trained, open_registry, post
+from tests.sentiment.crowd import BRANDS, KEY, TODAY, Crowd, Trained, open_registry, post
 from tests.sentiment.test_serve import REGISTRY, serving
 
 __all__ = ["crowd", "world"]
@@ -245,6 +245,7 @@ def test_each_button_does_what_it_says(tab: Page, service: Service, world: Train
         fetch=lambda artifact, digest: registry.fetch(artifact, digest=digest, into=crowd.var / "models"),
         folder=crowd.var / "batch",
         recipe=None,
+        secret=KEY,
     )
     visit(tab, service.url)
     with monitoring(monitor):

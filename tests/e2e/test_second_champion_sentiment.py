@@ -23,6 +23,7 @@ from tests.e2e.service import CommandLine
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(900)]
 
 PAST = 5  # days of labelled posts
+ARCHIVE = 500  # posts of a day that has closed, so that people are asked about it
 PAUSE = 0.05  # seconds between two posts
 AUDITS = 60  # people's labels, so that a second version can be judged on what the first has not seen
 
@@ -43,12 +44,12 @@ class Service(CommandLine):
 
 
 class Traffic:
-    """A collector that posts all the time, and a person who labels what is drawn."""
+    """A collector that brings the day before yesterday and then posts all the time, and a person who labels."""
 
     def __init__(self, service: Service) -> None:
         self._service, self._stopping = service, threading.Event()
-        day = SystemClock().now() // DAY * DAY
-        self._posts = simulate(seed=9, start=day, days=4, posts_a_day=2_000, grammar=LIVE)
+        self._day = SystemClock().now() // DAY * DAY
+        self._posts = simulate(seed=9, start=self._day, days=4, posts_a_day=2_000, grammar=LIVE)
         self.truth = dict(self._posts.select("id", "label").iter_rows())
         self.sent = 0
         self._thread = threading.Thread(target=self._go_on)
@@ -63,19 +64,23 @@ class Traffic:
 
     def _go_on(self) -> None:
         with closing(open_log(f"sqlite:///{self._service.var}/log.db", clock=SystemClock())) as log:
-            for row in self._posts.iter_rows(named=True):
-                if self._stopping.wait(PAUSE):
-                    return
-                one = Post(id=row["id"], author=row["author"], at=SystemClock().now(), text=row["text"])
+            for number, row in enumerate(self._posts.iter_rows(named=True)):
+                at = self._day - 2 * DAY + number * DAY // ARCHIVE
+                if number >= ARCHIVE:
+                    if self._stopping.wait(PAUSE):
+                        return
+                    at = SystemClock().now()
+                one = Post(id=row["id"], author=row["author"], at=at, text=row["text"])
                 log.append([Entry(POSTS, one.id, one.model_dump_json().encode())])
                 self.sent += 1
 
     def audit(self) -> None:
         """Label what was drawn and waits."""
-        for drawn in self._service.ask("GET", "/v1/audits?limit=100"):
-            if (label := self.truth.get(drawn["id"])) is not None:
-                with suppress(HTTPError):  # it has just been given
-                    self._service.ask("POST", "/v1/audits", {"post": drawn["id"], "label": label})
+        for asked in self._service.ask("GET", "/v1/audits?limit=100"):
+            with suppress(HTTPError):  # it has just been given
+                self._service.ask(
+                    "POST", "/v1/audits", {"post": asked["post"], "label": self.truth[asked["post"]] or "none"}
+                )
 
     def audited(self, service: Service) -> bool:
         """Whether enough of it is in the lake."""
@@ -85,9 +90,9 @@ class Traffic:
 
 
 def write_past(path: Path) -> None:
-    """Days of labelled posts as a CSV, up to today."""
-    today = SystemClock().now() // DAY * DAY
-    rows = history(seed=7, start=today - PAST * DAY, days=PAST, posts_a_day=400)
+    """Days of labelled posts as a CSV, up to those that the collector brings."""
+    end = SystemClock().now() // DAY * DAY - 3 * DAY
+    rows = history(seed=7, start=end - PAST * DAY, days=PAST, posts_a_day=400)
     rows = rows.filter(~pl.col("kind").is_in(["foreign", "spam"]))
     created = pl.from_epoch("at").dt.strftime("%Y-%m-%d %H:%M:%S")
     rows.select("id", "author", "text", "label", created_at=created).write_csv(path)

@@ -34,7 +34,7 @@ from shared.eventlog.port import Entry
 from shared.lake import Lake
 from shared.registry import Registry
 from shared.releases import Release
-from tests.sentiment.crowd import BRANDS, HISTORY, SEED, START, TODAY, Crowd, Trained, open_registry, post, trained
+from tests.sentiment.crowd import BRANDS, HISTORY, KEY, SEED, START, TODAY, Crowd, Trained, open_registry, post, trained
 
 pytestmark = pytest.mark.timeout(300)  # two models are learnt first
 
@@ -278,6 +278,7 @@ def test_who_says_mixed_contradicts_nobody(crowd_before: Crowd, after: Trained, 
         fetch=lambda _, digest: crowd.var / "models" / digest,
         folder=crowd.var / "batch",
         recipe=None,
+        secret=KEY,
     )
     crowd.post(*(post(text, id=id, at=TODAY + 60) for id, _, text in two_sided(GUARD_COUNT, LIVE, at=TODAY)))
     crowd.stream()

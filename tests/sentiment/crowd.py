@@ -24,6 +24,7 @@ from sentiment.mentions import Brands
 from sentiment.monitor import entry
 from sentiment.opinions import Reader
 from sentiment.recipe import Recipe
+from sentiment.report import Judge
 from sentiment.schema import (
     AUDITS,
     DEAD,
@@ -34,6 +35,7 @@ from sentiment.schema import (
     POSTS,
     RELEASES,
     TOPICS,
+    Audit,
     Mention,
     Minute,
     Opinion,
@@ -203,6 +205,16 @@ class Crowd:
         manifest = batch.manifest
         self.leave(batch)
         return manifest
+
+    def asked(self, day: int) -> list[Audit]:
+        """Of which posts of a closed day people are asked."""
+        timeline, since = self.timeline(), day * DAY
+        judge = Judge(self.lake, BRANDS, fetch=lambda _, digest: self.var / "models" / digest)
+
+        def voting(brand: str) -> pl.DataFrame:
+            return timeline.voting(timeline.manifest(), brand, since=since, until=since + DAY)
+
+        return judge.questions(day, voting, secret=KEY)
 
     def unread(self) -> int:
         """Posts not yet read; when there are none, whether mentions are. In Kafka a step's end takes an offset, too."""

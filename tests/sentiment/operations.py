@@ -20,7 +20,7 @@ from shared.champion import digest_of
 from shared.eventlog.port import Entry, Fenced, LogUnavailable
 from shared.registry import Version
 from shared.releases import NONE, Ledger, Release, read_ledger
-from tests.sentiment.crowd import BRANDS, Crowd, Trained
+from tests.sentiment.crowd import BRANDS, KEY, Crowd, Trained
 
 VERSIONS = 3  # at the start; a retrain adds one
 
@@ -121,6 +121,7 @@ class Operations:
             fetch=lambda _, digest: self._crowd.var / "models" / digest,
             folder=self._crowd.var / "batch",
             recipe=None,
+            secret=KEY,
         )
         self._monitor._train = self._prepared  # type: ignore[method-assign]  # no training
         champion = self._crowd.champion()

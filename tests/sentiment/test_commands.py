@@ -14,7 +14,7 @@ from sentiment.schema import ALARMS, COMMANDS, RELEASES, Alarm, Command
 from shared.eventlog.port import Entry
 from shared.registry import Registry
 from shared.releases import Release
-from tests.sentiment.crowd import BRANDS, TODAY, Crowd, Trained, open_registry, post
+from tests.sentiment.crowd import BRANDS, KEY, TODAY, Crowd, Trained, open_registry, post
 from tests.sentiment.operations import Killed
 from tests.sentiment.test_monitor import steps
 from tests.sentiment.test_serve import problem, serving, until
@@ -48,6 +48,7 @@ def watching(crowd: Crowd, registry: Registry) -> Iterator[Callable[[], Monitor]
                 fetch=lambda _, digest: crowd.var / "models" / digest,
                 folder=crowd.var / "batch",
                 recipe=None,
+                secret=KEY,
             )
         )
         return opened[-1]

@@ -26,7 +26,7 @@ from shared.lake import Lake, LakeCorrupt
 from shared.registry import Registry
 from tests.retention import shorten
 from tests.sentiment import test_crisis
-from tests.sentiment.crowd import BRANDS, TODAY, Crowd, Trained, open_registry, post
+from tests.sentiment.crowd import BRANDS, KEY, TODAY, Crowd, Trained, open_registry, post
 from tests.sentiment.test_batch import views
 from tests.sentiment.test_monitor import steps
 from tests.sentiment.test_serve import serving
@@ -74,6 +74,7 @@ def watching(crowd: Crowd, mlflow: Away, monkeypatch: pytest.MonkeyPatch) -> Ite
                 ),
                 folder=crowd.var / "batch",
                 recipe=None,
+                secret=KEY,
             )
         )
         return opened[-1]

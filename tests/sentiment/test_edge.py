@@ -9,8 +9,8 @@ from prometheus_client import CollectorRegistry
 from sentiment import edge as module
 from sentiment.config import DAY
 from sentiment.edge import Edge
-from sentiment.schema import MINUTES, OPINIONS, Tombstone
-from shared.eventlog.port import Place, Record
+from sentiment.schema import AUDITS, MINUTES, OPINIONS, Audit, Tombstone
+from shared.eventlog.port import Entry, Place, Record
 from tests.sentiment.crowd import TODAY, Crowd, post
 
 
@@ -111,4 +111,25 @@ def test_a_deleted_post_that_its_producer_sends_again_after_more_than_a_week_is_
         assert "gone" not in edge.opinions
         assert "gone" not in edge.audits
     again = [opinion for opinion in crowd.opinions() if opinion.id == "gone"][-1]
-    assert (again.kind, again.text, again.inclusion) == ("opinion", "", None)
+    assert (again.kind, again.text) == ("opinion", "")
+
+
+@pytest.mark.parametrize("deleted_first", [False, True])
+def test_nobody_is_asked_about_a_deleted_post_though_its_deletion_is_long_ago(
+    crowd: Crowd, monkeypatch: pytest.MonkeyPatch, *, deleted_first: bool
+) -> None:
+    monkeypatch.setattr(module, "KEPT", 4)
+    crowd.post(post("@northair is a secret", id="gone"), post(id="stays"))
+    questions = [Audit(post=id, at=TODAY, inclusion=0.5, text=f"text of {id}") for id in ("gone", "stays")]
+    asked = [Entry(AUDITS, one.post, one.model_dump_json().encode()) for one in questions]
+    if not deleted_first:
+        crowd.log.append(asked)
+    crowd.post(Tombstone(id="gone", at=TODAY + 120))
+    crowd.stream()
+    crowd.post(*(post(f"@northair {number}", id=f"p-{number}") for number in range(40)))
+    crowd.stream()  # the opinions topic is read from after the deletion
+    if deleted_first:
+        crowd.log.append(asked)
+    with following(crowd) as edge:
+        edge.shown._on_batch(crowd.read(AUDITS), {})
+        assert edge.audits.keys() == {"stays"}

@@ -32,7 +32,7 @@ from sentiment.schema import (
     Report,
     Seal,
 )
-from sentiment.serve import audited
+from sentiment.serve import answered
 from sentiment.shares import FINAL
 from shared.champion import digest_of
 from shared.cli import claim
@@ -41,7 +41,7 @@ from shared.eventlog.port import Entry, Position, partition_of
 from shared.registry import Registry, Unavailable
 from shared.releases import Release
 from tests.retention import shorten
-from tests.sentiment.crowd import BRANDS, TODAY, Crowd, Trained, open_registry, post
+from tests.sentiment.crowd import BRANDS, KEY, TODAY, Crowd, Trained, open_registry, post
 
 
 @pytest.fixture
@@ -67,6 +67,7 @@ def watching(crowd: Crowd, registry: Registry) -> Iterator[Callable[[], Monitor]
             fetch=lambda _, digest: crowd.var / "models" / digest,
             folder=crowd.var / "batch",
             recipe=None,
+            secret=KEY,
         )
         opened.append(monitor)
         return monitor
@@ -108,8 +109,9 @@ def live(crowd: Crowd, posts: pl.DataFrame, days: int) -> None:
     crowd.tick(TODAY + days * DAY + HOUR)
     crowd.stream()
     truth = dict(posts.select("id", "label").iter_rows())
-    drawn = [o for o in crowd.opinions() if o.inclusion is not None]
-    crowd.log.append([audited(o, truth[o.id], known_at=min(o.at + DAY, crowd.clock.now())) for o in drawn])
+    crowd.publish()
+    drawn = [audit for day in range(days) for audit in crowd.asked(TODAY // DAY + day) if audit.score is not None]
+    crowd.log.append([answered(o, truth[o.post], known_at=min(o.at + DAY, crowd.clock.now())) for o in drawn])
     crowd.publish()
 
 

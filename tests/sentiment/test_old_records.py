@@ -21,7 +21,7 @@ from shared.eventlog import open_log
 from shared.lake import Lake
 from shared.old_lake import take_over
 from shared.releases import Release
-from tests.sentiment.crowd import BRANDS, TODAY, Crowd, Trained
+from tests.sentiment.crowd import BRANDS, KEY, TODAY, Crowd, Trained
 from tests.sentiment.test_serve import serving, until
 
 FIXTURE = ROOT / "tests" / "fixtures" / "sentiment" / "8aa415f"
@@ -108,6 +108,7 @@ def test_the_monitor_remembers_and_refuses_a_command_without_a_key(old: Old) -> 
         fetch=lambda _, digest: old.var / "models" / digest,
         folder=old.var / "batch",
         recipe=None,
+        secret=KEY,
     )
     monitor._repair_alias = lambda: None  # type: ignore[method-assign]  # MLflow's file is no part of the fixture
     with closing(monitor):

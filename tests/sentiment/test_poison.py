@@ -36,7 +36,7 @@ from sentiment.schema import (
 from shared.clock import monotonic, sleep
 from shared.eventlog import open_log
 from shared.eventlog.port import Entry, Topic, partition_of
-from tests.sentiment.crowd import BRANDS, TODAY, Crowd, post
+from tests.sentiment.crowd import BRANDS, KEY, TODAY, Crowd, post
 from tests.sentiment.test_serve import serving, until
 from tests.sentiment.test_stream import MEGABYTE
 
@@ -78,6 +78,7 @@ def monitor(crowd: Crowd) -> Monitor:
         fetch=lambda _, digest: crowd.var / "models" / digest,
         folder=crowd.var / "batch",
         recipe=None,
+        secret=KEY,
     )
 
 

@@ -1,5 +1,8 @@
 """What is counted, shed, drawn and told."""
 
+from collections import Counter
+from collections.abc import Iterable
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -27,13 +30,20 @@ def test_the_path_changes_with_hysteresis() -> None:
     ]
 
 
-def test_the_draw_is_the_same_for_the_same_post_and_has_the_rate_it_says() -> None:
-    draws = [drawn(f"post-{n}", KEY) for n in range(20_000)]
-    assert draws[:50] == [drawn(f"post-{n}", KEY) for n in range(50)]
-    share = sum(draw is not None for draw in draws) / len(draws)
-    assert share == pytest.approx(config.AUDIT_RATE, abs=0.01)
-    assert {draw for draw in draws if draw} == {config.AUDIT_RATE}
-    assert draws != [drawn(f"post-{n}", b"another key") for n in range(20_000)]
+def draw(names: Iterable[str], *, of: str = "northair 1", most: int = 60, secret: bytes = KEY) -> list[str]:
+    return drawn(names, of=of, most=most, secret=secret)
+
+
+def test_the_draw_is_the_same_each_time_and_favours_no_name() -> None:
+    names = [f"text-{n}" for n in range(300)]
+    once = draw(names)
+    assert once == draw([*reversed(names), *names])
+    assert len(set(once)) == 60
+    assert set(draw(names[:7])) == set(names[:7]), "of few it is all"
+    for other in (draw(names, of="northair 2"), draw(names, secret=b"another key")):
+        assert 2 <= len({*once} & {*other}) <= 30, "another day or key is another draw: twelve alike by chance"
+    counts = Counter(name for day in range(500) for name in draw(names, of=f"northair {day}"))
+    assert 60 <= min(counts.values()) <= max(counts.values()) <= 145, "each a hundred times, but for chance"
 
 
 USUAL = {"usual": 0.3, "together": 0.03}

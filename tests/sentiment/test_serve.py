@@ -17,6 +17,7 @@ from sentiment.schema import AUDITS, COMMANDS, CORRECTIONS, POSTS, Audit, Comman
 from sentiment.serve import make_app
 from shared.auth import Role
 from shared.clock import monotonic, sleep
+from shared.eventlog.port import Entry
 from tests.roles import keys, shown
 from tests.sentiment.crowd import KEY, TODAY, Crowd, post
 from tests.sentiment.test_stream import ODD, REFUSED
@@ -264,20 +265,32 @@ def test_a_client_reads_opinions_on_texts_that_were_sent_here_and_no_posts(clien
 
 
 def test_audits_are_drawn_given_once_and_hide_what_the_model_said(client: httpx.Client, crowd: Crowd) -> None:
-    crowd.post(*(post(f"@northair is number {n}", id=f"more-{n}", at=TODAY + HOUR + 700) for n in range(60)))
-    crowd.stream()
-    drawn = [opinion for opinion in crowd.opinions() if opinion.inclusion]
-    assert drawn
-    waiting = eventually(client, "/v1/audits", len(drawn))
-    assert {opinion["label"] for opinion in waiting} == {None}
-    assert {opinion["score"] for opinion in waiting} == {None}
-    given = {"post": waiting[0]["id"], "label": "neutral"}
+    asked = [audit(number) for number in range(3)]
+    crowd.log.append([Entry(AUDITS, one.post, one.model_dump_json().encode()) for one in asked])
+    waiting = eventually(client, "/v1/audits", 3)
+    assert waiting[0] == {"post": "p-0", "at": TODAY, "text": "@northair is number 0", "brands": ["northair"]}
+    given = {"post": "p-0", "label": "neutral"}
     assert client.post("/v1/audits", json=given).status_code == 202
-    eventually(client, "/v1/audits", len(drawn) - 1)
+    assert client.post("/v1/audits", json={"post": "p-1", "label": "none"}).status_code == 202
+    eventually(client, "/v1/audits", 1)
     problem(client.post("/v1/audits", json=given), 404)
-    (said,) = (Audit.model_validate_json(record.value) for record in crowd.read(AUDITS))
-    assert said.score == crowd.opinion(said.post).score
-    assert (said.label, said.inclusion) == ("neutral", drawn[0].inclusion)
+    *_, first, second = (Audit.model_validate_json(record.value) for record in crowd.read(AUDITS))
+    assert first == asked[0].model_copy(update={"label": "neutral", "known_at": crowd.clock.now()})
+    assert (second.label, second.known_at) == (None, crowd.clock.now()), "a person says that it is no opinion"
+
+
+def audit(number: int) -> Audit:
+    """A question about a post."""
+    return Audit(
+        post=f"p-{number}",
+        at=TODAY,
+        model="1",
+        score=(0.7, 0.2, 0.1),
+        inclusion=0.2,
+        drawn={"northair": (12, 60)},
+        text=f"@northair is number {number}",
+        brands=("northair",),
+    )
 
 
 def test_a_deleted_post_is_shown_no_more(client: httpx.Client, crowd: Crowd) -> None:
