@@ -36,12 +36,12 @@ demo-recsys: .venv/.recsys  ## four weeks of a shop in minutes: nights, days, br
 
 replay-fraud: .venv/.fraud  ## the same stages on your own payments: FILE=payments.parquet or .csv
 	@test -n "$(FILE)" || \
-	  { echo "Which payments? make replay-fraud FILE=path; the columns are in README.md." >&2; exit 2; }
+	  { echo "Which payments? make replay-fraud FILE=path; the columns are in fraud/README.md." >&2; exit 2; }
 	@$(PY) -m fraud $(PARTS) replay "$(FILE)" $(STORY)
 
 replay-recsys: .venv/.recsys  ## the same nights on your own shop: FILE=events.parquet or .csv
 	@test -n "$(FILE)" || \
-	  { echo "Which events? make replay-recsys FILE=path; the columns are in README.md." >&2; exit 2; }
+	  { echo "Which events? make replay-recsys FILE=path; the columns are in recsys/README.md." >&2; exit 2; }
 	@$(PY) -m recsys $(PARTS) replay "$(FILE)" $(STORY)
 
 demo-sentiment: .venv/.sentiment  ## eight days of brands in minutes: learn, count, a crisis, new words, retrain, roll back
@@ -49,7 +49,7 @@ demo-sentiment: .venv/.sentiment  ## eight days of brands in minutes: learn, cou
 
 replay-sentiment: .venv/.sentiment  ## your own posts through stream and batch: FILE=posts.parquet or .csv, BRANDS=airlines
 	@test -n "$(FILE)" || \
-	  { echo "Which posts? make replay-sentiment FILE=path; the columns are in README.md." >&2; exit 2; }
+	  { echo "Which posts? make replay-sentiment FILE=path; the columns are in sentiment/README.md." >&2; exit 2; }
 	@$(PY) -m sentiment $(PARTS) --brands $(or $(BRANDS),airlines) replay "$(FILE)"
 
 soak-fraud: .venv/.dev  ## payments for MINUTES= while processes die and come back; LOG=kafka: a broker of its own, too

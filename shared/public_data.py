@@ -135,7 +135,7 @@ def load(name: str, folder: Path | None) -> Path:
         where = "MLSD_DATA names no data folder" if folder is None else f"there is no {folder / data.file}"
         raise DataMissing(
             f"{data.title}: {where}.\n  source: {data.source}\n  licence: {data.licence}\n"
-            f"  Turn it into Parquet, with the columns of README.md, put it at {data.file}"
+            f"  Turn it into Parquet, with the columns of the service's README.md, put it at {data.file}"
             " below a folder, and name that folder in MLSD_DATA."
         )
     path = folder / data.file

@@ -2,7 +2,8 @@
 
 In a document a figure stands between two comments, the first with a format as in an f-string:
 `<!-- fraud:demo.seconds .0f -->…<!-- / -->`, as does a constant of the design: `<!-- fraud:PARTITIONS d -->`.
-The tree stands between `<!-- tree -->` and `<!-- / -->`.
+The tree of all packages stands between `<!-- tree -->` and `<!-- / -->`, and that of the files of one package between
+`<!-- tree fraud -->` and `<!-- / -->`.
 """
 
 import ast
@@ -26,7 +27,7 @@ from shared.settings import Settings
 
 LIBRARIES = ("numpy", "polars", "scikit-learn", "lightgbm", "implicit", "torch", "onnxruntime", "fastapi", "mlflow")
 FIGURE = re.compile(r"(<!-- (\w+):([\w.]+) ([^ ]+) -->).*?(<!-- / -->)", re.DOTALL)
-TREE = re.compile(r"(<!-- tree -->).*?(<!-- / -->)", re.DOTALL)
+TREE = re.compile(r"(<!-- tree ?(\w*) -->).*?(<!-- / -->)", re.DOTALL)
 TARGET = re.compile(r"(>=|<=|==) (-?[\d.]+)")
 COMPARE = {">=": operator.ge, "<=": operator.le, "==": operator.eq}
 
@@ -179,14 +180,15 @@ def render(text: str, root: Path = ROOT) -> str:
         return f"{opening}{'none' if value is None else format(value, spec)}{closing}"
 
     text = FIGURE.sub(quote, text)
-    return TREE.sub(lambda match: f"{match[1]}\n```\n{tree(root)}\n```\n{match[2]}", text)
+    return TREE.sub(lambda match: f"{match[1]}\n```\n{tree(root, match[2])}\n```\n{match[3]}", text)
 
 
-def tree(root: Path = ROOT) -> str:
-    """Each package and module with the first line of its docstring."""
+def tree(root: Path = ROOT, package: str = "") -> str:
+    """Each package with the first line of its docstring; or each file of one package."""
     modules = [path for path in tracked(root) if path.parts[0] in (*SERVICES, "shared") and path.suffix == ".py"]
+    shown = [path for path in modules if (path.parts[0] == package if package else path.name == "__init__.py")]
     lines = []
-    for path in sorted(modules, key=lambda path: (path.parent, path.name != "__init__.py", path.name)):
+    for path in sorted(shown, key=lambda path: (path.parent, path.name != "__init__.py", path.name)):
         is_package = path.name == "__init__.py"
         name = f"{path.parent.name}/" if is_package else path.name
         indent = "  " * (len(path.parts) - 1 - is_package)

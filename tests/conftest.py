@@ -24,7 +24,7 @@ def data() -> Path:
     """The folder of the public data sets."""
     folder = Settings().data
     if folder is None:
-        pytest.skip("needs the public data sets: name their folder in MLSD_DATA (README.md, Settings)")
+        pytest.skip("needs the public data sets: name their folder in MLSD_DATA (shared/README.md)")
     return folder
 
 

@@ -74,11 +74,12 @@ def test_a_figure_nobody_recorded_is_an_error(root: Path) -> None:
 
 
 def test_tree(root: Path) -> None:
-    assert tree(root).splitlines() == [
-        "fraud/                 The problem.",
-        "  serve.py             The edge.",
-        "  page/                To watch.",
-    ]
+    packages = ["fraud/                 The problem.", "  page/                To watch."]
+    assert tree(root).splitlines() == packages
+    files = tree(root, "fraud")
+    assert files.splitlines() == [packages[0], "  serve.py             The edge.", packages[1]]
+    assert tree(root, "recsys") == ""
+    assert render("<!-- tree fraud -->old<!-- / -->", root) == f"<!-- tree fraud -->\n```\n{files}\n```\n<!-- / -->"
     assert render("<!-- tree -->old<!-- / -->", root) == f"<!-- tree -->\n```\n{tree(root)}\n```\n<!-- / -->"
 
 
