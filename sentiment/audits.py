@@ -1,36 +1,14 @@
-"""Audits: of which posts of a closed day people are asked, and what they have answered."""
+"""Audits: the posts of a closed day of which people are asked what they say."""
 
 from collections import defaultdict
 from collections.abc import Mapping
-from datetime import date
 from math import prod
 
 import polars as pl
 
 from sentiment import config
-from sentiment.history import AUDIT_COLUMNS
 from sentiment.policy import drawn
 from sentiment.schema import Audit
-from shared.lake import Lake
-
-COLUMNS = AUDIT_COLUMNS | {"of": pl.Int64}  # of: when the post was written; at: when its label became known
-FILTERS = ("language", "spam")
-
-
-def answers(lake: Lake, *, since: date | None = None, until: date | None = None) -> pl.DataFrame:
-    """What people said in these days of event time about posts that a model has scored. Raises LakeCorrupt."""
-    return _answers(lake, since, until).filter(pl.col("why_not").is_null() & pl.col("label").is_not_null())
-
-
-def answers_on_filtered(lake: Lake, *, since: date, until: date) -> pl.DataFrame:
-    """And about posts that a filter dropped: a label, or none if it was no opinion. Raises LakeCorrupt."""
-    return _answers(lake, since, until).filter(pl.col("why_not").is_in(FILTERS))
-
-
-def _answers(lake: Lake, since: date | None, until: date | None) -> pl.DataFrame:
-    rows = lake.read("audits", since=since, until=until)
-    absent = {name: kind for name, kind in COLUMNS.items() if name not in rows.columns}  # an older version wrote fewer
-    return rows.with_columns(pl.lit(None, kind).alias(name) for name, kind in absent.items())
 
 
 def questions(

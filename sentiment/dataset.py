@@ -6,14 +6,17 @@ from typing import NamedTuple
 
 import polars as pl
 
-from sentiment.audits import answers
 from sentiment.config import DAY
+from sentiment.history import AUDIT_COLUMNS
 from shared.lake import Lake
 from shared.unusable import Unusable
 
 JUDGED = 0.2  # of the time, the newest: what the gate judges on
 HELD = 0.2  # of older texts, that no version learns from
 HALF = 0.5  # of new texts; the held ones are among them
+
+ANSWERS = AUDIT_COLUMNS | {"of": pl.Int64}  # of: when the post was written; at: when its label became known
+FILTERS = ("language", "spam")
 
 
 class NotEnough(Unusable):
@@ -23,6 +26,22 @@ class NotEnough(Unusable):
 def day_of(at: int) -> date:
     """The UTC date of an event time."""
     return datetime.fromtimestamp(at, UTC).date()
+
+
+def answers(lake: Lake, *, since: date | None = None, until: date | None = None) -> pl.DataFrame:
+    """What people said in these days of event time about posts that a model has scored. Raises LakeCorrupt."""
+    return _answers(lake, since, until).filter(pl.col("why_not").is_null() & pl.col("label").is_not_null())
+
+
+def answers_on_filtered(lake: Lake, *, since: date, until: date) -> pl.DataFrame:
+    """And about posts that a filter dropped: a label, or none if it was no opinion. Raises LakeCorrupt."""
+    return _answers(lake, since, until).filter(pl.col("why_not").is_in(FILTERS))
+
+
+def _answers(lake: Lake, since: date | None, until: date | None) -> pl.DataFrame:
+    rows = lake.read("audits", since=since, until=until)
+    absent = {name: kind for name, kind in ANSWERS.items() if name not in rows.columns}  # an older version wrote fewer
+    return rows.with_columns(pl.lit(None, kind).alias(name) for name, kind in absent.items())
 
 
 def labelled(lake: Lake, *, as_of: int) -> pl.DataFrame:

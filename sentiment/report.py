@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from sentiment import config
 from sentiment.artifact import Artifact, drift_frame, reference
-from sentiment.audits import FILTERS, answers, answers_on_filtered, questions
+from sentiment.audits import questions
 from sentiment.config import CORRECTIONS_A_DAY, DAY, LABELS, READERS
-from sentiment.dataset import day_of
+from sentiment.dataset import FILTERS, answers, answers_on_filtered, day_of
 from sentiment.evaluate import best, macro_recall
 from sentiment.mentions import Brands
 from sentiment.opinions import seen

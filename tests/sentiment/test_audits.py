@@ -5,9 +5,9 @@ from collections import Counter
 import polars as pl
 
 from sentiment import config
-from sentiment.audits import answers, answers_on_filtered, questions
+from sentiment.audits import questions
 from sentiment.config import DAY, HOUR
-from sentiment.dataset import day_of
+from sentiment.dataset import answers, answers_on_filtered, day_of
 from sentiment.hours import COLUMNS
 from sentiment.schema import AUDITS, Audit, Label, Tombstone
 from sentiment.serve import answered
