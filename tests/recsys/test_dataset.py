@@ -72,6 +72,13 @@ def test_what_was_bought_after_the_cut_is_numbered_as_before_it(tmp_path: Path) 
     assert sorted(after["item"].to_list()) == [-1, 0], "a was not there yet: it can only be missed"
 
 
+def test_what_is_bought_at_the_cut_is_after_it(tmp_path: Path) -> None:
+    lake = Lake(tmp_path / "lake")
+    write_history(lake, rows(event(at=TODAY - 1), event(user="bob", at=TODAY)), NO_PRODUCTS, key=b"k")
+    after = dataset.bought_after(lake, dataset.interactions(lake, cut=TODAY), until=TODAY + DAY)
+    assert after["user"].to_list() == [-1], "bob was not known"
+
+
 def test_each_item_that_was_not_there_yet_is_a_miss_of_its_own(tmp_path: Path) -> None:
     lake = Lake(tmp_path / "lake")
     later = [event(item=f"new{n}", at=TODAY + n) for n in range(5)] + [event(item="new0", at=TODAY + 9)]
