@@ -73,7 +73,7 @@ class Artifact(NamedTuple):
 def drift_frame(matrix: Matrix, scores: Vector) -> pl.DataFrame:
     """What drift is measured on: how people pay, `score`, and `weekday`; (n, features) -> n rows."""
     # [5.3] What the labels told is left out: terminals and cards with frauds come and go in a quiet world too. So is
-    # how busy the terminals are: with more customers all of them are, and nobody pays otherwise than before.
+    # how busy the terminals are: with more customers all of them are, and no customer has changed.
     frame = pl.DataFrame(matrix, schema=list(NAMES), orient="row")
     others = [name for name in NAMES if "fraud" in name or name.startswith("terminal")]
     return frame.drop(others).with_columns(pl.col("weekday").cast(pl.Int64), score=pl.Series(scores))

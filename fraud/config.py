@@ -36,7 +36,7 @@ BOOK_LAG = 24  # hours
 
 # --- money ------------------------------------------------------------------------------------
 CURRENCY = "EUR"
-MAX_CENTS = 100_000_00  # above it a card payment is a typing error or somebody's test
+MAX_CENTS = 100_000_00  # above it a card payment is a typing error or a test
 CHARGEBACK_FEE = 15.0  # EUR a missed fraud costs on top of its amount
 DECLINE_PRICE = 4.0  # EUR: the good customer who calls, or leaves
 DECLINE_SHARE = 0.03  # of the amount: the margin lost with a good payment

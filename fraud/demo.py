@@ -83,7 +83,7 @@ def run(settings: Settings, *, port: int, days: int, seed: int, headless: bool, 
             false_alarms = len(live.alarms)
             act.outcome = f"{attack - today} days, {false_alarms} false alarms, {live.throughput:,.0f} events a second"
 
-        with scene("Attack: from now on some pay slowly, at home, in sums like anybody's", marks="attack") as act:
+        with scene("Attack: from now on some pay slowly, at home, in ordinary amounts", marks="attack") as act:
             passed = live.days(range(attack, bad), until=lambda: len(live.alarms) > false_alarms) - attack + 1
             noticed = passed if len(live.alarms) > false_alarms else None
             act.outcome = "not noticed" if noticed is None else f"noticed on day {noticed} of it. {live.last_words()}"

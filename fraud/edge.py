@@ -159,7 +159,7 @@ class Edge:
         """Append through the one writing thread; what waits while it commits shares the next commit.
 
         Raises:
-            Unavailable: nothing was appended, or nobody knows yet; to ask again does no harm.
+            Unavailable: nothing was appended, or the outcome is not known yet; asking again does no harm.
         """
         done: Future[list[tuple[int, int]]] = Future()
         self._queue.put((entries, done))

@@ -70,7 +70,7 @@ def meant(payments: pl.DataFrame) -> list[Action]:
 
 
 def cost(payments: pl.DataFrame, actions: Sequence[Action]) -> float:
-    """What actions cost by the labels in `payments`, EUR; `weight` undoes what nobody could see."""
+    """What actions cost by the labels in `payments`, EUR; `weight` is the inverse propensity."""
     return math.fsum(paid(payments, actions))
 
 
@@ -107,7 +107,7 @@ def judge(payments: pl.DataFrame, model: Model, policy: Policy, *, matrix: Matri
     truth, weights = payments["fraud"].to_numpy(), payments["weight"].to_numpy()
     stopped = np.array([action != "approve" for action in actions])
     total, costs = float(weights.sum()), paid(payments, actions)
-    # [6.1] Accuracy is .99 for whoever approves everything. Ranking is judged by average precision, because analysts
+    # [6.1] Approving everything has an accuracy of .99. Ranking is judged by average precision, because analysts
     # read from the top; the probability by Brier; and what decides is money, with the policy as it is served.
     figures = ranking(payments, scores) | {
         "brier": float(brier_score_loss(truth, scores, sample_weight=weights)),

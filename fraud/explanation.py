@@ -1,4 +1,4 @@
-"""Why a decision came out as it did: what each feature added, by the version that decided, when somebody asks."""
+"""Explains a decision on request: what each feature added to the score of the version that decided."""
 
 from pathlib import Path
 from threading import Lock

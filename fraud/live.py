@@ -71,7 +71,7 @@ class Live:
         self.alarms: list[Alarm] = []
         self.ledger: Ledger[Release] = Ledger()
         self.reports: list[Report] = []
-        self.wishes: list[str] = []  # of whoever watches, not yet fulfilled
+        self.wishes: list[str] = []  # demo buttons that were pressed on the page, not carried out yet
         self.obeys: dict[str, Callable[[], None]] = {}  # what is done about a wish, between two parts of a day
         self.visited = False  # whether there were any
         self.children = Children(config.SERVICE, settings, self.clock)
@@ -115,7 +115,7 @@ class Live:
         self._world = world
 
     def tell(self, scene: Scene) -> None:
-        """Let whoever watches know what is going on."""
+        """Tell the page what is going on."""
         self.log.append([Entry(STORY, scene.kind, scene.model_dump_json().encode())])
 
     def expect(self, labels: pl.DataFrame) -> None:

@@ -95,7 +95,7 @@ class Model:
 
     def contributions(self, features: Features) -> dict[str, float]:
         """What each feature added to the log-odds of one payment (SHAP values, computed by LightGBM)."""
-        return dict(zip(NAMES, self._contributions(features), strict=False))  # the last is the mean, nobody's
+        return dict(zip(NAMES, self._contributions(features), strict=False))  # the last is the mean
 
     def importances(self) -> dict[str, float]:
         """By feature, the loss that its splits have saved in training."""

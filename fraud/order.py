@@ -55,7 +55,7 @@ class Order(Generic[Item]):
         return None
 
     def drop(self, partition: int) -> None:
-        """Forget a partition that somebody else owns by now."""
+        """Forget a partition that another worker owns by now."""
         self._queues.pop(partition, None)
         self._heads = sorted(head for head in self._heads if head[1] != partition)
         self._parked = [head for head in self._parked if head[1] != partition]

@@ -86,7 +86,7 @@ def costs(score: Score, cents: int, policy: Policy) -> dict[Action, float]:
     """Expected cost of each action, EUR."""
     amount = cents / 100
     missed = score * (amount + config.CHARGEBACK_FEE)
-    # [7.2] A stopped customer is a cost like any other, or the cheapest policy would be to stop everybody.
+    # [7.2] A stopped customer is a cost like any other, or the cheapest policy would be to stop every customer.
     return {
         "approve": missed,
         "review": policy.review_price + (1 - config.REVIEW_CATCH) * missed,
@@ -109,8 +109,8 @@ def decide(score: Score, cents: int, policy: Policy, *, free: bool, draw: Callab
     """The action of least expected cost.
 
     `free`: an analyst has a place; without one the better of approve and decline is taken, because a
-    queue that nobody reads protects nobody. `draw`: uniform in [0, 1), the same for the same card and day; None where
-    the payment may not pass at random, so that its decline was certain.
+    queue that is not read protects no customer. `draw`: uniform in [0, 1), the same for the same card and day; None
+    where the payment may not pass at random, so that its decline was certain.
     """
     # [1.1] Asked is what to do with a payment, not whether it is fraud: the same probability is worth a review
     # at 900 EUR and nothing at 9, which no threshold on the score can say.

@@ -1,4 +1,4 @@
-"""Payments that nobody here made, through the very same stages: the first part is learnt from, the rest is lived."""
+"""Replays a file of payments through the same stages: trains on the first part and decides the rest in order."""
 
 from pathlib import Path
 

@@ -184,7 +184,7 @@ def make_app(
             raise HTTPException(403, "only an operator may send a test payment: leave `probe` out")
         check_time(payment, clock.now())
         device = None if payment.device is None else pseudonym(payment.device, pseudonym_key)
-        # [7.3] From here on nobody sees the card's own number: not the log, the lake, or the model.
+        # [7.3] From here on no part sees the card's own number: not the log, the lake, or the model.
         known = payment.model_dump() | {"card": pseudonym(payment.card, pseudonym_key), "device": device}
         hidden = Transaction.model_construct(**known)
         # [4.1] Not a call to a model: the payment goes into the log that ingestion, decision and training all read,

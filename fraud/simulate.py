@@ -131,7 +131,7 @@ def _bank(rng: np.random.Generator, cards: int, terminals: int, payments_a_day: 
 
 
 def _live(rng: np.random.Generator, bank: Bank, days: int, weekday: int) -> Paid:
-    """Everybody's life for `days` days, the first of which is `weekday` (modulo 7, Monday is 0)."""
+    """All customers for `days` days, the first of which is `weekday` (modulo 7, Monday is 0)."""
     cards = bank.rate.size
     busy = WEEKDAYS[(weekday + np.arange(days)) % 7] * 7 / WEEKDAYS.sum()
     payments = rng.poisson(bank.rate[:, None] * busy)
@@ -163,7 +163,7 @@ def _live(rng: np.random.Generator, bank: Bank, days: int, weekday: int) -> Paid
 
 
 def _device(rng: np.random.Generator, card: Ints, day: Ints, cards: int, days: int) -> Ints:
-    """A telephone that is replaced after a year or so, a second device, rarely somebody else's."""
+    """A telephone that is replaced after a year or so, a second device, rarely another customer's."""
     telephone = np.minimum(np.cumsum(rng.random((cards, days)) < 1 / 400, axis=1), 24)[card, day]
     which = rng.random(card.size)
     own = card * 26 + np.where(which < 0.12, 25, telephone)

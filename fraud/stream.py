@@ -522,7 +522,7 @@ class Worker:
         return copy(desk) if payment.probe else desk
 
     def _known(self, record: Record, payment: Transaction, features: Features | None) -> dict[str, Any]:
-        """What a decision says whoever made it."""
+        """What every decision says, by the model or by the rules."""
         return {
             "card": payment.card,
             "id": payment.id,
@@ -551,7 +551,7 @@ class Worker:
         return lambda: self._draw(payment.card, day)
 
     def _draw(self, card: str, day: int) -> float:
-        """Uniform in [0, 1), the same for all payments of a card on a day, and nobody's guess without the key."""
+        """Uniform in [0, 1), the same for all payments of a card on a day, and not predictable without the key."""
         # [6.3] Two models side by side would fight over the same analysts, and fraudsters would find the weaker one.
         # So no A/B test: a small random slice passes, and every challenger is judged on what it shows.
         return int.from_bytes(hmac.digest(self._secret, f"{card} {day}".encode(), "sha256")[:8]) / 2**64
@@ -567,7 +567,7 @@ class Worker:
             if offset - self._saved[partition] >= SNAPSHOT_EVERY:
                 self._save(self._memories[partition])
                 self._saved[partition] = offset
-                break  # one a step: nobody should wait for eight
+                break  # one a step: a payment must not wait for eight
 
 
 def entries_of(cell: Cell) -> list[Entry]:

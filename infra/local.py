@@ -27,7 +27,7 @@ START, STOP = 60.0, 30.0  # seconds to wait for each
 WHERE = """Where is Kafka? Set KAFKA_HOME to the folder of an unpacked release (the one with libs/ in it), from
 https://kafka.apache.org/downloads. It needs Java 17 or newer, and nothing else."""
 
-# From offsets.retention on: committed offsets never expire, so that nobody decides old payments again after a
+# From offsets.retention on: committed offsets never expire, so that no worker decides old payments again after a
 # holiday; a dead worker's transaction ends when it times out, not up to ten seconds later; tests may use short
 # sessions; few internal partitions, small buffers and no topics by accident suit one node; and a broker that was
 # killed is let in again after three seconds, not after the nine that its predecessor's session would have.
@@ -90,7 +90,7 @@ class Kafka:
 
     @property
     def pid(self) -> int | None:
-        """The process, if it runs: a number in a file alone may be anybody's by now."""
+        """The process, if it runs: a number in a file alone may belong to another process by now."""
         if self._process is not None:
             return self._process.pid if self._process.poll() is None else None
         if not self._pid.exists():

@@ -45,7 +45,7 @@ def money(days: Sequence[Day]) -> Money:
     earned = {arm: sum(day.earned[arm] for day in days) for arm in ARMS}
     gained = {}
     # [1.1] Most of what a list shows would have been bought anyway, so what it is worth is its day less the same day
-    # without it; the sum of what was bought from lists would praise whoever shows bestsellers.
+    # without it; the sum of what was bought from lists would favour a list of bestsellers.
     for arm in ARMS:
         if arm != "none":
             gained[arm] = added([day.earned[arm] - day.earned["none"] for day in days])

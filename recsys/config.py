@@ -7,7 +7,7 @@ LAKE = {"events": "user", "impressions": "user", "erasures": "user", "catalogue"
 HOUR, DAY = 3_600, 86_400  # seconds; event time is whole seconds since the epoch, UTC
 
 # --- log --------------------------------------------------------------------------------------
-# [4.3] Whoever serves follows what was bought since the table was made; four readers can share that. The
+# [4.3] Each serving process follows what was bought since the table was made; four readers can share that. The
 # number is fixed, as keys would move. The night itself is one process: all users fit into one machine's memory.
 PARTITIONS = 4
 MAX_AHEAD = 6 * HOUR  # a client's clock may be fast; further ahead an event would wait for its night for ever
@@ -25,7 +25,7 @@ PERMUTED = 20
 STALE, EXPIRED = 36 * HOUR, 72 * HOUR  # age of a table: an alarm; and popularity instead
 
 # --- the gate of a table ------------------------------------------------------------------------
-# [5.1] Nobody looks at a table of millions of rows before it goes out, so these do. Each bound is what a
+# [5.1] No person can check a table of millions of rows before it is published, so these do. Each bound is what a
 # broken input has crossed and no healthy night: an empty topic, half a catalogue, a model that forgot.
 MIN_USERS = 0.95  # of yesterday's users
 MIN_CATALOGUE = 0.75  # of yesterday's items for sale, and of its titles

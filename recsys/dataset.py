@@ -53,7 +53,7 @@ def events(lake: Lake, *, cut: int, offsets: Offsets | None = None, since: int |
         return pl.DataFrame(schema={"partition": pl.Int64, "offset": pl.Int64, "known_at": pl.Int64, **EVENT_COLUMNS})
     rows = rows.unique(["user", "id"], keep="first")
     # [7.3] A shopper who asks to be forgotten is gone from every table of the next night on, and from what is learnt
-    # at any cut; what shows a list knows at once, by the tombstone, so that no rollback brings anybody back.
+    # at any cut; what shows a list knows at once, by the tombstone, so that no rollback brings an erased shopper back.
     rows = _without_erased(rows, lake.read("erasures", since=day_of(begin)), offsets)
     return rows.with_columns(at=pl.min_horizontal("at", pl.lit(cut - 1))).sort("at", "user", "item", "id")
 

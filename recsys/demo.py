@@ -37,7 +37,7 @@ HISTORY = 84  # days: eight weeks say what is usual, four how much that varies
 SHOPPERS, ITEMS = 4_500, 2_000
 MIN_DAYS = 14
 WHY = "a hot fix, no time for the gate"
-BESTSELLERS = [0.25, 0.0, 0.25, 0.0, 0.5]  # weights of SOURCES: little of anybody's own
+BESTSELLERS = [0.25, 0.0, 0.25, 0.0, 0.5]  # weights of SOURCES: little of a shopper's own taste
 ENCORE, PAUSE = 28, 0.6  # days that the truth is prolonged by; seconds of real time an hour of the shop takes then
 
 

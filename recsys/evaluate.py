@@ -61,7 +61,7 @@ def judge(truth: Truth, lists: Ints) -> dict[str, float]:
 
 
 def breadth(lists: Ints, known: Interactions) -> dict[str, float]:
-    """What lists show, whoever buys: coverage, novelty, diversity, popularity bias, small sellers' share."""
+    """What lists show, whatever is bought: coverage, novelty, diversity, popularity bias, small sellers' share."""
     lists = lists[:, :AT]
     shown = lists[lists >= 0]
     count = len(known.items)

@@ -15,7 +15,7 @@ from recsys import config
 from recsys.schema import SOURCES, Candidates, Floats, Interactions, Ints
 
 RECENT, EARLIER = 7, 28  # days of a trend
-FAR = 400.0  # days: never, or longer ago than anybody remembers
+FAR = 400.0  # days: never, or longer ago than is remembered
 
 MEANING = 2  # of these names: goes up when a feature is computed otherwise, so that no older ranker reads it
 NAMES = (

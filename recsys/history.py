@@ -140,7 +140,7 @@ def _events(table: Table) -> pl.DataFrame:
 
 
 def _products(events: pl.DataFrame) -> pl.DataFrame:
-    """An item is in the catalogue from the first time that somebody did something with it, as it was then."""
+    """An item is in the catalogue from its first event on, as it was then."""
     first = events.unique("item", keep="first", maintain_order=True)
     return first.select(
         "item",

@@ -88,10 +88,10 @@ class Live:
         self.ledger: Ledger[Release] = Ledger()
         self.reports: list[Report] = []
         self.told: list[Night] = []
-        self.wishes: list[str] = []  # of whoever watches, not yet fulfilled
+        self.wishes: list[str] = []  # demo buttons that were pressed on the page, not carried out yet
         self.obeys: dict[str, Callable[[], None]] = {}  # what is done about a wish, between two days
-        self.visited = False  # whether somebody has wished, or commanded, anything
-        self._cut = False  # whether today's events reach nobody
+        self.visited = False  # whether a demo button or a command was used
+        self._cut = False  # whether today's events are cut off
         self._key = settings.key("pseudonym_key")
         self.shelf = Shelf(self.log, self.nights.tables, key=self._key)
         names = simulate.user_names(shop)
@@ -137,14 +137,14 @@ class Live:
                     self.wishes.append(Wish.model_validate_json(record.value).wish)
                     self.visited = True
 
-    # --- whoever watches ------------------------------------------------------------------------------
+    # --- the page -------------------------------------------------------------------------------------
 
     def go_on(self, life: Life) -> None:
         """From here on the shoppers live on once for each way of recommending."""
         self.lives = {arm: life.copy() for arm in ARMS}
 
     def tell(self, noun: Scene | Books) -> None:
-        """Let whoever watches know what is going on."""
+        """Tell the page what is going on."""
         self.log.append([Entry(STORY, noun.kind, noun.model_dump_json().encode())])
 
     def obey(self) -> None:
@@ -155,7 +155,7 @@ class Live:
             self.obeys[wish]()
 
     def cut_off(self) -> None:
-        """What happens on the next day reaches nobody until the day after."""
+        """The next day's events arrive a day late."""
         self._cut = True
 
     # --- an operator ----------------------------------------------------------------------------------
@@ -192,7 +192,7 @@ class Live:
         made: list[Night] = []
 
         def done() -> bool:
-            with suppress(Busy):  # the monitor runs one that somebody asked for
+            with suppress(Busy):  # the monitor runs one that was asked for
                 made.append(self.nights.run(date_of(self.clock.now())))
             return bool(made)
 

@@ -12,7 +12,7 @@ from recsys.schema import Interactions
 
 PAGE = 10  # places that are seen together
 
-# [1.3] In words for whoever is shown the list; "because you bought X" or "viewed" is filled in from their own past.
+# [1.3] In words for the shopper; "because you bought X" or "viewed" is filled in from their own past.
 REASONS = {
     "als": "Shoppers with a taste like yours chose it.",
     "linear": "It goes with what you bought or viewed.",
@@ -76,7 +76,7 @@ def compose(items: Sequence[int], rules: Rules, policy: Policy, *, most: int = c
         page, waiting = _page(items, waiting, rules, policy)
         chosen += page
     # [7.1] Who was never shown is never bought, and so never shown: a seat breaks the circle.
-    end = PAGE - policy.newcomers  # whose seats come last and must push nobody out of theirs
+    end = PAGE - policy.newcomers  # whose seats come last and must push no other item out of its own
     _seat(chosen, items, policy.small_sellers, lambda item: rules.small[item], end=end)
     _seat(chosen, items, policy.newcomers, lambda item: rules.new[item], end=PAGE)
     return chosen[:most]

@@ -39,8 +39,8 @@ class Recipe(NamedTuple):
 
     def rank(self, facts: Facts, sources: Sources, users: Ints, *, most: int) -> Ranked:
         """The best `most` of each user, block by block: no more than one block's features a core are in memory."""
-        nobody = np.empty(0, dtype=np.int64)
-        none = Ranked(nobody, nobody, np.empty(0, np.float32), nobody)
+        empty = np.empty(0, dtype=np.int64)
+        none = Ranked(empty, empty, np.empty(0, np.float32), empty)
 
         def best(block: Ints) -> Ranked:
             pairs = candidates(sources, block, pool=self.parameters.pool)

@@ -1,4 +1,4 @@
-"""Deeds that nobody here did, through the very same nights: the first part is learnt from, the rest is lived."""
+"""Replays an events file through the nightly job: trains on the first part and serves the rest day by day."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -29,7 +29,7 @@ from shared.table_files.cells import Spelling
 from shared.unusable import Unusable
 
 NIGHTS = 24  # the last days of the file
-NEEDED = 28  # days before them: three horizons of a week to learn, choose and judge, and a week to know somebody by
+NEEDED = 28  # days before them: three horizons of a week to learn, choose and judge, and a week to know shoppers by
 AT = evaluate.AT
 MEASURES = ("ndcg", "recall", "map")
 OURS = "this system"
@@ -42,7 +42,7 @@ class Lived(NamedTuple):
 
     refused: list[str]  # date and reason
     seconds: list[float]  # of each
-    judged: list[Judged]  # of each after which anybody bought
+    judged: list[Judged]  # of each after which there were purchases
 
 
 def run(settings: Settings, file: Path, *, name: str, days: int, seed: int, spelling: Spelling) -> None:
@@ -156,7 +156,7 @@ def messages(rows: pl.DataFrame) -> list[Entry]:
     """Rows of `recsys.events` as records of the topic."""
     filled = [name for name in EVENT_COLUMNS if rows[name].null_count() < rows.height]
     if not filled:
-        return []  # nobody came
+        return []  # no shopper came
     text = pl.struct(filled).struct.json_encode().alias("text")
     return [Entry(EVENTS, user, text.encode()) for user, text in rows.select("user", text).iter_rows()]
 
@@ -170,7 +170,7 @@ def judge(nights: Nights, lake: Lake, named: pl.DataFrame, *, cut: int) -> Judge
     later = dataset.standing(named.filter(pl.col("at") >= cut)).unique(["user", "item"], maintain_order=True)
     if later.is_empty():
         return None
-    # Strangers too: whoever buys is shown something, by popularity if need be.
+    # Unknown shoppers too: each buyer is shown a list, by popularity if need be.
     buyers = later["user"].unique().sort()
     items = pl.Series("item", made.extras.items, pl.String)
     truth = Truth(

@@ -22,7 +22,7 @@ Floats = NDArray[np.float32]
 
 Kind = Literal["view", "click", "cart", "purchase", "cancel"]
 Path = Literal["table", "today", "popular", "expired"]
-SOURCES = ("als", "linear", "repeat", "content", "popular")  # of candidates; the last one knows everybody
+SOURCES = ("als", "linear", "repeat", "content", "popular")  # of candidates; the last one needs no history
 Source = Literal["als", "linear", "repeat", "content", "popular"]
 
 Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$", examples=["u-1001"])]
@@ -55,7 +55,7 @@ ALARMS = Topic("recsys.alarms", 1, days=365)  # key: kind
 NIGHTS = Topic("recsys.nights", 1, days=365)  # key: date
 REPORTS = Topic("recsys.reports", 1)  # key: day
 RELEASES = Topic("recsys.releases", 1)  # key: version
-STORY = Topic("recsys.story", 1, days=30)  # key: kind; what a demo tells whoever watches, and hears from them
+STORY = Topic("recsys.story", 1, days=30)  # key: kind; what a demo tells the page, and the buttons pressed there
 HEARTBEATS = Topic("recsys.heartbeats", 1, compacted=True)  # key: process
 INPUTS = (EVENTS, IMPRESSIONS, ERASURES, CATALOGUE)  # what a night reads
 TOPICS = (*INPUTS, DEAD, COMMANDS, ALARMS, NIGHTS, REPORTS, RELEASES, STORY, HEARTBEATS)

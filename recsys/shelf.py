@@ -292,7 +292,7 @@ class Shelf:
         return _shown(since, items, sources, "table", history=history, support=support, k=k, forbidden=forbidden)
 
     def _today(self, since: Since, today: list[int], k: int, forbidden: Forbidden) -> Shown:
-        """Item-to-item rows of what somebody without a row did today, merged: the nearest of the latest first."""
+        """Item-to-item rows of what a shopper without a row did today, merged: the nearest of the latest first."""
         worth: dict[int, float] = {}
         for age, item in enumerate(reversed(today)):
             for rank, near in enumerate(since.table.neighbours[item].tolist()):

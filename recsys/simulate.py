@@ -1,6 +1,6 @@
 """A shop with a known truth: tastes, needs that come back, complements, season, stock-outs, and what a list changes.
 
-A day's chances are drawn for everybody and before anything is shown, so the same shop can be lived with any
+A day's random draws are made for all shoppers and before anything is shown, so the same shop can be lived with any
 list, or without: what differs is the list's doing (common random numbers). Everything is a number in an array;
 names are given at the end.
 """
@@ -20,7 +20,7 @@ Days = NDArray[np.int16]
 
 LONG_AGO = -10_000  # a day before any shop opened
 TASTES, CATEGORIES, SELLERS = 6, 40, 60
-PICKS, SLOTS = 8, 20  # items that a visitor finds alone, at most; places of a list that anybody looks at
+PICKS, SLOTS = 8, 20  # items that a visitor finds alone, at most; places of a list that a visitor looks at
 WEEKDAYS = np.array([1.0, 0.95, 0.95, 1.0, 1.1, 1.25, 0.9])  # relative visits, Monday first
 EXAMINED = (np.arange(SLOTS) + 1.0) ** -0.7  # chance that a place is looked at
 BUYS = 0.3  # of those who click
@@ -30,7 +30,7 @@ ADJECTIVES = ("plain", "bold", "soft", "classic", "bright", "rustic", "modern", 
 
 
 class Shop(NamedTuple):
-    """Its truth: what nobody who recommends may read."""
+    """Its truth, which no recommender may read."""
 
     seed: int
     start: int  # epoch seconds, midnight
@@ -102,7 +102,7 @@ def open_shop(
 ) -> Shop:
     """`days` is as long as the truth reaches; from day `season_from` on a tenth of the categories is wanted far more.
 
-    Without `personal` everybody is everybody: no tastes, nothing is used up, nothing goes with anything.
+    Without `personal` there are no individual tastes, nothing is used up, and no items go together.
     """
     rng = np.random.default_rng(seed)
     category = rng.integers(CATEGORIES, size=items)
@@ -156,7 +156,7 @@ def open_shop(
 
 
 def _out_of_stock(rng: np.random.Generator, days: int, items: int) -> Bools:
-    """Each day one item in a hundred runs out, for two to six days; demand goes on, and nobody sees it."""
+    """Each day one item in a hundred runs out, for two to six days; demand goes on unseen."""
     out = np.zeros((days, items), dtype=bool)
     for day, item in np.argwhere(rng.random((days, items)) < 0.01):
         out[day : day + rng.integers(2, 7), item] = True
@@ -172,7 +172,7 @@ def prolonged(shop: Shop, days: int) -> Shop:
 
 
 def born(shop: Shop) -> Life:
-    """Nobody has bought anything."""
+    """Before any purchase."""
     shape = shop.taste.shape[0], shop.appeal.size
     return Life(np.full(shape, LONG_AGO, np.int16), np.full(shape, LONG_AGO, np.int16))
 

@@ -1,4 +1,4 @@
-"""The five sources of candidates. Fitted anew every night on everything known; each scores every item for anybody."""
+"""The five sources of candidates. Fitted every night on all that is known; each scores every item for any shopper."""
 
 from pathlib import Path
 from typing import NamedTuple, Self

@@ -19,7 +19,7 @@ from recsys.schema import Floats, Ints, TopK
 from shared.dead_letters import from_validation
 from shared.messages import Message
 
-SAMPLES = 20  # lists that whoever opens the table must find as they were written
+SAMPLES = 20  # lists that every reader must find as they were written
 HISTORY = 5  # of a user's purchases, the latest: what a reason can name
 MAIN = "main"
 MAKING = "table"  # the name of a folder that is no version yet
@@ -100,7 +100,7 @@ def drawn(user: str, date: str, *, share: float | None = None) -> np.random.Gene
     `share`: of user-nights, EXPLORED without it; 1 gives the chance of a row that is known to be shuffled.
     """
     # [6.3] A standing experiment that needs no second table: who is shuffled hangs on shopper and date alone, so it
-    # is drawn before anybody knows who comes, and a rerun draws the same.
+    # is drawn before it is known who comes, and a rerun draws the same.
     digest = hashlib.blake2b(f"{user} {date}".encode(), digest_size=16).digest()
     if int.from_bytes(digest[:8], "little") >= (config.EXPLORED if share is None else share) * 2**64:
         return None
@@ -269,7 +269,7 @@ def sole(tables: Path) -> Iterator[None]:
     """Only who holds this switches anything. A dead process holds nothing: the kernel lets go.
 
     Raises:
-        Busy: somebody else does.
+        Busy: another process does.
     """
     tables.mkdir(parents=True, exist_ok=True)
     with (tables / "LOCK").open("w") as lock:

@@ -37,7 +37,7 @@ class Money(Message):
 
 
 def money(books: Sequence[Books]) -> Money | None:
-    """So far; None where nobody knows what a day without lists would have been."""
+    """So far; None where it is not known what a day without lists would have been."""
     if not books:
         return None
     ours = _added(books, "served")

@@ -118,11 +118,11 @@ def period(lake: Lake, recipe: Recipe, *, cut: int, horizon: int, seed: int, mos
     """Candidates as of a cut, for the users who then bought; `most`: a random part of them.
 
     Raises:
-        NotEnough: hardly anybody known bought anything in that time, or nothing that could have been recommended.
+        NotEnough: hardly any known shopper bought in that time, or nothing that could have been recommended.
     """
     known = dataset.interactions(lake, cut=cut)
     bought = dataset.bought_after(lake, known, until=cut + horizon * config.DAY).filter(pl.col("user") >= 0)
-    # [7.1] What a list sold hangs on the place it had there, and would speak for whoever ranked that list.
+    # [7.1] What a list sold hangs on the place it had there, and would favour the model that ranked that list.
     listed, after = bought.filter(pl.col("listed") & (pl.col("item") >= 0)), bought.filter(~pl.col("listed"))
     if most:
         buyers = np.random.default_rng(seed).permutation(after["user"].unique().sort().to_numpy())[:most]
@@ -139,7 +139,7 @@ def period(lake: Lake, recipe: Recipe, *, cut: int, horizon: int, seed: int, mos
     made = Period(known, sources, facts, truth, truth.users, after, keys, pairs, matrix)
     if not made.bought.any():
         shop = f"{len(known.items)} items, and {truth.users.size} shoppers who bought again"
-        raise NotEnough(f"nothing to rank: of {shop} nobody bought what could have been recommended")
+        raise NotEnough(f"nothing to rank: of {shop} no known shopper bought what could have been recommended")
     return made
 
 
@@ -147,7 +147,7 @@ def tune(lake: Lake, *, cut: int, horizon: int, seed: int) -> Parameters:
     """Parameters of the sources, one at a time, each by the nDCG of its source alone in the horizon after the cut.
 
     Raises:
-        NotEnough: nobody known bought anything in that time.
+        NotEnough: no known shopper bought in that time.
     """
 
     def alone(parameters: Parameters, source: str) -> float:

@@ -273,7 +273,7 @@ def replay(
     dates: Dates = None,
     labels: Labels = "",
 ) -> None:
-    """Posts that nobody here made, through the very same stages."""
+    """Replay a file of posts through the same stages."""
     runtime: SentimentRuntime = context.obj
     from sentiment import replay as story
     from sentiment.label_scale import given

@@ -165,7 +165,7 @@ class Batch:
     # --- closed hours ----------------------------------------------------------------------------
 
     def _due(self) -> int | None:
-        """The next hour that every partition has passed, and nobody has published."""
+        """The next hour that every partition has passed and that is not published."""
         closed = (self._ingest.watermark - LATENESS) // HOUR  # hours below it are closed
         if closed <= 0:
             return None

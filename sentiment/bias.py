@@ -59,7 +59,7 @@ def measure(
     score: Callable[[Text], Score], dropped: Callable[[Text], bool], sentences: Sequence[str] = SENTENCES
 ) -> Bias:
     """`score` and `dropped` are the served ones; each sentence holds {n} once."""
-    # [7.1] The gate is on differences, not on scores: a sentence may be as negative as it likes, whoever it is about.
+    # [7.1] The gate is on differences, not on scores: a sentence may be as negative as it likes about any name.
     names = [name for group in GROUPS.values() for name in group]
     groups = np.repeat(np.arange(len(GROUPS)), [len(group) for group in GROUPS.values()])
     said = np.array([[score(sentence.format(n=name)) for sentence in sentences] for name in names])

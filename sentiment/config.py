@@ -15,8 +15,8 @@ BRAND_PARTITIONS = 4
 # A phone in a tunnel posts minutes later. An hour is sealed in the stream when the watermark passes its end
 # plus this; what comes after that is the batch view's to take in.
 LATENESS = 10 * MINUTE
-MAX_AHEAD = 5 * MINUTE  # against the time of append: one fast clock must not close everybody's hour
-MAX_AGE = 30 * DAY  # a first post this old is somebody's archive, not what people say now
+MAX_AHEAD = 5 * MINUTE  # against the time of append: one fast clock must not close the hour of all sources
+MAX_AGE = 30 * DAY  # a first post this old comes from an archive, and is not what people say now
 REOPEN = 7 * DAY  # how old an hour may be and still be published again for a late post
 PROVISIONAL = 1.0  # seconds of real time between two emissions of an open minute
 RETENTION = 900.0  # seconds that speed minutes outlive the publication of their hour: longer than any request

@@ -120,10 +120,10 @@ class Evidence(NamedTuple):
 
 def gate(evidence: Evidence) -> str:
     """Why the challenger may not be released; empty if it may."""
-    # [5.1] A retrain is deployed by this and by nobody's look at samples, of the files as they will be served. A tie
-    # goes to the champion, as a release costs: it has to be better on what is new for more than chance, and on what is
-    # older it may lose next to nothing, counted from the best version so far. A person can go past it, and the ledger
-    # says who.
+    # [5.1] This gate deploys a retrain, and not a person who looks at samples. It judges the files that will be served.
+    # A tie goes to the champion, because a release has a cost: the challenger has to be better on new posts by more
+    # than chance, and may lose next to nothing on older ones, counted from the best version so far. An operator can
+    # override the gate, and the ledger says who did.
     linear, newest, older, debt, bias = evidence
     if any(pair is not None and (pair.ours == NO_NUMBER).any() for pair in (linear, newest, older)):
         return "a score is no number"

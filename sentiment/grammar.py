@@ -179,7 +179,7 @@ LIVE = Grammar(
         ),
     },
 )
-# What is new after the drift: words and emoji that no history has, for both sides. Nobody's model can know them.
+# What is new after the drift: words and emoji that no history has, for both sides. No model can know them.
 SLANG: dict[Label, tuple[str, ...]] = {
     "negative": (
         "the {b} {t} is straight up zonked 🫠",

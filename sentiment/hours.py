@@ -113,7 +113,7 @@ def publishing(folder: Path, revision: int | None) -> Iterator[None]:
 
 
 def write_hour(folder: Path, hour: int, version: int, rows: pl.DataFrame) -> None:
-    """Columns as COLUMNS. Written again only if nobody has been told of it."""
+    """Columns as COLUMNS. Written again only if no reader has been told of it."""
     path = _path(folder, hour, version)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".new")

@@ -44,7 +44,7 @@ from shared.settings import Settings
 from shared.story import Scene
 
 BATCH = 200  # records an append
-FEW = 4  # for whoever watches
+FEW = 4  # posts at once, so that the page moves
 
 
 class Live:
@@ -103,7 +103,7 @@ class Live:
         self.children.wait(lambda: ready(self.url), "the service is not ready; see serve.log")
 
     def tell(self, scene: Scene) -> None:
-        """Let whoever watches know what is going on."""
+        """Tell the page what is going on."""
         self.log.append([Entry(STORY, scene.kind, scene.model_dump_json().encode())])
 
     @property
@@ -117,7 +117,7 @@ class Live:
         """Posts in order of arrival, hour by hour up to `until`, audits as they fall due; gives the hour reached.
 
         After each hour all is counted, and `pause` may say that it is enough. `nap`: seconds of real time after
-        every FEW posts, for whoever watches.
+        every FEW posts, so that the page can be watched.
         """
         hours = range(self.clock.now() // HOUR * HOUR, until, HOUR)
         with self._stage.progress(len(hours), "hours") as done:
@@ -243,7 +243,7 @@ class Live:
         def answered() -> bool:
             return said() > before
 
-        self.children.wait(answered, f"nobody carried out {command.kind}; see monitor.log")
+        self.children.wait(answered, f"{command.kind} was not carried out; see monitor.log")
 
     def get(self, path: str) -> bytes:
         return self.ask("GET", path, None)

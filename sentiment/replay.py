@@ -1,4 +1,4 @@
-"""Posts that nobody here made, through the very same stages in their own time: a first part is learnt from."""
+"""Replays a file of posts through stream and batch in its own time: trains on the labels of the first days."""
 
 from collections.abc import Mapping
 from contextlib import closing

@@ -72,7 +72,7 @@ class Post(Message):
 class Tombstone(Message):
     """The author has deleted the post; `at` is when."""
 
-    # [7.3] A deletion is a record like a post, and in its partition: whoever reads on must come past it.
+    # [7.3] A deletion is a record like a post, and in its partition: every reader must come past it.
     kind: Literal["tombstone"] = "tombstone"
     id: Id
     at: Seconds
@@ -142,7 +142,7 @@ Count = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class Counts(NamedTuple):
-    """Of mentions: all of them, and by label those that are somebody's first of that text in the hour."""
+    """Of mentions: all of them, and by label the first of each text in the hour."""
 
     raw: Count = 0
     negative: Count = 0
@@ -197,7 +197,7 @@ MINUTE: TypeAdapter[Minute | Late | Seal] = TypeAdapter(Annotated[Minute | Late 
 class Audit(Message):
     """A post that was drawn at random when its day had closed, and once a person has answered, what it says.
 
-    Of a post that its author has deleted: without a text, and known at once, so that nobody is asked about it.
+    Of a post that its author has deleted: without a text, and known at once, so that no person is asked about it.
     """
 
     post: Id

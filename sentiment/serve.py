@@ -280,7 +280,7 @@ def make_app(
     async def correct(given: CorrectionIn, caller: Caller) -> Accepted:
         """A reader disagrees. It moves no count: readers correct what hurts them, and are no sample."""
         opinion = known(given.post, caller)
-        # [7.2] What is published about a brand moves money and jobs, so nobody may write the number: a label that
+        # [7.2] What is published about a brand moves money and jobs, so no reader may write the number: a label that
         # readers could change would be changed by those who are paid to.
         correction = Correction(
             post=given.post,

@@ -305,7 +305,7 @@ class Worker:
                     kind="deleted", id=event.id, at=event.at, partition=record.partition, offset=record.offset
                 )
                 self._out.append(Entry(OPINIONS, event.id, gone.model_dump_json().encode()))
-                # [7.3] Whoever reads the audits reads them from the start, and learns it from the same topic.
+                # [7.3] A gateway reads the audits from their start, so it learns of the deletion from the same topic.
                 void = Audit(post=event.id, at=event.at, known_at=event.at, why_not="deleted", inclusion=1.0)
                 self._out.append(Entry(AUDITS, event.id, void.model_dump_json().encode()))
         source.observe(min(event.at, record.at))  # a fast clock closes no hour early

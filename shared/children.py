@@ -1,4 +1,4 @@
-"""Child commands: started as a user would start them, waited for, and ended with whoever started them."""
+"""Child commands: started as a user would start them, waited for, and ended with their parent."""
 
 import signal
 import socket
@@ -73,7 +73,7 @@ def ready(url: str) -> bool:
 
 
 def free_port(first: int) -> int:
-    """The first port from there on that nobody listens on."""
+    """The first free port from there on."""
     for port in range(first, 65_536):
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)):

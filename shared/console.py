@@ -1,4 +1,4 @@
-"""What a person sees of a run: acts, progress, closing tables. Plain text when nobody watches."""
+"""What a person sees of a run: acts, progress, closing tables. Plain text when the output is no terminal."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager

@@ -27,7 +27,7 @@ ATOM = 0.01  # of the reference's rows: a value this common (0, -1 = never, a fl
 # blocks in a row, 120 simulated runs of that length had none (blocks of 2,000 and 4,000 rows); and a flag
 # that goes from 3 % to 5 % was found within three blocks 88 and 97 times in a hundred.
 DEVIATIONS = 3.5
-FLOOR = 0.02  # a smaller move, such as from 3.0 % to 3.8 % of the rows, is nobody's alarm, however certain
+FLOOR = 0.02  # a smaller move, such as from 3.0 % to 3.8 % of the rows, raises no alarm, however certain
 BLOCKS_IN_A_ROW = 2  # one odd day, a holiday or a broken till, is not drift
 
 
@@ -92,7 +92,7 @@ def spread(rows: pl.DataFrame, block: int) -> pl.DataFrame:
 
 def report(reference: pl.DataFrame, current: pl.DataFrame, path: Path) -> None:
     """Write evidently's page of histograms, for people; its tests are its own, `drifted` is what counts."""
-    # Seven seconds to import and three to run: whoever only asks for distances must not wait for it.
+    # Seven seconds to import and three to run: a caller that only asks for distances must not wait for it.
     from evidently import Report
     from evidently.presets import DataDriftPreset
 

@@ -20,8 +20,8 @@ HANDLE = re.compile(r"(?<!\w)@\w{2,}")
 
 
 def pseudonym(name: str, key: bytes) -> str:
-    """A stable stand-in, 32 hexadecimal digits (HMAC-SHA256, cut); nobody without the key can link it."""
-    # [7.3] Under the GDPR it stays personal data, but a leaked topic names nobody. Destroying the key cuts the
+    """A stable stand-in, 32 hexadecimal digits (HMAC-SHA256, cut); it cannot be linked without the key."""
+    # [7.3] Under the GDPR it stays personal data, but a leaked topic contains no names. Destroying the key cuts the
     # link to the name; what else a record says, as times, places and amounts, may tell a person still.
     return hmac.digest(key, name.encode(), hashlib.sha256)[:16].hex()
 

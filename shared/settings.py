@@ -86,7 +86,7 @@ class Settings(BaseSettings):
         return self.model_copy(update={"var": var, **moved})
 
     def afresh(self, run: str, *, at: int) -> Self:
-        """Parts that nobody has used: a new folder below `var/<run>`, named by the time, and on servers a prefix."""
+        """Unused parts: a new folder below `var/<run>`, named by the time, and on servers a prefix."""
         stamp = datetime.fromtimestamp(at, UTC).strftime("%Y%m%d-%H%M%S")
         for number in count(1):
             name = stamp if number == 1 else f"{stamp}-{number}"
@@ -117,7 +117,7 @@ class Settings(BaseSettings):
         path.write_text(secret)
 
     def once(self, name: str) -> str:
-        """A secret that `pin` put there, gone after this; empty without. An argument would be everybody's to read."""
+        """A secret that `pin` put there, gone after this; empty without. Other users could read an argument."""
         path = self.var / f"{name}.secret"
         if not path.exists():
             return ""
@@ -163,7 +163,7 @@ def read_settings() -> Settings:
 
 
 def _not_empty(secret: str, source: str) -> bytes:
-    """A secret without the line end that `echo` leaves behind. Anybody can compute with an empty one.
+    """A secret without the line end that `echo` leaves behind. An empty one protects nothing.
 
     Raises:
         ValueError: it is empty.

@@ -1,4 +1,4 @@
-"""What a demo is doing, told to the console and to whoever watches its page: one scene after another."""
+"""What a demo is doing, for the console and the page: one scene after another."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

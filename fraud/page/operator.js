@@ -33,7 +33,7 @@ export function build(told) {
   };
   attack = button("Start the attack", wish("attack", "attack"));
   byId("wishes").replaceChildren(
-    line("attack", attack, "New fraudsters, from the next virtual day on: slowly, at home, in sums like anybody's."),
+    line("attack", attack, "New fraudsters, from the next virtual day on: slowly, at home, in ordinary amounts."),
     line("bad", button("Release a bad model", wish("bad", "bad release", "Release a model past the gate that declines far too much?")),
       "Trees calibrated for a world full of fraud. A guardrail should take it back."));
 }

@@ -95,7 +95,7 @@ class Bought(Message):
 
 
 class Shopper(Message):
-    """What is known of a shopper, what they would be shown now, and what somebody unknown would."""
+    """What is known of a shopper, what they would be shown now, and what an unknown shopper would."""
 
     user: str  # pseudonym
     version: str

@@ -35,7 +35,7 @@ export function notices(state) {
   else if (state.catching_up && state.now.seconds > 3) found.push(["", "Still reading what happened since the table was made."]);
   if (state.refused) found.push(["bad", `A newer table does not prove itself, so the old one is shown: ${state.refused}.`]);
   if (state.doing) found.push(["", `The monitor is busy: ${state.doing}.`]);
-  if (state.age > 36 * 3600) found.push(["", `The table is ${ago(state.age)} old: after 72 hours everybody is shown what is popular.`]);
+  if (state.age > 36 * 3600) found.push(["", `The table is ${ago(state.age)} old: after 72 hours all shoppers are shown what is popular.`]);
   return found;
 }
 

@@ -49,7 +49,7 @@ async function correct(id, label, pressed, came) {
   }
 }
 
-/** Nobody's name, and the same in this browser: one reader is to be heard once. */
+/** A random name, the same in this browser, so that one reader counts once. */
 function reader() {
   const known = localStorage.getItem("reader") ?? `page-${Array.from(crypto.getRandomValues(new Uint8Array(12)), (byte) => byte.toString(16).padStart(2, "0")).join("")}`;
   localStorage.setItem("reader", known);

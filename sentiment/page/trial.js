@@ -1,4 +1,4 @@
-// A sentence that somebody types: what it says, and which words moved that.
+// A typed sentence: its label, and the words that moved it.
 
 import {byId, el} from "/page/dom.js";
 import {ask} from "/page/live.js";

@@ -1,7 +1,7 @@
 """The log in Kafka: topics, groups and transactional ids under one prefix. Needs a broker from 3.0 on.
 
 A step is a transaction, so its control markers take offsets too: the offsets that records get have gaps.
-Whoever runs the broker sets `offsets.retention.minutes` high: a group whose offsets expire begins again.
+The operator of the broker sets `offsets.retention.minutes` high: a group whose offsets expire begins again.
 """
 
 import logging
@@ -63,7 +63,7 @@ class KafkaLog:
             "reconnect_backoff_max_ms": 500,
         }
         self._lock, self._asking = threading.Lock(), threading.Lock()
-        self.opened: set[Tail] = set()  # readers and members that nobody has closed yet
+        self.opened: set[Tail] = set()  # readers and members that are not closed yet
         self._known: dict[str, int] = {}  # partitions of the topics that exist
         self._producer: KafkaProducer | None = None
         with or_unavailable(f"no broker at {servers}"):
@@ -218,7 +218,7 @@ class KafkaLog:
         self, what: str, places: Sequence[TopicPartition], ask: Callable[..., dict[TopicPartition, int]]
     ) -> dict[TopicPartition, int]:
         with or_unavailable(what):
-            if not self._asking.acquire(timeout=ANSWER):  # held by somebody whom the broker does not answer, either
+            if not self._asking.acquire(timeout=ANSWER):  # held by another thread, which waits for the broker, too
                 raise TimeoutError("the broker does not answer")
             try:
                 return self._offsets(places, ask)

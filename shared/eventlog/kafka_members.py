@@ -31,7 +31,7 @@ FENCED = (  # found by name: a producer that is in an error state hands its caus
 
 
 def _record(place: Place, given: Any) -> Record:
-    """Whoever else writes to the topic may leave out key and value, or send a key that is no text."""
+    """Other producers may leave out key and value, or send a key that is no text."""
     key, value = (given.key or b"").decode(errors="replace"), given.value or b""
     return Record(*place, given.offset, key, value, given.timestamp // 1000)
 
@@ -168,7 +168,7 @@ class KafkaMember(Tail):
         """Take what was assigned, from where the group stands.
 
         A kept partition goes on from its own next record. If the group stands elsewhere than this member
-        left it, somebody else had it: it comes back with the next poll, so that the caller sees it gone.
+        left it, another member had it: it comes back with the next poll, so that the caller sees it gone.
         """
         moves = self._moves
         assigned = set(map(self._place, moves.assigned))

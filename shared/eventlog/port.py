@@ -165,8 +165,8 @@ class Consumer(Protocol):
     def owned(self) -> Mapping[Place, Position]:
         """The partitions owned now, with the position last committed. Changes within `poll` only.
 
-        One that somebody else had in between is missing for a poll before it comes back, so that
-        whoever keeps state for it knows to drop that.
+        One that another member had in between is missing for a poll before it comes back, so that
+        a caller that keeps state for it knows to drop that.
         """
         ...
 
@@ -185,7 +185,7 @@ class Consumer(Protocol):
         Raises:
             Fenced: a partition is no longer owned. After any error, drop all state and start afresh.
             RecordTooLarge: nothing was written.
-            LogUnavailable: the log is away; nothing was written (Kafka: nobody knows; who joins next does).
+            LogUnavailable: the log is away; nothing was written (Kafka: unknown; the member that joins next knows).
         """
         ...
 
@@ -208,7 +208,7 @@ class EventLog(Protocol):
         """Append; gives (partition, offset) of each entry once all are durable.
 
         Raises:
-            LogUnavailable: nothing was appended (Kafka: nobody knows what was). To append again does no
+            LogUnavailable: nothing was appended (Kafka: unknown). To append again does no
                 harm, as every consumer knows a repeat.
             RecordTooLarge: nothing was appended.
         """

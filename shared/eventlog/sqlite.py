@@ -206,7 +206,7 @@ def _or_unavailable(what: str) -> Iterator[None]:
 
 
 class _Tail:
-    """Reads streams from offsets, and looks again only when somebody has written."""
+    """Reads streams from offsets, and looks again only after a write."""
 
     def __init__(self, connection: _Connection) -> None:
         self._connection = connection

@@ -56,7 +56,7 @@ export function answered(newest, came, process) {
   for (const [name, {since, before}] of pending) {
     const words = came(name, Object.keys(latest).filter((kind) => latest[kind] !== before[kind]));
     if (words) finish(name, words);
-    else if (Date.now() - since > 1000 * PATIENCE) finish(name, `Nobody has answered yet: does \`${process}\` run?`);
+    else if (Date.now() - since > 1000 * PATIENCE) finish(name, `No answer yet: does \`${process}\` run?`);
   }
 }
 

@@ -1,4 +1,4 @@
-// The live list: the newest on top, held or sorted when somebody wants to read.
+// The live list: the newest on top, held or sorted while the reader wants to read.
 
 import {byId, el} from "/page/dom.js";
 

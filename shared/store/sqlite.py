@@ -82,7 +82,7 @@ class SqliteStore:
         return 0 if self._keep is None else self._clock.now() - self._keep
 
     def _forget(self, most: int) -> None:
-        """Remove some of the rows that are no longer there: so few that nobody waits, more than come in."""
+        """Remove some of the rows that are no longer there: so few that no reader waits, and more than come in."""
         which = "SELECT rowid FROM dated_rows WHERE at < ? LIMIT ?"
         self._db.execute(f"DELETE FROM dated_rows WHERE rowid IN ({which})", (self._gone(), most))
 

@@ -11,7 +11,7 @@ from shared.results import render
 
 DOCUMENTS = [path for path in tracked() if path.suffix == ".md"]
 LINK = re.compile(r"\]\(([^)#:\s]+)(?:#([^)]*))?\)")  # without those to other sites
-PARTS = ("Chosen", "Turned down", "The number", "What would change it", "Asked next")  # of an answer
+PARTS = ("Decision", "Rejected alternatives", "Evidence", "What would change it", "Follow-up")  # of an answer
 DESIGNS = [path for path in DOCUMENTS if path.name == "DESIGN.md"]
 COMMAND = re.compile(r"^\s*make ([a-z-]+)|`make ([a-z-]+)", re.MULTILINE)
 

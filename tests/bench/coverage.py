@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def coverage(shop: Shop, lake: Lake, *, explores: bool) -> list[tuple[float, float]]:
-    """By night: the share of items that anybody's first page has shown in the last seven nights, and ever."""
+    """By night: the share of items that some first page has shown in the last seven nights, and ever."""
     life, count = simulate.born(shop), shop.appeal.size
     for day in range(HISTORY):
         live(shop, life, lake, day, None)
@@ -81,8 +81,8 @@ def tonight(shop: Shop, lake: Lake, day: int, *, explores: bool) -> Ints:
     names = {str(name): number for number, name in enumerate(simulate.item_names(shop))}
     number = np.array([names[item] for item in known.items] + [-1])  # the last one for -1
     rows = dict(zip(known.users, number[made[:, :PAGE]], strict=True))
-    everybody = hidden(pl.DataFrame({"user": simulate.user_names(shop)}), key=KEY)["user"]
-    return np.array([rows.get(user, np.full(PAGE, -1)) for user in everybody])
+    every_user = hidden(pl.DataFrame({"user": simulate.user_names(shop)}), key=KEY)["user"]
+    return np.array([rows.get(user, np.full(PAGE, -1)) for user in every_user])
 
 
 def live(shop: Shop, life: Life, lake: Lake, day: int, lists: Ints | None) -> None:

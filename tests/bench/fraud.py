@@ -30,7 +30,7 @@ from tests.fraud.bank import LIVE, TODAY, Trained, copied, trained
 from tests.worlds import learnable
 
 REPEATS = 5
-GROUP = 20  # events timed together: a tick or a late hour is nobody's own cost
+GROUP = 20  # events timed together: a tick or a late hour is the cost of no single one
 CARD_EVENTS = 57  # of a card within the longest window, as the Handbook's busy ones
 
 

@@ -25,7 +25,7 @@ TRUTH = "python -m tests.bench.offpolicy"
 
 
 class World(NamedTuple):
-    """A week of first lists, half of them shuffled; and what popularity's order would have got of everybody."""
+    """A week of first lists, half of them shuffled; and what popularity's order would have got of all users."""
 
     shuffled: Slates
     plain: Slates
@@ -35,14 +35,14 @@ class World(NamedTuple):
 
 
 def night(seed: int) -> World:
-    """Each night everybody gets twenty items near their taste; who comes sees ten. Nobody's needs change meanwhile."""
+    """Each night all users get twenty items near their taste; visitors see ten. Needs do not change meanwhile."""
     rng = np.random.default_rng([seed, 1])
     shop = simulate.open_shop(seed=seed, start=0, days=DAYS, users=USERS, items=ITEMS)
-    life, everybody = simulate.born(shop), np.arange(USERS)
+    life, every_user = simulate.born(shop), np.arange(USERS)
     parts: dict[bool, list[tuple[Ints, Ints, np.ndarray, Ints]]] = {True: [], False: []}
     expected = weight = 0.0
     for day in range(DAYS):
-        utility = simulate.utilities(shop, life, everybody, day)
+        utility = simulate.utilities(shop, life, every_user, day)
         guess = utility + rng.gumbel(size=utility.shape)
         stored = np.argsort(-guess, axis=1)[:, : config.PERMUTED]
         wanted = np.take_along_axis(stored, np.argsort(-shop.appeal[stored], axis=1), axis=1)[:, :K]

@@ -62,7 +62,7 @@ def main() -> None:
         with stage.act("The demo's shop after twelve weeks, and a recipe learnt from them") as act:
             shop = opened(Path(temporary) / "lake")
             act.outcome = f"{len(shop.known.users):,} shoppers, {len(shop.known.items):,} items"
-        with stage.act("The best of one source for everybody: scores, then the pool") as act:
+        with stage.act("The best of one source for all users: scores, then the pool") as act:
             ours, peer = best_of_als(shop.sources)
             run.figure("bench.topk_us_per_user", round(1e6 * ours, 1), unit="us")
             run.figure("bench.topk_vs_implicit", round(peer / ours, 2), unit="ratio", target=">= 1")
@@ -128,12 +128,12 @@ def best_of_als(sources: Sources) -> tuple[float, float]:
 
 
 def whole_night(shop: Shop) -> tuple[float, float, float]:
-    """Seconds of a night for everybody; of ranking SOME users in blocks, and one by one."""
+    """Seconds of a night for all users; of ranking SOME users in blocks, and one by one."""
 
     def night() -> None:
         sources = fit(shop.known, shop.recipe.parameters, seed=7)
-        everybody = np.arange(len(shop.known.users))
-        ranked = shop.recipe.rank(Facts.of(shop.known), sources, everybody, most=config.STORED)
+        every_user = np.arange(len(shop.known.users))
+        ranked = shop.recipe.rank(Facts.of(shop.known), sources, every_user, most=config.STORED)
         arranged(shop.known, shop.recipe.policy, sources, ranked, date="2026-03-26")
 
     def blocks() -> None:

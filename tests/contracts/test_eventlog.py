@@ -572,7 +572,7 @@ def test_a_member_alone_owns_everything_from_the_start(join: Callable[[str], Con
 def test_what_a_group_never_committed_counts_as_zero(log: EventLog, join: Callable[[str], Consumer]) -> None:
     join("a")
     assert set(log.committed(GROUP, IN).values()) <= {Position(0)}
-    assert log.committed("nobody", IN) == {}
+    assert log.committed("unknown", IN) == {}
 
 
 def test_groups_do_not_disturb_one_another(log: EventLog, join: Callable[[str], Consumer]) -> None:
@@ -822,7 +822,7 @@ def embedded(path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SqliteLog]
 
 @pytest.fixture
 def locked(embedded: SqliteLog, path: Path) -> Iterator[sqlite3.Connection]:
-    """Somebody from outside holds the file, after it was made."""
+    """Another process holds the file, after it was made."""
     assert embedded.ends(IN)[0] == 1
     with closing(sqlite3.connect(path, isolation_level=None)) as foreign:
         foreign.execute("BEGIN EXCLUSIVE")

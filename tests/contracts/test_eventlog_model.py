@@ -1,4 +1,4 @@
-"""The embedded log against lists in memory, in orders of events that nobody would think of.
+"""The embedded log against lists in memory, in random orders of events.
 
 Members of a group work, stall, die, come back and leave while the clock runs on; each input record has to
 be worked off exactly once: one record in `out` for each that a committed position has passed.
@@ -140,7 +140,7 @@ class Group(RuleBasedStateMachine):
 
     @rule(partition=st.integers(0, IN.partitions - 1), back=some)
     def replay(self, partition: int, back: int) -> None:
-        """Somebody reads from anywhere, and goes on."""
+        """A reader begins anywhere, and goes on."""
         place = PLACES[partition]
         start = max(0, len(self.records[place]) - back)
         if len(self.readers) > 2:
@@ -159,7 +159,7 @@ class Group(RuleBasedStateMachine):
     @precondition(lambda self: len(self.living) < 4)
     @rule(name=st.sampled_from(NAMES))
     def join(self, name: str) -> None:
-        """Somebody new, or back from the dead, or under the name of one who only seemed dead."""
+        """A new member, one that was dead, or one under the name of a member that only seemed dead."""
         self.living.append(Member(name, hasty(self.log.consumer(GROUP, [IN], name))))
 
     @precondition(lambda self: self.living)
@@ -214,7 +214,7 @@ class Group(RuleBasedStateMachine):
     @precondition(lambda self: self.living)
     @rule(who=some, partition=st.integers(0, IN.partitions - 1))
     def trespass(self, who: int, partition: int) -> None:
-        """Nobody moves what it does not hold, not even with something of its own beside it."""
+        """A member cannot move a partition that it does not hold, even beside one of its own."""
         member, foreign = self.living[who % len(self.living)], PLACES[partition]
         if not self.holds(member, foreign):
             own = {place: self.committed[place] for place in PLACES if self.holds(member, place)}
@@ -303,7 +303,7 @@ class Group(RuleBasedStateMachine):
         self.names[member.name] = self.now + LEASE
         share = math.ceil(len(PLACES) / len(self.names))
         assert len(owned) == min(share, len(mine | free - lost))
-        assert lost.isdisjoint(owned), "had by somebody else in between, and not seen gone"
+        assert lost.isdisjoint(owned), "had by another member in between, and not seen gone"
         for place in before.keys() - owned.keys():
             del member.next[place], member.undone[place]
             if place not in lost:
@@ -333,7 +333,7 @@ def result(record: Record) -> Entry:
 
 
 def hasty(opened: Opened) -> Opened:
-    """Without waiting for the disk: nobody cuts the power here."""
+    """Without waiting for the disk: the power is not cut here."""
     opened._connection.db.execute("PRAGMA synchronous=OFF")
     return opened
 

@@ -35,7 +35,7 @@ def launched(playwright: Playwright) -> Browser:
 
 @contextmanager
 def opened(chromium: Browser) -> Iterator[Page]:
-    """A browser of one's own; at the end it has complained of nothing, and asked nobody else."""
+    """A browser of one's own; at the end it has complained of nothing, and made no other requests."""
     context = chromium.new_context(viewport=DESK, color_scheme="light", reduced_motion="reduce")  # type: ignore[arg-type]  # a dictionary is enough for it
     page, said, asked = context.new_page(), [], set()
 
@@ -74,7 +74,7 @@ def keep(tab: Page, name: str) -> None:
 
 
 def everywhere(tab: Page, name: str) -> None:
-    """In the dark and on a telephone it fits, and keeps nobody out."""
+    """In the dark and on a telephone it fits, and is accessible."""
     for scheme, size, kind in (("dark", DESK, "-dark"), ("dark", PHONE, "-phone-dark"), ("light", PHONE, "-phone")):
         tab.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]  # a dictionary is enough for it
         tab.set_viewport_size(size)  # type: ignore[arg-type]  # a dictionary is enough for it

@@ -111,7 +111,7 @@ def drained(service: Service) -> None:
     """Wait until nothing is left to decide."""
     end = monotonic() + BACK
     while service.metric("fraud_lag"):
-        assert monotonic() < end, "payments wait that nobody takes"
+        assert monotonic() < end, "payments wait and are not taken"
         sleep(0.1)
 
 

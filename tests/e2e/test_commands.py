@@ -170,7 +170,7 @@ def test_serve_answers_stands_up_to_a_second_one_and_ends_in_good_order_on_ctrl_
         assert "already in use" in second.stderr
         assert "--port" in second.stderr
         assert service.post(PAYMENT | {"id": "after"})["path"] == "model"
-        assert "starting afresh" not in service.log  # nobody took the worker's slot over
+        assert "starting afresh" not in service.log  # no other worker took the slot over
         ends_in_good_order(service, signal.SIGINT)
     assert (bank.var / "operator_key.secret").stat().st_mode & 0o077 == 0
 
@@ -207,7 +207,7 @@ def ends_in_good_order(service: Service, number: signal.Signals) -> None:
 def test_a_worker_whose_supervisor_has_gone_ends_though_it_cannot_even_start(tmp_path: Path) -> None:
     (tmp_path / "away").touch()
     log = f"sqlite:///{tmp_path}/away/log.db"
-    said = run("--var", str(tmp_path), "--log", log, "worker", "--parent", "1")  # nobody whom it knows
+    said = run("--var", str(tmp_path), "--log", log, "worker", "--parent", "1")  # not its parent
     assert said.returncode == 0, said.stderr
 
 

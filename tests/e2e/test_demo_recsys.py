@@ -1,4 +1,4 @@
-"""The demo as a user types it, shortened: every act, every request answered, and broken nights that nobody sees."""
+"""The demo as a user types it, shortened: every act, every request answered, and broken nights that no shopper sees."""
 
 import re
 import subprocess

@@ -120,7 +120,7 @@ def test_a_worker_killed_again_and_again_decides_what_an_undisturbed_one_does(
 def test_of_two_workers_one_is_killed_under_load_and_the_other_takes_over(
     bank: Bank, world: Trained, open_bank: Callable[..., Bank]
 ) -> None:
-    """And gives back what is not its own when the dead one returns. Prints how long nobody decided."""
+    """And gives back what is not its own when the dead one returns. Prints how long no payment was decided."""
     rows, shared = days(world, 0, 3), open_bank()
     (shared.var / "pseudonym_key.secret").write_bytes(KEY)
     first, second, third = (rows.slice(n * (rows.height // 3 + 1), rows.height // 3 + 1) for n in range(3))

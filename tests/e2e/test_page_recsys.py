@@ -121,7 +121,7 @@ def test_a_shopper_is_picked_and_a_list_opened_by_keyboard(tab: Page, service: S
         assert place["reason"] in shown
     for place in (*seen["popular"], *seen["history"]):
         assert place["title"] in shown
-    tab.fill("#user", "u-nobody")
+    tab.fill("#user", "u-unknown")
     press(tab, "Show")
     expect(tab.locator("#shopper-said")).to_contain_text("from popularity")
     press(tab, "Taken up")

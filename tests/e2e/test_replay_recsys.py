@@ -40,7 +40,7 @@ def test_a_file_of_one_s_own(tmp_path: Path) -> None:
     assert "3 rows refused" in done.stdout
     for number in range(3):
         assert re.search(rf"{len(lines) - 2 + number}\s+│", done.stdout), "bad rows by line"
-    assert "8 published" in done.stdout, "a day without anybody is no broken night"
+    assert "8 published" in done.stdout, "a day without shoppers is no broken night"
     figures = {name: figure["value"] for name, figure in read(tmp_path / "results" / "recsys.json").items()}
     ours, peers = figures["replay.my_shop.ndcg20"], ("popularity", "repeats")
     assert isinstance(ours, float)

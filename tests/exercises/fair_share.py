@@ -52,7 +52,7 @@ def ranking(user: int) -> list[int]:
     items.insert(PAGE + 1 if user >= 40 else PAGE + 2, STAR)
     items.insert(PAGE + 4 + user // 3, LATE)  # the first users like it best
     if user < 7:
-        items.insert(PAGE + 18, RARE)  # nobody else's list holds it
+        items.insert(PAGE + 18, RARE)  # no other list holds it
     return items
 
 
@@ -130,7 +130,7 @@ def test_no_seat_is_left_empty_and_none_is_added(world: World) -> None:
     must(
         counts == {1},
         f"first pages hold {sorted(counts)} newcomers, not one each: who is there by merit takes the page's seat, and "
-        "a seat that nobody is owed goes to the list's best newcomer, as before",
+        "a seat that is owed to no item goes to the list's best newcomer, as before",
     )
 
 
@@ -151,7 +151,7 @@ def test_the_places_above_the_seats_are_as_before(world: World) -> None:
     before, now = stored(world, Policy()), stored(world, on())
     above = PAGE - 2  # one for small sellers, one for newcomers
     changed = sum(old[:above] != new[:above] for old, new in zip(before, now, strict=True))
-    must(changed == 0, f"{changed} lists have other items in their first {above} places, which are nobody's seats")
+    must(changed == 0, f"{changed} lists have other items in their first {above} places, which are no seats")
     lost = USERS - len(pages_with(SMALL, now))
     must(lost == 0, f"on {lost} first pages the small seller has lost its seat to a newcomer")
     torn = sum(sorted(old) != sorted(new) for old, new in zip(before, now, strict=True))
@@ -171,7 +171,7 @@ def test_shuffled_lists_promise_nothing(world: World, monkeypatch: pytest.Monkey
     before, now = stored(world, Policy()), stored(world, on())
     must(
         all(before[user] == now[user] for user in chance),
-        "topk.arranged: a list that is shuffled is not the one that Policy() would have shuffled; whoever shares seats "
+        "topk.arranged: a list that is shuffled is not the one that Policy() would have shuffled; if you share seats "
         "out among them changes what the estimates are about, for places that chance takes away again",
     )
     fixed = [user for user in range(USERS) if user not in chance]

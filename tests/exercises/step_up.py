@@ -187,7 +187,7 @@ def test_the_price_of_a_review_knows_what_else_could_be_done() -> None:
     found = train.review_price(train.Block(payments, matrix), scores)
     must(
         found <= config.REVIEW_PRICE + 0.01,
-        f"train.review_price asks {found:.2f} EUR for a review that nobody wants: it counts reviews as if there "
+        f"train.review_price asks {found:.2f} EUR for a review that is not wanted: it counts reviews as if there "
         "were no challenge",
     )
 
@@ -271,7 +271,7 @@ def test_the_holder_is_a_source_of_labels() -> None:
 @pytest.fixture(scope="module")
 def bank(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bank]:
     """Two live days, decided by the model that train releases."""
-    must("challenge" in get_args(Action), "schema.Action has no 'challenge', so nobody can decide it")
+    must("challenge" in get_args(Action), "schema.Action has no 'challenge', so it cannot be decided")
     world: Trained = request.getfixturevalue("world")  # only now, as a bank takes some seconds to learn
     with closing(copied(world, tmp_path_factory.mktemp("step-up") / "var")) as bank:
         bank.send(days(world, 0, 1))
@@ -284,7 +284,7 @@ def said(bank: Bank) -> list[Decision]:
     decisions = list(bank.decisions().values())
     must(
         any(str(x.action) == "challenge" for x in decisions),
-        "the worker challenges nobody in two days: train has to put the switch into the artifact's policy",
+        "the worker challenges no payment in two days: train has to put the switch into the artifact's policy",
     )
     return decisions
 

@@ -47,7 +47,7 @@ def test_what_is_certain_is_explained_too(client: httpx.Client, bank: Bank, worl
 def test_what_the_rules_decided_has_none(alone: httpx.Client) -> None:
     said = alone.post("/v1/decisions", json=PAYMENT)
     assert "the rules decided" in problem(alone.get(f"{said.headers['location']}/explanation"), 404)["detail"]
-    problem(alone.get("/v1/decisions/nobody.tx-1/explanation"), 404)
+    problem(alone.get("/v1/decisions/unknown.tx-1/explanation"), 404)
 
 
 def test_without_the_files_of_the_version_it_says_so(client: httpx.Client, bank: Bank, world: Trained) -> None:

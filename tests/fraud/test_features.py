@@ -24,7 +24,7 @@ MINUTE = 60
 
 @pytest.fixture(scope="module")
 def rows() -> pl.DataFrame:
-    """60,000 payments of 40 days with every trouble, and a partition in which nobody pays."""
+    """60,000 payments of 40 days with every trouble, and a partition without payments."""
     rows = bank(seed=3, days=40, cards=500, payments_a_day=3.5)
     return troubled(rows.filter((pl.col("kind") == "tick") | (pl.col("partition") != 3)), seed=4)
 

@@ -175,7 +175,7 @@ def test_what_a_monitor_remembers_is_bounded(room: Room, monkeypatch: pytest.Mon
 def test_drift_is_an_alarm_on_the_second_day_in_a_row_and_is_said_once(room: Room, world: Trained) -> None:
     room.day(moved(days(world, 0, 0)))
     room.day(days(world, 1, 1))
-    room.day(days(world, 2, 2))  # one odd day was nobody's alarm
+    room.day(days(world, 2, 2))  # one odd day was no alarm
     assert room.alarms == []
     room.day(moved(days(world, 3, 3)))
     room.day(moved(days(world, 4, 4)))  # closes day 3

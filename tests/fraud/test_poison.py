@@ -107,7 +107,7 @@ def test_the_worker_goes_on_and_raises_an_alarm(bank: Bank, topic: Topic) -> Non
 def test_a_payment_that_not_even_the_rules_can_decide_is_a_dead_letter_and_stays_one_in_a_rebuild(
     bank: Bank, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
-    """Nobody can decide it; it must not end the worker again and again."""
+    """No worker can decide it; it must not end the worker again and again."""
     bad = payment(id="bad")
     worker = bank.worker()
     bank.settle(worker)

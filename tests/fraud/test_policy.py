@@ -55,7 +55,7 @@ def test_expected_costs_by_hand() -> None:
 
 
 def test_expected_costs_are_the_mean_of_those_realised() -> None:
-    """With the analysts' minutes as their price: the scarcity on top is nobody's bill."""
+    """With the analysts' minutes as their price: the scarcity on top is not paid."""
     for name, expected in costs(0.3, 120_00, POLICY).items():
         mean = 0.3 * realised(name, 120_00, fraud=True) + 0.7 * realised(name, 120_00, fraud=False)
         assert mean == pytest.approx(expected)

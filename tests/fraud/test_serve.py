@@ -270,7 +270,7 @@ def test_a_decision_is_answered_for_as_long_as_its_topic_is_kept(bank: Bank) -> 
 
 
 def test_an_unknown_payment_is_404(alone: httpx.Client) -> None:
-    assert "nobody.tx-1" in problem(alone.get("/v1/decisions/nobody.tx-1"), 404)["detail"]
+    assert "unknown.tx-1" in problem(alone.get("/v1/decisions/unknown.tx-1"), 404)["detail"]
     problem(alone.get("/v1/decisions/no identity"), 422)
 
 
@@ -278,7 +278,7 @@ def test_an_unknown_payment_is_404(alone: httpx.Client) -> None:
 
 
 def test_the_latest_verdict_on_a_decided_payment_wins(client: httpx.Client, bank: Bank) -> None:
-    problem(client.post("/v1/labels", json={"payment": "nobody.tx-1", "fraud": True, "source": "analyst"}), 404)
+    problem(client.post("/v1/labels", json={"payment": "unknown.tx-1", "fraud": True, "source": "analyst"}), 404)
     said = client.post("/v1/decisions", json=PAYMENT).json()
     identity = f"{said['card']}.{said['id']}"
     for fraud, source in ((True, "chargeback"), (False, "analyst")):

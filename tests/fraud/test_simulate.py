@@ -44,7 +44,7 @@ def test_the_frame_is_as_promised(world: pl.DataFrame) -> None:
     assert world["at"].is_sorted()
     assert world["id"].is_unique().all()
     assert world["at"].is_between(START, START + DAYS * DAY - 1).all()
-    assert world["card"].n_unique() > 1_980  # of 2,000; somebody never pays
+    assert world["card"].n_unique() > 1_980  # of 2,000; some never pay
     assert world.height / DAYS / 2_000 == pytest.approx(1.0, abs=0.06)
     assert not sum(world.null_count().row(0))
 

@@ -295,7 +295,7 @@ def test_other_content_under_the_same_identity_is_a_conflict_and_a_dead_letter(b
 
 
 def test_a_probe_is_decided_and_leaves_no_trace(bank: Bank, world: Trained, undisturbed: Undisturbed) -> None:
-    """Also one that is ahead of time: nobody's payment is late for it, and the analysts' day has not begun."""
+    """Also one that is ahead of time: no payment is late for it, and the analysts' day has not begun."""
     bank.release(world.release)
     rows, evening = undisturbed.rows, TODAY + DAY - MAX_AHEAD
     bank.clock.observe(evening)
@@ -438,7 +438,7 @@ def room(bank: Bank) -> None:
 
 
 def taken_over(bank: Bank) -> None:
-    """Somebody else comes under the worker's name."""
+    """Another process comes under the worker's name."""
     consumer = bank.log.consumer(DECIDERS, [EVENTS], "worker-0")
     consumer.poll(1, 0.0)
     consumer.close()

@@ -122,7 +122,7 @@ def test_what_the_book_lets_go_of_is_out_of_reach() -> None:
     pruned.add(closed(last, range(1, PARTITIONS)))
     assert whole.see("shop", at(H0 + 99)).payments == (24, 100, 100)
     assert pruned.see("shop", at(last)).payments == (3, 3, 3)
-    assert pruned.see("shop", at(H0 + 99)).payments == (0, 0, 0)  # nobody may ask any more
+    assert pruned.see("shop", at(H0 + 99)).payments == (0, 0, 0)  # no payment may ask any more
 
 
 def test_a_terminal_that_is_silent_for_half_a_year_is_forgotten_and_looks_as_it_did() -> None:

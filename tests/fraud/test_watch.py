@@ -11,7 +11,7 @@ from fraud.watch import RECENT, Watch
 from shared.releases import Ledger, Release
 from tests.fraud.bank import TODAY
 
-NOBODY: frozenset[str] = frozenset()
+NO_PROBES: frozenset[str] = frozenset()
 
 
 def decision(number: int = 0, **change: object) -> Decision:
@@ -53,7 +53,7 @@ def test_a_gain_is_the_mean_of_both_outcomes() -> None:
 def test_money_is_without_what_was_taken_back_now_and_over_time() -> None:
     watch = Watch()
     watch.saw([decision(n * MINUTE, action="decline", model=str(1 + n % 2)) for n in range(10)])
-    both, one = watch.money(without=NOBODY), watch.money(without=frozenset({"2"}))
+    both, one = watch.money(without=NO_PROBES), watch.money(without=frozenset({"2"}))
     assert both.expected == pytest.approx(2 * one.expected)
     assert (one.payments, one.differed, one.without) == (5, 5, {"2": 5})
     assert one.low < one.expected < one.high
@@ -68,7 +68,7 @@ def test_a_month_fits_and_loses_nothing() -> None:
     for minute in range(0, 30 * DAY // MINUTE, 7):
         watch.answered(0.01)
         watch.saw([decision(minute * MINUTE)])
-    series = watch.series(without=NOBODY)
+    series = watch.series(without=NO_PROBES)
     assert MOST / 2 <= len(series.at) <= MOST
     assert sum(series.approve) == watch.now().payments == watch.number
     assert series.at == sorted(set(series.at))
@@ -80,15 +80,15 @@ def test_a_month_fits_and_loses_nothing() -> None:
 def test_who_comes_late_is_counted_when_he_comes() -> None:
     watch = Watch()
     watch.saw([decision(DAY), decision(0)])
-    assert watch.series(without=NOBODY).approve == [2]
+    assert watch.series(without=NO_PROBES).approve == [2]
 
 
 def test_nothing_seen_is_no_number() -> None:
     watch = Watch()
     now = watch.now()
     assert (now.p50, now.p99, now.rate, now.requests) == (None, None, 0.0, 0)
-    assert watch.series(without=NOBODY).at == []
-    assert watch.money(without=NOBODY).expected == 0
+    assert watch.series(without=NO_PROBES).at == []
+    assert watch.money(without=NO_PROBES).expected == 0
 
 
 def test_requests_without_a_decision_are_counted() -> None:

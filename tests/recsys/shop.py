@@ -80,7 +80,7 @@ def _learn(var: Path, truth: Truth, past: pl.DataFrame) -> None:
 
 
 def lived(truth: Truth, days: int) -> pl.DataFrame:
-    """The events of a shop's first days, with names and nobody recommending, in order of time."""
+    """The events of a shop's first days, with names and without recommendations, in order of time."""
     life, parts = simulate.born(truth), []
     for day in range(days):
         luck = simulate.chances(truth, day)

@@ -115,12 +115,12 @@ def test_a_night_whose_catalogue_lost_half_is_refused(shop: Shop, shop_world: Tr
 def test_an_empty_night_a_week_after_an_outage_is_refused(shop: Shop) -> None:
     """One empty Saturday of four was no rest; a shop that rests each Saturday has nothing to miss."""
     version, none = shop.night().version, np.zeros(0, np.int64)
-    nobody = Ranked(none, none, none.astype(np.float32), none)
+    no_lists = Ranked(none, none, none.astype(np.float32), none)
 
     def refused(rests: Callable[[int], bool]) -> str:
         deeds = [(n % 50, n % 20, ago + 0.5) for ago in range(29) for n in range(100) if not rests(ago)]
         world = known(deeds, users=50, items=20)
-        figures = shop.nights()._figures(Table.open(shop.tables / version), world, nobody)
+        figures = shop.nights()._figures(Table.open(shop.tables / version), world, no_lists)
         return evaluate.gate_table(figures | {"fallbacks": 0.0})
 
     assert "0 events since yesterday, 86 are usual" in refused(lambda ago: ago in (0, 7))
@@ -129,7 +129,7 @@ def test_an_empty_night_a_week_after_an_outage_is_refused(shop: Shop) -> None:
 
 
 def test_a_sparse_shop_gets_its_first_table_and_the_next(tmp_path: Path) -> None:
-    """Two deeds a shopper, most of them views of what nobody has bought: there is little but popularity to show."""
+    """Two deeds a shopper, most of them views of what was never bought: there is little but popularity to show."""
     rng = np.random.default_rng(3)
     with closing(Shop(tmp_path)) as shop:
         viewed = zip(rng.integers(400, size=700).tolist(), rng.integers(1, 30 * DAY, 700).tolist(), strict=True)

@@ -32,8 +32,8 @@ def test_a_judgement_is_the_mean_over_shoppers_of_their_first_twenty_places() ->
     ideal = 1 + 1 / np.log2(3)
     expected = {"ndcg": 1 / ideal / 2, "recall": 0.5 / 2, "map": 0.5 / 2, "users": 2}
     assert evaluate.judge(truth, lists) == pytest.approx(expected)
-    nobody = Truth(np.zeros(0, np.int64), np.zeros(0, np.int64), count=100)
-    assert evaluate.judge(nobody, lists[:0]) == {"ndcg": 0, "recall": 0, "map": 0, "users": 0}
+    no_buyers = Truth(np.zeros(0, np.int64), np.zeros(0, np.int64), count=100)
+    assert evaluate.judge(no_buyers, lists[:0]) == {"ndcg": 0, "recall": 0, "map": 0, "users": 0}
 
 
 def test_an_empty_place_is_no_hit() -> None:

@@ -69,7 +69,7 @@ def test_overlap_is_the_mean_share_of_yesterday_s_first_ten_that_is_shown_again(
     old = made(tmp_path, {"ann": ten, "bob": ten, "gone": ten}, items=[*ten, "z"])
     new = made(tmp_path, {"new": ten, "bob": "zjihgklmno", "ann": "jihgfedcba"}, items=sorted(f"{ten}klmnoz"))
     assert _overlap(old, new) == pytest.approx((1.0 + 0.4) / 2), "ann has them all, whatever the order"
-    assert _overlap(old, made(tmp_path, {"eve": ten}, items=[*ten, "z"])) == 0, "nobody is in both"
+    assert _overlap(old, made(tmp_path, {"eve": ten}, items=[*ten, "z"])) == 0, "no shopper is in both"
 
 
 def test_an_item_that_is_gone_is_not_found_on_an_empty_place(tmp_path: Path) -> None:

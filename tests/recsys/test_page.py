@@ -12,10 +12,10 @@ from tests.recsys.test_serve import client, until
 
 def test_the_page_is_everybody_s_and_what_it_shows_is_not(shop: Shop) -> None:
     with client(shop) as asking:
-        nobody = {"X-API-Key": "wrong"}
-        assert "Which things to show each shopper" in asking.get("/", headers=nobody).text
+        stranger = {"X-API-Key": "wrong"}
+        assert "Which things to show each shopper" in asking.get("/", headers=stranger).text
         for path in ("/v1/watch", "/v1/stream", "/v1/shoppers/u000017"):
-            assert asking.get(path, headers=nobody).status_code == 401
+            assert asking.get(path, headers=stranger).status_code == 401
 
 
 def test_before_the_first_night_it_shows_nothing_and_breaks_nothing(shop: Shop) -> None:
@@ -60,7 +60,7 @@ def test_a_shopper_is_looked_at_without_a_trace(shop: Shop) -> None:
         deed = {"kind": "purchase", "id": "p1", "user": "u000001", "item": item, "cents": 500}
         assert asking.post("/v1/events", json=deed).status_code == 202
         until(lambda: asking.get("/v1/shoppers/u000001").json()["history"][0]["item"] == item)
-        assert asking.get("/v1/shoppers/nobody").json()["path"] == "popular"
+        assert asking.get("/v1/shoppers/unknown").json()["path"] == "popular"
 
 
 def test_a_demo_s_story_and_books_are_told_and_its_visitor_heard(shop: Shop) -> None:

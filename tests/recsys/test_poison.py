@@ -1,4 +1,4 @@
-"""Records that nobody can read, or that stand in the wrong place: they cost themselves, and nothing else."""
+"""Records that cannot be read or stand in the wrong partition: only they are lost."""
 
 import json
 from collections.abc import Iterator

@@ -455,7 +455,7 @@ def test_what_another_process_is_changing_is_left_alone(shop: Shop, shop_world: 
 
 @pytest.mark.parametrize("where", ["../elsewhere/", "{tables}/../elsewhere/"])
 def test_a_table_of_another_folder_is_never_in_force(operations: Operations, where: str) -> None:
-    """Whoever can write a line to the ledger must not choose what is shown from all that is on the disk."""
+    """A line in the ledger must not choose what is shown from all that is on the disk."""
     first, second = night(operations), night(operations)
     tables = operations._folder / "tables"
     (operations._folder / "elsewhere").mkdir()

@@ -96,8 +96,8 @@ def test_what_is_evaluated_is_what_a_night_stores(
     monkeypatch.setattr("recsys.config.EXPLORED", 0.0)
     judging, recipe = weeks[2], learnt[0]
     lists = judging.lists(judging.rank(recipe.model), recipe.policy)
-    everybody = np.arange(len(judging.known.users))
-    ranked = recipe.rank(judging.facts, judging.sources, everybody, most=topk.DEEP)
+    all_users = np.arange(len(judging.known.users))
+    ranked = recipe.rank(judging.facts, judging.sources, all_users, most=topk.DEEP)
     top, _, _ = topk.arranged(judging.known, recipe.policy, judging.sources, ranked, date="2026-03-12")
     assert lists.tolist() == top.items[judging.users, : evaluate.AT].tolist()
 

@@ -171,7 +171,7 @@ def test_it_may_die_between_file_and_manifest(crowd: Crowd, monkeypatch: pytest.
     monkeypatch.undo()
     assert Manifest.read(crowd.var / "batch").hours == {}
     crowd.leave(batch)
-    # Without a manifest nobody knows whether the file was ever named, so it is left as it is.
+    # Without a manifest it is not known whether the file was ever named, so it is left as it is.
     assert {hour: line.version for hour, line in crowd.publish().hours.items()} == {FIRST: 2, FIRST + 1: 2}
 
 

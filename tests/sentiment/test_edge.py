@@ -115,7 +115,7 @@ def test_a_deleted_post_that_its_producer_sends_again_after_more_than_a_week_is_
 
 
 @pytest.mark.parametrize("deleted_first", [False, True])
-def test_nobody_is_asked_about_a_deleted_post_though_its_deletion_is_long_ago(
+def test_no_person_is_asked_about_a_deleted_post_though_its_deletion_is_long_ago(
     crowd: Crowd, monkeypatch: pytest.MonkeyPatch, *, deleted_first: bool
 ) -> None:
     monkeypatch.setattr(module, "KEPT", 4)

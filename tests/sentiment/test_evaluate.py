@@ -87,7 +87,7 @@ def test_who_loses_against_the_linear_model_beside_it_is_refused() -> None:
 
 def test_macro_recall_by_hand() -> None:
     truth, said = ["negative"] * 4 + ["neutral"], ["negative"] * 3 + ["positive", "neutral"]
-    assert macro_recall(truth, said) == pytest.approx((3 / 4 + 1) / 2)  # a label that nobody wrote has no recall
+    assert macro_recall(truth, said) == pytest.approx((3 / 4 + 1) / 2)  # a label without posts has no recall
     assert macro_recall(truth, said, [1, 1, 1, 3, 5]) == pytest.approx((3 / 6 + 1) / 2)
 
 

@@ -46,7 +46,7 @@ from tests.sentiment.crowd import BRANDS, KEY, TODAY, Crowd, Trained, open_regis
 
 @pytest.fixture
 def registry(world: Trained, tmp_path: Path) -> Registry:
-    """A copy: what a test registers is nobody else's."""
+    """A copy: what a test registers is seen by no other."""
     (tmp_path / "registry").mkdir()
     shutil.copy(world.var / "mlflow.db", tmp_path / "registry" / "mlflow.db")
     return open_registry(tmp_path / "registry")
@@ -487,5 +487,5 @@ def test_a_level_that_a_person_accepts_is_noted_and_known_after_a_restart(
     again = watching()
     again.step()
     assert again._watch._brands["northair"].accepted == [told.at]
-    command(crowd, again, kind="accept", brand="nobody")
-    assert "no brand 'nobody'" in said(crowd)[-1].message
+    command(crowd, again, kind="accept", brand="unknown")
+    assert "no brand 'unknown'" in said(crowd)[-1].message

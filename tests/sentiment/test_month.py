@@ -41,7 +41,7 @@ class Cost(NamedTuple):
 
 
 class Meter:
-    """Counts what is read, whoever reads it."""
+    """Counts what is read, by any reader."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.opened = self.rows = self.records = 0

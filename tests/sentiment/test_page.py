@@ -13,10 +13,10 @@ from tests.sentiment.test_serve import serving, three, until
 
 def test_the_page_is_everybody_s_and_what_it_shows_is_not(crowd: Crowd) -> None:
     with serving(crowd) as client:
-        nobody = {"X-API-Key": "wrong"}
-        assert "Say what people think of a brand" in client.get("/", headers=nobody).text
+        stranger = {"X-API-Key": "wrong"}
+        assert "Say what people think of a brand" in client.get("/", headers=stranger).text
         for path in ("/v1/watch", "/v1/stream", "/v1/opinions/p-1"):
-            assert client.get(path, headers=nobody).status_code == 401
+            assert client.get(path, headers=stranger).status_code == 401
 
 
 def test_before_the_first_post_it_shows_nothing_and_breaks_nothing(crowd: Crowd) -> None:

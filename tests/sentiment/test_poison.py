@@ -1,4 +1,4 @@
-"""Records that cannot be used, on every topic: each costs itself alone, whoever reads it."""
+"""Records that cannot be used, on every topic: only it is lost, for every reader."""
 
 import json
 import threading

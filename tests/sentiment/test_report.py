@@ -1,4 +1,4 @@
-"""A closed day, judged: by a random sample alone, whoever shouts."""
+"""A closed day, judged: by a random sample alone, and not by readers who are loud."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The seam: no gap and no double count, whoever reads, publishes, comes late or dies at the same moment."""
+"""The seam: no gap and no double count, whatever is read, published, late or killed at the same moment."""
 
 import random
 import threading

@@ -135,7 +135,7 @@ def test_minutes_can_be_asked_for(client: httpx.Client) -> None:
 @pytest.mark.parametrize(
     ("path", "status"),
     [
-        (f"/v1/brands/nobody/timeline?from={TODAY}&to={TODAY + HOUR}", 404),
+        (f"/v1/brands/unknown/timeline?from={TODAY}&to={TODAY + HOUR}", 404),
         (f"/v1/brands/northair/timeline?from={TODAY}&to={TODAY}", 422),
         (f"/v1/brands/northair/timeline?from=0&to={TODAY}&step=minute", 422),
         (f"/v1/brands/northair/timeline?from={TODAY}&to={TODAY + 1}&step=second", 422),

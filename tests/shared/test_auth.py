@@ -1,4 +1,4 @@
-"""A key gives a role, and a role may ask for what the table says; nobody else, whatever they send."""
+"""A key gives a role, and a role may ask for what the table says; no other role may, whatever it sends."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

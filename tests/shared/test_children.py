@@ -1,4 +1,4 @@
-"""Child commands: started with the settings given, waited for, and ended with whoever started them."""
+"""Child commands: started with the settings given, waited for, and ended with their parent."""
 
 import subprocess
 import sys

@@ -149,7 +149,7 @@ def test_the_digest_sees_names_and_contents(folder: Path) -> None:
 
 @pytest.mark.parametrize("digest", ["../lake", "..", "", "A" * 64, "0" * 63, "0" * 64 + "/../../lake"], ids=range(6))
 def test_a_digest_that_is_none_names_no_folder(registry: Registry, folder: Path, tmp_path: Path, digest: str) -> None:
-    """Whoever can tag a version could have had folders deleted."""
+    """A digest from the registry that is no digest could have had folders deleted."""
     made = register(registry, folder)
     kept = tmp_path / "lake" / "events.parquet"
     kept.parent.mkdir()

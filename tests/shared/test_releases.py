@@ -223,7 +223,7 @@ class World:
             raise LogUnavailable("away")
         self.log.append(entries)
         if state in self.lost:
-            raise LogUnavailable("nobody knows")
+            raise LogUnavailable("the outcome is unknown")
         if state == self.crash:
             raise Crash
 

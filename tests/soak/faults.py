@@ -53,7 +53,7 @@ class Fleet:
         self._commands = {EDGE: ["serve", "--port", str(port)]}
         self._commands |= {f"worker-{slot}": ["worker", "--slot", str(slot)] for slot in range(1, workers + 1)}
         self._children: dict[str, subprocess.Popen[bytes]] = {}
-        self.ended: list[str] = []  # children that nobody had told to end
+        self.ended: list[str] = []  # children that ended by themselves
 
     @property
     def workers(self) -> list[str]:
@@ -74,7 +74,7 @@ class Fleet:
             self.start(name)
 
     def watch(self, busy: set[str]) -> None:
-        """Start again who ended by itself, as whoever runs a service would; and remember it."""
+        """Start a child that ended by itself again, as an operator would, and remember it."""
         for name in set(self._children) - busy:
             if (code := self._children[name].poll()) is not None:
                 self.ended.append(f"{name} with {code}")
@@ -123,7 +123,7 @@ class Fleet:
             finish(child)
 
     def tracebacks(self) -> list[str]:
-        """Logs in which somebody fell over."""
+        """Logs with a traceback."""
         logs = [self._settings.var / f"{name}.log" for name in self._commands]
         return [log.name for log in logs if "Traceback" in log.read_text()]
 
@@ -221,7 +221,7 @@ class Faults:
         return busy | {"worker-0"} if EDGE in busy else busy | {EDGE} if "worker-0" in busy else busy
 
     def _begin(self) -> None:
-        """A kind from the deck, so that each comes as often; on somebody to whom nothing is happening."""
+        """A kind from the deck, so that each comes as often; on a child to which nothing is happening."""
         if not self._deck:
             self._deck = self._chance.sample(sorted(self._kinds), len(self._kinds))
         kind = self._deck.pop()

@@ -260,7 +260,7 @@ def payments_table(said: Account, load: Load, fleet: Fleet) -> tuple[list[str], 
         ["answers by HTTP", _counted(Counter(str(answer.status) for answer in load.answers))],
         ["asked again after", _counted(load.silences)],
         ["p50, p99 with all asking again, s", f"{p50:.3f}, {p99:.1f}"],
-        ["ended though nobody told them to", ", ".join(fleet.ended) or "none"],
+        ["ended by themselves", ", ".join(fleet.ended) or "none"],
         ["logs with a traceback", ", ".join(fleet.tracebacks()) or "none"],
     ]
     return ["", "value"], rows

@@ -134,7 +134,7 @@ class Load:
         return payment.model_copy(update={"card": pseudonym(payment.card, self._pseudonym_key)})
 
     def _append(self) -> None:
-        """By topic; when nobody knows what was appended, the same again."""
+        """By topic; when it is not known what was appended, the same again."""
         while not (self._stopping.is_set() and not self._open):
             batch: Sequence[Entry] = _all(self._entries)
             while batch:
