@@ -18,7 +18,7 @@ MAX_QUANTITY = 100_000
 # --- night ------------------------------------------------------------------------------------
 STORED = 100  # items a user and version: what a request's filter takes away, and 50 must be left
 SERVED = 50  # the largest k
-NEIGHBOURS = 30  # item-to-item rows, for who has no row in the table but did something today
+NEIGHBOURS = 30  # item-to-item rows, for shoppers without a row in the table who have events today
 VERSIONS = 7  # kept: a week to go back to
 EXPLORED = 0.05  # share of user-nights whose first PERMUTED items are shuffled; costs little, and judges any re-ranking
 PERMUTED = 20
@@ -42,7 +42,7 @@ MAX_SHIFT = 0.25  # Jensen-Shannon distance of the ranker's scores to yesterday'
 WINDOW = 730 * DAY  # what a night reads: two years hold each season twice, and taste from before counts a sixteenth
 HORIZON = 7  # days: what a list is judged on is bought within a week; replays of slower shops say otherwise
 NEW = 14 * DAY  # an item counts as new: no source but content has seen enough of it
-AGAIN = 0.15  # share of an item's buyers who came back for it, from which on it is shown to who has it
+AGAIN = 0.15  # share of an item's buyers who bought it again; from it on it is shown to its owners
 
 # --- serving ----------------------------------------------------------------------------------
 BODY_LIMIT = 65_536  # bytes

@@ -51,7 +51,7 @@ def run(settings: Settings, *, port: int, days: int, seed: int, headless: bool, 
         config.SERVICE, command="make demo-recsys", at=SystemClock().now(), var=settings.var, modules=PROCESSES
     )
     settings = settings.afresh("demo-recsys", at=SystemClock().now())
-    settings.pin("pseudonym_key", f"demo of seed {seed}")  # who is shuffled hangs on it, and figures on the seed alone
+    settings.pin("pseudonym_key", f"demo of seed {seed}")  # the shuffled shoppers depend on it
     settings.pin("visitor", visitor)
     broken, turn, bad, end = days // 4, days * 2 // 5, days * 4 // 5, days
 

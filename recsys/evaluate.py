@@ -81,7 +81,7 @@ def breadth(lists: Ints, known: Interactions) -> dict[str, float]:
 
 
 def gain(ours: Array, theirs: Array, *, seed: int) -> Interval:
-    """Mean of `ours` over that of `theirs`, less 1, with an interval; one value a shopper, who is drawn as a whole."""
+    """Mean of `ours` over that of `theirs`, less 1, with an interval; one value a shopper, who are resampled whole."""
 
     def over(weights: Array) -> float:
         peer = float(weights @ theirs)

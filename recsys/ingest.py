@@ -116,7 +116,7 @@ def ingest(
 ) -> int:
     """Take the topics into the lake up to `offsets`; gives the number of records. `key`: of the pseudonyms.
 
-    Written first and committed then, under names that hang on the offsets alone: who is killed in between
+    Written first and committed then, under names that hang on the offsets alone: a process that is killed in between
     writes the same files again.
     """
     ends = {Place(topic, n): end for topic, by_partition in offsets.items() for n, end in by_partition.items()}

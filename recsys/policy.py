@@ -75,7 +75,7 @@ def compose(items: Sequence[int], rules: Rules, policy: Policy, *, most: int = c
     while waiting and len(chosen) < most:
         page, waiting = _page(items, waiting, rules, policy)
         chosen += page
-    # [7.1] Who was never shown is never bought, and so never shown: a seat breaks the circle.
+    # [7.1] An item that was never shown is never bought, and so never shown: a seat breaks the circle.
     end = PAGE - policy.newcomers  # whose seats come last and must push no other item out of its own
     _seat(chosen, items, policy.small_sellers, lambda item: rules.small[item], end=end)
     _seat(chosen, items, policy.newcomers, lambda item: rules.new[item], end=PAGE)

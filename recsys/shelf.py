@@ -76,7 +76,7 @@ class Forbidden:
 class Since:
     """What happened after a version's input ended; made anew with each version.
 
-    Who was erased and what is sold out is taken over from the version `before`, so that a switch does not read the
+    Erased shoppers and sold-out items are taken over from the version `before`, so that a switch does not read the
     whole catalogue again.
     """
 

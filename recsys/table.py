@@ -99,7 +99,7 @@ def drawn(user: str, date: str, *, share: float | None = None) -> np.random.Gene
 
     `share`: of user-nights, EXPLORED without it; 1 gives the chance of a row that is known to be shuffled.
     """
-    # [6.3] A standing experiment that needs no second table: who is shuffled hangs on shopper and date alone, so it
+    # [6.3] A standing experiment that needs no second table: the shuffle depends on shopper and date alone, so it
     # is drawn before it is known who comes, and a rerun draws the same.
     digest = hashlib.blake2b(f"{user} {date}".encode(), digest_size=16).digest()
     if int.from_bytes(digest[:8], "little") >= (config.EXPLORED if share is None else share) * 2**64:
@@ -305,7 +305,7 @@ def versions(tables: Path) -> list[str]:
 
 
 def prune(tables: Path, keep: int = config.VERSIONS) -> None:
-    """Remove all but the newest, and never the one in force. Who has an old one mapped keeps it until it lets go."""
+    """Remove all but the newest, and never the one in force. A reader keeps an old one that it has mapped."""
     now = current(tables)
     for version in versions(tables)[:-keep]:
         if version != now:

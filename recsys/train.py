@@ -39,8 +39,8 @@ TRIED: dict[str, tuple[str, tuple[Any, ...]]] = {  # by parameter, the source th
     "popular_memory": ("popular", (10.0, 3.0, 30.0)),
 }
 BLENDS = 20  # weights tried for the hand blend
-# [7.2] Who is shown more of the same buys more of the same, and the next night learns from it: so the tightest cap
-# is taken that the ranking can afford, not the one that ranks best, which would be none.
+# [7.2] Shoppers who are shown more of the same buy more of the same, and the next night learns from it. So training
+# takes the tightest cap that the ranking can afford, and not the one that ranks best, which would be none.
 CAPS = (2, 3, 4, 6)  # of a category in a page
 CAP_COST = 0.98  # of the nDCG must be left
 LATEST = 3  # versions that are asked whether they are of a training that died

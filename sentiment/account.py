@@ -104,8 +104,8 @@ def difference(timeline: Timeline, log: EventLog) -> Difference:
 def compared(timeline: Timeline, truth: pl.DataFrame) -> tuple[int, float | None]:
     """Opinions that published hours count of posts naming two brands, and the share of them that is wrong.
 
-    `truth` (post, brand, label): one opinion a post is a limit, and this is what it costs. Who is for the one brand is
-    against the other, in all comparisons that `grammar` has.
+    `truth` (post, brand, label): one opinion a post is a limit, and this is what it costs. In all comparisons
+    that `grammar` has, an author who is for the one brand is against the other.
     """
     manifest = timeline.manifest()
     known = {post: (brand, label) for post, brand, label in truth.select("post", "brand", "label").iter_rows()}

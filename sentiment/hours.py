@@ -86,7 +86,7 @@ class Manifest(NamedTuple):
             ) from error
 
     def write(self, folder: Path) -> None:
-        """Switch the pointer: readers see the old one or this one, whole. For who is `publishing`."""
+        """Switch the pointer: readers see the old one or this one, whole. For the process that is `publishing`."""
         _replace(folder / "manifest.json", json.dumps(self._asdict()).encode())
 
 

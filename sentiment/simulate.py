@@ -179,7 +179,7 @@ def _mistyped(rng: np.random.Generator, text: str) -> str:
 def _arrived(
     rng: np.random.Generator, rows: list[tuple[object, ...]], seed: int, floods: Sequence[Flood]
 ) -> pl.DataFrame:
-    """Who wrote them and when they come in; some are shared word for word, some come late."""
+    """Their authors and times of arrival; some are shared word for word, some come late."""
     schema = {"at": pl.Int64, "text": pl.String, "brand": pl.String, "label": pl.String, "kind": pl.String}
     posts = pl.DataFrame(rows, schema=schema, orient="row").sort("at", maintain_order=True)
     shared = posts.sample(fraction=SHARED, seed=seed).with_columns(

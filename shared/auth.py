@@ -92,7 +92,7 @@ def _role(request: Request) -> Role:
     return role
 
 
-Caller = Annotated[Role, Depends(_role)]  # the role of who asks, in the arguments of a route
+Caller = Annotated[Role, Depends(_role)]  # the role of the caller, in the arguments of a route
 
 
 def describe_roles(app: FastAPI, access: Access) -> None:

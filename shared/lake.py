@@ -172,7 +172,7 @@ def _readable(paths: Sequence[Path]) -> dict[Path, pl.DataFrame]:
     for path in paths:
         try:
             tables[path] = read_parquet(path)
-        except LakeCorrupt as error:  # who reads the date is told
+        except LakeCorrupt as error:  # readers of the date are told
             logger.warning("not merged: %s", error)
     return tables
 

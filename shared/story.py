@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from shared.clock import Clock
 from shared.messages import Message
 
-if TYPE_CHECKING:  # who reads scenes needs no console
+if TYPE_CHECKING:  # readers of scenes need no console
     from shared.console import Act, Stage
 
 

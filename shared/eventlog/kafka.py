@@ -306,7 +306,7 @@ class KafkaLog:
             producer.abort_transaction()
 
     def leave(self, membership: Any) -> None:
-        """By member and name: who came back under the name keeps its own."""
+        """By member and name: a member that came back under the name keeps its own."""
         member = MemberToRemove(membership.member_id, membership.group_instance_id)
         with suppress(LogUnavailable):  # the session ends by itself
             self._ask("cannot leave", lambda: self._admin.remove_group_members(membership.group_id, [member]), LEAVE)

@@ -62,7 +62,7 @@ def or_unavailable(what: str) -> Iterator[None]:
 
 
 def end(producer: KafkaProducer) -> None:
-    """At once: what is still in its buffer is given up, as who wrote it has been told."""
+    """At once: what is still in its buffer is given up, as the writer has been told."""
     producer._sender.force_close()  # `close` alone raises, and goes on sending, when the broker is away
     with suppress(KafkaError):
         producer.close(timeout=1)

@@ -1,4 +1,4 @@
-"""Who reads a log in Kafka: readers, and members of a group, each with a transactional producer of its own."""
+"""Readers of a log in Kafka, and members of a group, each with a transactional producer of its own."""
 
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -47,7 +47,7 @@ class Tail:
 
     @property
     def positions(self) -> dict[Place, int]:
-        """Past control markers too, so that who has read everything stands at the end."""
+        """Past control markers too, so that a reader of everything is at the end."""
         return {place: self._position(place) for place in self._held}
 
     def poll(self, limit: int, timeout: float) -> list[Record]:

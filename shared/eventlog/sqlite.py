@@ -260,7 +260,7 @@ class SqliteReader:
 class SqliteConsumer:
     """A member of a group that claims partitions by leases which run out.
 
-    A lease carries an epoch, which every change of owner raises: who was thought dead and was not
+    A lease carries an epoch, which every change of owner raises: a member that was thought dead and was not
     finds another epoch in its own commit, and writes nothing.
     """
 
@@ -318,7 +318,7 @@ class SqliteConsumer:
         self._closed.set()
         mine = (self._group, self._member)
         with closing(self._connection), self._connection.write() as db:
-            db.executemany(  # by epoch: who came back under this name keeps its own
+            db.executemany(  # by epoch: a member that came back under this name keeps its own
                 "UPDATE claims SET owner = NULL WHERE grp = ? AND owner = ? AND stream = ? AND epoch = ?",
                 [(*mine, self._streams[place], epoch) for place, epoch in self._epochs.items()],
             )

@@ -17,7 +17,7 @@ def open_store(url: str, *, clock: Clock, keep: int | None = None) -> Store:
     if scheme == "sqlite":
         return SqliteStore(rest.removeprefix("/"), clock=clock, keep=keep)
     if scheme == "redis":
-        from shared.store.redis import RedisStore  # its package is needed by who has a server only
+        from shared.store.redis import RedisStore  # its package is needed with a server only
 
         return RedisStore(url, keep=keep)
     raise ValueError(f"store URL {url!r}: expected sqlite:///PATH or redis://HOST[:PORT][/DB[/PREFIX]]")

@@ -1,4 +1,4 @@
-"""Who has read one service knows the others: the same files, in the same layers, and nothing beside them."""
+"""If you have read one service, you know the others: the same files in the same layers, and no others."""
 
 import re
 import tomllib

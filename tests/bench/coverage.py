@@ -70,7 +70,7 @@ def coverage(shop: Shop, lake: Lake, *, explores: bool) -> list[tuple[float, flo
 
 
 def tonight(shop: Shop, lake: Lake, day: int, *, explores: bool) -> Ints:
-    """(users, PAGE) numbers of the shop's items; -1 for who is not known."""
+    """(users, PAGE) numbers of the shop's items; -1 for unknown ones."""
     cut = shop.start + day * config.DAY
     known, recipe = dataset.interactions(lake, cut=cut), Recipe()
     sources, users = fit(known, recipe.parameters, seed=1), np.arange(len(known.users))

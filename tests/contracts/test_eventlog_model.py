@@ -244,7 +244,7 @@ class Group(RuleBasedStateMachine):
 
     @rule(limit=st.integers(1, 3))
     def finish(self, limit: int) -> None:
-        """Whatever happened, one who is left alone can work off everything."""
+        """Whatever happened, a member that is left alone can work off everything."""
         while self.living:
             die(self.living.pop())
         self.join("c")

@@ -129,7 +129,7 @@ def test_no_seat_is_left_empty_and_none_is_added(world: World) -> None:
     counts = {sum(item in NAMES for item in items[:PAGE]) for items in stored(world, on())}
     must(
         counts == {1},
-        f"first pages hold {sorted(counts)} newcomers, not one each: who is there by merit takes the page's seat, and "
+        f"first pages hold {sorted(counts)} newcomers, not one each: merit takes the page's seat, and "
         "a seat that is owed to no item goes to the list's best newcomer, as before",
     )
 

@@ -36,7 +36,7 @@ def test_what_is_bought_again_and_again_may_be_shown_to_who_has_it() -> None:
     assert sources.again.tolist() == [True, False, False]
     repeat = sources.scores(np.array([0]))[SOURCES.index("repeat")][0]
     assert repeat[soap] > 0
-    assert repeat[book] == -np.inf, "who has the book needs no second one"
+    assert repeat[book] == -np.inf, "an owner of the book needs no second one"
     assert repeat[other] == 0
 
 

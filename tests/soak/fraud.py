@@ -122,14 +122,14 @@ def run(settings: Settings, *, port: int, minutes: float, seed: int, ports: tupl
             act.outcome = f"{past.height:,} payments in the lake; {settings.log}"
 
         with stage.act(f"{minutes:g} minutes of payments, {2 * RATE:.0f} a second, and of faults") as act:
-            keys = settings.key("analyst_key"), settings.key("pseudonym_key")  # who is told whole decisions
+            keys = settings.key("analyst_key"), settings.key("pseudonym_key")  # it is told whole decisions
             load = Load(log, past, port=port, keys=keys, rate=RATE, seed=seed, clock=clock)
             flow, began = Flow(log, load), monotonic()
             with stage.progress(int(minutes * 60), "seconds") as done:
                 Faults(fleet, flow, seed=seed).run(minutes * 60, done)
             act.outcome = f"{len(flow.faults)} faults; {load.unanswered:,} requests have no answer yet"
 
-        with stage.act("Peace: who has no answer asks until there is one, and the log is decided to its end") as act:
+        with stage.act("Peace: unanswered requests are repeated, and the log is decided to its end") as act:
             load.stop()
             _wait(lambda: load.finished, "requests are not answered; see edge.log")
             _drain(log)
