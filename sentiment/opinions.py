@@ -53,7 +53,7 @@ def seen(text: str, brands: Brands) -> Text:
     >>> seen("North Air, late again", Brands.read("simulated"))
     '@user, late again'
     """
-    # [7.1] Else a brand's name is evidence: one that was hated when the labels were given would be counted as hated since.
+    # [7.1] Else a brand's name is evidence: one that was hated when labels were given would be so ever since.
     return cleaned(brands.masked(text))
 
 
