@@ -1,4 +1,4 @@
-"""The command line; its parts are put together by shared/cli.py."""
+"""Commands of the fraud service: ingest, train, serve, monitor, demo, replay."""
 
 import gc
 import os

@@ -1,4 +1,4 @@
-"""What it all came to: money by the truth and by the labels, quality, and how the service did."""
+"""The closing report of a demo or replay: money, quality of the decisions, latency and failed requests."""
 
 from typing import NamedTuple
 

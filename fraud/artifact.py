@@ -1,4 +1,4 @@
-"""What train hands to serving: model, policy, golden samples and the reference of drift, in one folder."""
+"""The model bundle that training hands to serving: model, policy, golden samples and drift reference."""
 
 import json
 from pathlib import Path

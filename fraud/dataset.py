@@ -1,4 +1,4 @@
-"""Lake -> point-in-time correct, labelled, time-split frames."""
+"""Lake -> training data: point-in-time correct features, matured labels, a split by time."""
 
 import hashlib
 from collections.abc import Iterator, Mapping

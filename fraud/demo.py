@@ -1,4 +1,4 @@
-"""THE MAIN PATH: a bank's fraud system lives through months, one call per stage, and what came of each."""
+"""THE MAIN PATH: runs the whole service on months of a simulated bank, one call a stage, and reports results."""
 
 import json
 import tempfile

@@ -1,4 +1,4 @@
-"""The way of a request through the log: appended, decided by the card's owner, read back, answered.
+"""The gateway: appends a request to the log, waits for the decision of the card's worker, and returns it.
 
 The gateway decides nothing itself. Only when the owner is late does it append a stand-in by the rules,
 and then too the answer is what stands first in the log.

@@ -1,4 +1,4 @@
-"""Event -> Features. One definition: serving steps it, training folds it over the lake.
+"""Event -> Features. One definition: the stream steps it, and training folds it over the lake.
 
 Pure: no clock, no I/O. A `State` is all that one partition of the log has to remember.
 """

@@ -1,4 +1,4 @@
-"""Files and simulated pasts -> rows of `fraud.events`, for what never came through the log."""
+"""Reads files of payments, and writes a simulated past into the lake."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Topic -> validated, de-duplicated lake by event date. What does not validate becomes a dead letter."""
+"""Topic -> validated, deduplicated lake by event date. Invalid records become dead letters."""
 
 import logging
 from collections import Counter

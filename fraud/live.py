@@ -1,4 +1,4 @@
-"""A bank's days, sent through the running service: payments, the labels that follow, the ticks of the clock."""
+"""Sends the days of a simulated bank through the running service: payments, their labels, and hourly ticks."""
 
 import json
 import urllib.request

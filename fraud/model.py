@@ -1,4 +1,4 @@
-"""Features -> Score. LightGBM, calibrated; kept as text and JSON, never as a pickle."""
+"""Features -> Score. A calibrated LightGBM model, stored as text and JSON and never as a pickle."""
 
 import ctypes
 import hashlib

@@ -1,4 +1,4 @@
-"""Drift, quality on the labels that have matured, alarms and what follows from them; an operator's commands.
+"""Monitors drift and label-based quality, raises alarms, retrains, releases, and carries out operator commands.
 
 The monitor takes the topics into the lake, judges each event day once it is closed, and alone writes
 the ledger of releases. A dependency that is away is an alarm and another attempt, never an end. Training

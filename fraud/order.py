@@ -1,4 +1,4 @@
-"""Which event is next, over several partitions: the earliest whose look at the terminal book is settled."""
+"""Merges the events of several partitions in event-time order, once their terminal features are final."""
 
 from collections import deque
 from heapq import heappop, heappush, heapreplace

@@ -1,4 +1,4 @@
-"""Score -> Decision. What to do with a probability: the least expected cost, within the analysts' day.
+"""Score -> Decision. Takes the action with the least expected cost, within the analysts' daily capacity.
 
 Pure. Evaluation, the promotion gate and serving all call `decide`.
 """

@@ -1,4 +1,4 @@
-"""The operator's test payments: at a fixed rate over HTTP, on cards and terminals of their own.
+"""Test payments of the operator, at a fixed rate over HTTP, on cards and terminals of their own.
 
 Open loop: each has its moment, and its latency counts from then, whether or not the one before has
 been answered. They run in a process of their own, so that they measure the service and not the demo.

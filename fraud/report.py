@@ -1,4 +1,4 @@
-"""A closed event day, judged: how far it has drifted, and how good the decisions were whose labels have matured."""
+"""The daily report: drift of a closed day, and quality of the decisions whose labels have matured."""
 
 import logging
 import multiprocessing

@@ -1,4 +1,4 @@
-"""What the decisions saved against the rules alone, in expectation: by the calibrated probability of who decided."""
+"""Estimates the money that decisions saved against the rules alone, from calibrated probabilities."""
 
 from collections.abc import Mapping
 from math import sqrt

@@ -1,4 +1,4 @@
-"""The messages. One definition serves the API, the topics and the lake.
+"""The messages: one definition for the API, the topics and the lake.
 
 Money is in whole cents, time in whole seconds since the epoch (UTC). On every topic `card` and
 `device` are keyed pseudonyms: the gateway replaces them, and so must every other producer.

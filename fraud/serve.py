@@ -1,4 +1,4 @@
-"""The thin HTTP edge: validate, call, answer. Domain errors become HTTP here and nowhere else."""
+"""The HTTP API: validates, calls, answers. Domain errors become HTTP errors here."""
 
 import asyncio
 import gc

@@ -1,4 +1,4 @@
-"""A bank with a known truth: cards, terminals, months of payments, fraudsters, and one day new ones.
+"""Simulates a bank with known truth: cards, terminals, payments, fraud scenarios, and an attack that begins later.
 
 The idea of cards that pay near home and of the first three frauds is the Fraud Detection
 Handbook's (Le Borgne et al., 2022); the rest, and all of the code, is this file's own.

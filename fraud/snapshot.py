@@ -1,4 +1,4 @@
-"""What a partition's owner remembers, as one file: written by atomic rename, checked on reading, two kept."""
+"""Saves and loads the state of a partition's worker: one file, atomic rename, checked when read, two kept."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Event -> Features -> Score -> Decision. The worker: it owns partitions and alone decides for their cards.
+"""Event -> Features -> Score -> Decision. The stream worker: it owns partitions and alone decides for their cards.
 
 A step is one atomic write: the decisions, the cells of the terminal book, the dead letters, and how
 far the partitions have come. Whatever goes wrong before it is written, the state is dropped and

@@ -1,4 +1,4 @@
-"""The terminal book: what happened at each terminal, by closed hour, over all cards.
+"""Terminal aggregates: payments and frauds of each terminal by closed hour, over all cards.
 
 Payments of one terminal arrive in many partitions. The owner of a partition counts them by hour and
 emits a Cell when its own time passes the end of the hour; the book is the sum of all cells. Records

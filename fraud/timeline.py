@@ -1,4 +1,4 @@
-"""What passed, by stretches of event time: counts, latency and money, in bounded memory."""
+"""Time series for the page: counts, latency and money by intervals of event time, in bounded memory."""
 
 from collections import Counter
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""What is seen of the decisions as they pass: the latest, counts and latency over event time, and the money so far.
+"""The latest decisions for the page, with counts, latency and the money saved so far.
 
 All of it since this edge started, in bounded memory.
 """

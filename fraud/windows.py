@@ -1,4 +1,4 @@
-"""What one card did lately: windows that are exact to the second, in whole cents.
+"""Sliding windows of one card: counts and sums, exact to the second, in whole cents.
 
 A payment j counts for payment i if it came first (its offset is smaller) and t_i - w < t_j <= t_i.
 """

@@ -1,4 +1,4 @@
-"""The command line of recsys. `Runtime` in shared/cli.py builds the parts from settings; each command uses them."""
+"""Commands of the recommender: ingest, train, night, serve, monitor, demo, replay."""
 
 import re
 import secrets

@@ -1,4 +1,4 @@
-"""What it all came to: money beside other ways of recommending, lists, nights, and how the service did."""
+"""The closing report of a demo or replay: margin against baselines, lists, nightly jobs, failed requests."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

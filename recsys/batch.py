@@ -1,4 +1,4 @@
-"""Event -> Interactions -> Candidates -> Ranked -> TopK. The night: each step leaves its result, a rerun goes on.
+"""Event -> Interactions -> Candidates -> Ranked -> TopK. The nightly job: a rerun goes on after the last step.
 
 freeze     where the input ends, the moment, and the recipe        offsets, cut, recipe
 ingest     topics -> lake                                          rows by date

@@ -1,4 +1,4 @@
-"""The union of each source's best, with every source's score for every one of them."""
+"""Candidate generation: the union of each source's best items, with the scores of all sources."""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -1,4 +1,4 @@
-"""Lake -> Interactions as they were known at a cut, and what was bought after it."""
+"""Lake -> interactions as they were known at a point in time, and the purchases after it."""
 
 import hashlib
 from datetime import UTC, date, datetime

@@ -1,4 +1,4 @@
-"""THE MAIN PATH: a shop lives through four weeks of nights and days, one call per stage, and what came of each."""
+"""THE MAIN PATH: runs the whole service on four weeks of a simulated shop, one call a stage, and reports results."""
 
 import json
 import tempfile

@@ -1,4 +1,4 @@
-"""What the lists added, by days that were lived with them and without."""
+"""The margin that lists added, by comparing days with lists and the same days without."""
 
 from collections.abc import Sequence
 from math import sqrt

@@ -1,4 +1,4 @@
-"""What the serving process knows beside its requests: the shelf kept up to date, and what stands on the page."""
+"""Follows topics beside the HTTP requests: keeps the table lookup and the data of the page up to date."""
 
 from collections import deque
 from collections.abc import Mapping, Sequence

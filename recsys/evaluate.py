@@ -1,4 +1,4 @@
-"""Metrics of lists as served, and the gates of recipe and table."""
+"""Metrics of lists as they are served, and the gates of model and table."""
 
 import math
 from collections.abc import Mapping

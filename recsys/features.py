@@ -1,4 +1,4 @@
-"""Candidates -> Floats. What the ranker sees of a pair: scores, ranks, and what was known at the cut.
+"""Candidates -> Floats. Features of the ranker: scores, ranks, and what was known of shopper and item at the cut.
 
 Pure, and ONE definition: training builds it at past cuts, the night at its own. No raw factor of ALS is in it:
 they rotate with every fit, and a ranker is kept for weeks.

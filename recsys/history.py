@@ -1,4 +1,4 @@
-"""Files and simulated pasts -> rows of `recsys.events` and of the catalogue, for what never came through the log."""
+"""Reads files of shop events, and writes a simulated past into the lake and the catalogue."""
 
 from collections.abc import Callable
 from pathlib import Path

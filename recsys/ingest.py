@@ -1,4 +1,4 @@
-"""Topics -> validated lake by event date, up to the offsets that a night has frozen. The rest becomes dead letters."""
+"""Topics -> validated lake by event date, up to the offsets that a nightly job has frozen. The rest: dead letters."""
 
 from collections.abc import Mapping, Sequence
 

@@ -1,4 +1,4 @@
-"""A shop's days, lived through the running service: lists by look-up and by HTTP, and what shoppers make of them."""
+"""Runs the days of a simulated shop against the service: lists over HTTP, views, clicks, purchases."""
 
 import json
 import urllib.request

@@ -1,4 +1,4 @@
-"""Candidates -> Ranked. Trees over features, or a weighted blend of the sources; kept as text and JSON."""
+"""Candidates -> Ranked. Gradient-boosted trees, or a weighted blend of the sources; stored as text and JSON."""
 
 import hashlib
 import json

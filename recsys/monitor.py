@@ -1,4 +1,4 @@
-"""Each day judged once its night is over, alarms and what follows, the weekly recipe; an operator's commands."""
+"""Judges each day, raises alarms, trains weekly, and carries out operator commands."""
 
 import logging
 import math

@@ -1,4 +1,4 @@
-"""What another order of the first places would earn, estimated from lists that were shuffled.
+"""Off-policy estimates: what another order of the first places would earn, from shuffled lists.
 
 The served order is one of a kind, so its own log cannot say what another would earn: propensities are 0 and 1.
 In a shuffled list each of m items stood on each of the first m slots with chance 1 / m, known exactly.

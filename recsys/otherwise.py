@@ -1,4 +1,4 @@
-"""What another order of the same first places would have got: estimated from shuffled lists, beside the truth."""
+"""Compares the off-policy estimate of popularity ordering with the simulated truth."""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -1,4 +1,4 @@
-"""Ranked -> TopK. What of a ranking may be shown, and in which order: used at night, by day, and to evaluate.
+"""Ranked -> TopK. Business rules, diversity caps and reserved places; the same at night, by day and in evaluation.
 
 Pure. `compose` makes a list of a ranking, for the night and for every judgement of a recipe; `allowed` takes out of it,
 at the request, what has changed since.

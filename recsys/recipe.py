@@ -1,4 +1,4 @@
-"""What train hands to the night: sources' parameters, ranker, policy and the reference of drift, in one folder.
+"""The model bundle that training hands to the nightly job: source parameters, ranker, policy, drift reference.
 
 A night refits the sources and keeps the ranker: sources forget what they have not seen today, a ranker does not.
 """

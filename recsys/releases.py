@@ -1,4 +1,4 @@
-"""Which table and which recipe are in force, and every change of that; all of them hold the lock of the tables."""
+"""Which table and which model are in force, and every change of them, under one lock."""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence

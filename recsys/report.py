@@ -1,4 +1,4 @@
-"""A day, judged after its night: lists and clicks beside the same weekday's, and how far the purchases have drifted."""
+"""The daily report: lists and clicks against the same weekday's, and drift of the purchases."""
 
 from collections.abc import Sequence
 from pathlib import Path

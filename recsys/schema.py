@@ -1,4 +1,4 @@
-"""The nouns that flow. One definition serves the API, the topics and the lake.
+"""The messages: one definition for the API, the topics and the lake.
 
 Money is in whole cents, time in whole seconds since the epoch (UTC). `user` is a keyed pseudonym
 wherever a message has been accepted; a producer may send the name, which is replaced as the record is read.

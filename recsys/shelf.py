@@ -1,4 +1,4 @@
-"""What is shown by day: a row of the table, less what has happened since the table was made."""
+"""Table lookup at request time: a row of the table, less the events since the table was built."""
 
 import logging
 from collections.abc import Callable, Collection, Mapping

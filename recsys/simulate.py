@@ -1,4 +1,4 @@
-"""A shop with a known truth: tastes, needs that come back, complements, season, stock-outs, and what a list changes.
+"""Simulates a shop with known truth: tastes, repeat needs, complements, seasons, stock-outs, effects of lists.
 
 A day's random draws are made for all shoppers and before anything is shown, so the same shop can be lived with any
 list, or without: what differs is the list's doing (common random numbers). Everything is a number in an array;

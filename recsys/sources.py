@@ -1,4 +1,4 @@
-"""The five sources of candidates. Fitted every night on all that is known; each scores every item for any shopper."""
+"""The five candidate sources, fitted every night on all that is known; each scores any item for any shopper."""
 
 from pathlib import Path
 from typing import NamedTuple, Self

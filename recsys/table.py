@@ -1,4 +1,4 @@
-"""One version of the table: an immutable folder, mapped and not loaded; and the pointer to the one in force."""
+"""One published table: an immutable, memory-mapped folder; and the pointer to the one in force."""
 
 import fcntl
 import hashlib

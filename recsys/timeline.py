@@ -1,4 +1,4 @@
-"""What came of the days, one beside the other: nights, reports, and a demo's books on one axis."""
+"""Time series for the page: nightly jobs, daily reports and the demo's accounts by day."""
 
 from collections.abc import Mapping, Sequence
 from datetime import date as Date

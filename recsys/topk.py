@@ -1,4 +1,4 @@
-"""What of a ranking is stored: policy, filling up from popularity, the shuffled twentieth; and what days need."""
+"""Builds the rows that are stored: policy, backfill with popular items, and the shuffled share for exploration."""
 
 import numpy as np
 import polars as pl

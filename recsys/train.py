@@ -1,4 +1,4 @@
-"""Lake -> interactions -> sources -> ranker -> gate -> registry. What comes of it is a recipe; a night cooks it."""
+"""Lake -> interactions -> sources -> ranker -> gate -> registry. Output: a model bundle for the nightly job."""
 
 import json
 import tempfile

@@ -1,4 +1,4 @@
-"""What is seen of lists and deeds as they pass: the latest lists, what came of them, and counts.
+"""The latest lists for the page, with what shoppers did with them, and counts.
 
 All of it since this edge started, in bounded memory.
 """

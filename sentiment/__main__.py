@@ -1,4 +1,4 @@
-"""The command line: it builds the parts of each command from settings."""
+"""Commands of the sentiment service: ingest, train, serve, batch, monitor, demo, replay."""
 
 import os
 import secrets

@@ -1,4 +1,4 @@
-"""What it all came to: the seam recounted, views compared, shares against the truth, alarms on quiet months."""
+"""The closing report of a demo or replay: recount of all hours, share errors against the truth, false alarms."""
 
 from collections import defaultdict
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""Mention -> Counts by minute. Both views count with this, so that nothing but their inputs can differ."""
+"""Mentions -> counts by minute. Both views use it, so that only their inputs can differ."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field

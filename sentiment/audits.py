@@ -1,4 +1,4 @@
-"""Audits: the posts of a closed day of which people are asked what they say."""
+"""Audits: draws the random sample of a closed day that people label."""
 
 from collections import defaultdict
 from collections.abc import Mapping

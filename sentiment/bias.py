@@ -1,4 +1,4 @@
-"""Does a name change an opinion? Pairs of one sentence with names of two groups, beside pairs within a group.
+"""The bias test: the same sentence with names of two groups, against pairs of names within a group.
 
 The idea is the Equity Evaluation Corpus's (Kiritchenko and Mohammad, 2018); sentences and names are our own, and no
 sentence stands in `grammar`. What a name of the same group changes is the noise that the rest is judged by.

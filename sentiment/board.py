@@ -1,4 +1,4 @@
-"""The brands beside one another and over time, from both views: what a page draws."""
+"""Time series for the page: brands compared over time, from both views."""
 
 from collections.abc import Collection, Sequence
 from threading import Lock

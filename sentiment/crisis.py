@@ -1,4 +1,4 @@
-"""Minute -> Alarm. Watches the brands as they are counted, and says when the mood of one has turned."""
+"""The crisis detector: watches each brand's minutes, and raises an alarm when its mood has turned."""
 
 import logging
 from collections import defaultdict

@@ -1,4 +1,4 @@
-"""Lake -> labelled, time-split frames. A label counts from the moment it was known."""
+"""Lake -> labelled training data with a split by time. A label counts from the moment it was known."""
 
 import hashlib
 from datetime import UTC, date, datetime

@@ -1,4 +1,4 @@
-"""THE MAIN PATH: eight days of brands and crowds, one call per stage, and what came of each."""
+"""THE MAIN PATH: runs the whole service on eight days of simulated brands, one call a stage, and reports results."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""What `serve` follows of the log, and how it writes to it: the speed view, the latest opinions, what was said."""
+"""Follows topics beside the HTTP requests: speed view, latest opinions, audits; and writes to the log."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""Metrics of model and policy as served, and the gate that a release has to pass."""
+"""Metrics of model and policy as they are served, and the release gate."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

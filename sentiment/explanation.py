@@ -1,4 +1,4 @@
-"""The words that moved an opinion: each left out once, and scored again by the model that gave it."""
+"""Explains an opinion: leaves each word out once, and scores the rest with the same model."""
 
 from sentiment.artifact import Artifact
 from sentiment.config import EXPLAINED, LABELS

@@ -1,4 +1,4 @@
-"""Post -> Text. One normaliser: serving and training show a model the same thing.
+"""Post -> Text. One normaliser, so that training and serving show a model the same text.
 
 Pure: no clock, no I/O.
 """

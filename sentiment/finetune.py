@@ -1,4 +1,4 @@
-"""Labelled texts -> the transformer's files: MiniLM fine-tuned in torch, exported to ONNX, made int8.
+"""Fine-tunes MiniLM in PyTorch on labelled texts, exports it to ONNX, and quantises it to int8.
 
 Training only: what serves never imports this, and needs neither torch nor transformers.
 """

@@ -1,4 +1,4 @@
-"""What the simulated people say: phrases by label, and how they are put together.
+"""Text templates of the simulation: phrases by label, and how they are combined.
 
 `LEARNT` is what history is written with and `LIVE` what comes later; no template stands in both, and of
 the phrases only `COMMON` do, said twice as often.

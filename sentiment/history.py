@@ -1,4 +1,4 @@
-"""Files and simulated pasts -> posts and labels, for what never came through the log."""
+"""Reads files of posts and labels, and writes a simulated past into the lake."""
 
 from collections.abc import Mapping
 from pathlib import Path

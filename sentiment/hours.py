@@ -1,4 +1,4 @@
-"""The batch view on disk: immutable files, one a published hour and version, and the one manifest that names them."""
+"""The batch view on disk: one immutable file an hour and version, and a manifest that names those in force."""
 
 import fcntl
 import hashlib

@@ -1,4 +1,4 @@
-"""Topic or file -> validated lake by event date. What does not validate becomes a dead letter."""
+"""Topics -> validated lake by event date. Invalid records become dead letters."""
 
 import logging
 from collections.abc import Collection, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""The one rule by which both views tell a repeat: the first record of an id counts, in the order of the log."""
+"""Deduplication of posts, the same in both views: the first record of an id counts, in log order."""
 
 from sentiment import config
 from sentiment.config import DAY, HOUR, LATENESS

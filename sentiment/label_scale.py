@@ -1,4 +1,4 @@
-"""What the labels of a file mean: its scale is told by all values of the column together, or by the person."""
+"""Recognises the label scale of a file from all values of the column, or takes the user's mapping."""
 
 from collections.abc import Mapping
 from itertools import chain

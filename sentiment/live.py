@@ -1,4 +1,4 @@
-"""A crowd's days, sent through the running service: posts, the audits that follow, the ticks of the clock."""
+"""Sends the days of a simulated crowd through the running service: posts, audit labels, and ticks."""
 
 import urllib.request
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Which brands a post speaks of, and of which side of them: a versioned table of aliases with context words.
+"""Mention linking: which brands a post names and which aspect, by a versioned alias table with context words.
 
 Pure but for `Brands.read`, which reads the table, and `BrandTables`, which keeps those that were in force.
 """

@@ -1,4 +1,4 @@
-"""Text -> Score. MiniLM fine-tuned, int8, one text a call; beside it a linear model for when there is no time."""
+"""Text -> Score. A fine-tuned int8 MiniLM, one text a call, and a linear model for overload."""
 
 import json
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Crises, drift, audited quality, alarms and what follows from them; an operator's commands.
+"""Monitors crises, drift and audited quality, raises alarms, retrains, releases, carries out operator commands.
 
 The monitor reads what the stream counted and what the lake holds, and alone changes the ledger of releases. Each part
 of its work may fail for itself: that is an alarm, it is tried again, and the other parts go on.

@@ -1,4 +1,4 @@
-"""Post -> Opinion and its mentions, the same in both views: filter, normalise, score, decide, link."""
+"""Post -> opinion and mentions, the same in both views: filter, normalise, score, decide, link."""
 
 import logging
 from functools import cache

@@ -1,4 +1,4 @@
-"""Published tables, re-derived: macro-recall on TweetEval sentiment, of the linear model and of four MiniLMs.
+"""Reproduces published results: macro-recall on TweetEval sentiment, of the linear model and of four MiniLMs.
 
 Barbieri et al. (2020) rank by macro-averaged recall over three labels. Decided by the most probable label, fixed
 beforehand: the prior differs between splits, and none is corrected for it.

@@ -1,4 +1,4 @@
-"""Score -> Opinion. What is counted, by which path, what people look at, and when a brand's manager is called.
+"""Score -> Opinion. Label or abstention, load shedding, the audit draw, and the sequential tests behind alarms.
 
 Pure. Evaluation, both views and the monitor all call these.
 """

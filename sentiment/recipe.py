@@ -1,4 +1,4 @@
-"""How the transformer is learnt: kept apart from torch, so that who only passes a recipe on starts at once."""
+"""The fine-tuning parameters, kept apart from torch so that other commands start fast."""
 
 from typing import NamedTuple
 

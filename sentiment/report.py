@@ -1,4 +1,4 @@
-"""A closed event day, judged: how far it has drifted, and how good the opinions are that people have audited."""
+"""The daily report: drift of a closed day, and quality of the opinions on its audited posts."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence

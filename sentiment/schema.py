@@ -1,4 +1,4 @@
-"""The nouns that flow. One definition serves the API, the topics and the lake.
+"""The messages: one definition for the API, the topics and the lake.
 
 Time is in whole seconds since the epoch (UTC). `author` is a keyed pseudonym on every topic but that of posts, which
 producers write. Of what a person wrote only the text is kept, and it goes when the person deletes the post.

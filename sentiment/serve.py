@@ -1,4 +1,4 @@
-"""The thin HTTP edge: validate, call, answer. Domain errors become HTTP here and nowhere else."""
+"""The HTTP API: validates, calls, answers. Domain errors become HTTP errors here."""
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager

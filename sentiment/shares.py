@@ -1,4 +1,4 @@
-"""Shares of opinions, corrected: what a classifier gets wrong on single posts need not be wrong in the sum.
+"""Quantification: shares of opinions, corrected by audits for the errors of the classifier.
 
 The first number is the mean of calibrated probabilities, from audits of earlier days. A day later the day's own audits
 are known, and the final number is prediction-powered (Angelopoulos et al., 2023): the mean over all posts, and what the

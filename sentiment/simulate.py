@@ -1,4 +1,4 @@
-"""People with a known opinion: brands, moods that change, a crisis, new slang, bots, other languages; seeded."""
+"""Simulates posts with known opinions: brands, changing moods, a crisis, new slang, bots, other languages."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""Post -> Opinion -> Mention -> Minute. The worker: one process, two steps, and the log between them.
+"""Post -> Opinion -> Mention -> Minute. The stream worker: one process, two steps, and the log between them.
 
 Step one scores posts, whichever brands they name; step two counts the mentions of the brands it owns. Each
 step of the loop is one atomic write: opinions, mentions, minutes, dead letters, and how far the partitions

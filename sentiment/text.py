@@ -1,4 +1,4 @@
-"""The text of a post, decoded, and the folding by which two spellings of a word are found to be the same.
+"""Decodes the text of a post, and folds spellings so that variants of a word compare equal.
 
 Pure: no clock, no I/O.
 """

@@ -1,4 +1,4 @@
-"""One answer from two views: hours that the manifest names come from batch, all others from the stream."""
+"""The serving view: published hours come from the batch view, all others from the speed view."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping

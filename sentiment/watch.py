@@ -1,4 +1,4 @@
-"""What is seen of opinions as they pass: the latest posts, and what became of all of them.
+"""The latest posts for the page, and counts of what became of all posts.
 
 All of it since this edge began to read, in bounded memory.
 """

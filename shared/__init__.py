@@ -1,1 +1,1 @@
-"""What at least two services need: each file one noun."""
+"""What at least two services need; each file is one noun."""

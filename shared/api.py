@@ -1,4 +1,4 @@
-"""The FastAPI app that every service starts from: health, metrics, limits, and errors that name field and value."""
+"""The FastAPI app of every service: health, metrics, limits, and errors that name field and value."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Sequence

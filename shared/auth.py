@@ -1,4 +1,4 @@
-"""API keys, the roles that they give, what each role may ask for, and the session of a browser that has shown one."""
+"""API keys and their roles, the permissions of each role, and the browser session of the page."""
 
 import hmac
 from collections.abc import Awaitable, Callable

@@ -1,4 +1,4 @@
-"""Work of minutes beside a loop that must go on: training, a drift report. And the heartbeat that tells of it."""
+"""Runs minutes of work beside a loop that must go on, such as training; and the heartbeat that reports it."""
 
 import threading
 from collections import defaultdict

@@ -1,4 +1,4 @@
-"""The model that decides now: swapped whole, after it has proved itself, or not at all."""
+"""The model in force: loaded, checked on its golden samples, and swapped as a whole."""
 
 import hashlib
 import json

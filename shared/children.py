@@ -1,4 +1,4 @@
-"""Child commands: started as a user would start them, waited for, and ended with their parent."""
+"""Starts commands as child processes, waits for them, and ends them with their parent."""
 
 import signal
 import socket

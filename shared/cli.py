@@ -1,4 +1,4 @@
-"""What the commands of every service are put together from: the parts behind the settings, servers, slots, loops."""
+"""What all command lines share: parts from the settings, servers, worker slots, loops, and one-sentence errors."""
 
 import fcntl
 import json

@@ -1,4 +1,4 @@
-"""The only place that reads the time.
+"""The only module that reads the time.
 
 Event time is whole seconds since the epoch. A virtual clock stands where the log stands: every
 process moves its own forward by the records it reads, so that all agree without a time server.

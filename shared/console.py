@@ -1,4 +1,4 @@
-"""What a person sees of a run: acts, progress, closing tables. Plain text when the output is no terminal."""
+"""Console output of a run: phases, progress bars and tables; plain text when the output is no terminal."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""Input that cannot be used: why it was refused, and the record of it on the dead-letter topic."""
+"""Refused input: the reason, and its record on the dead-letter topic."""
 
 from collections.abc import Collection, Sequence
 

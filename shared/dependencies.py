@@ -1,4 +1,4 @@
-"""Errors of what a service depends on: log, store, registry, disk, memory.
+"""Errors of the dependencies of a service: log, store, registry, disk, memory.
 
 They say nothing about the record in hand, so the work is tried again with the same input, and never dead-lettered.
 """

@@ -1,4 +1,4 @@
-"""Drift: how far a block of rows has moved from the reference, and a verdict that code can act on.
+"""Drift: the distance of a block of rows from a reference, and the verdict.
 
 The distance is Jensen-Shannon's, base 2, on bins fixed by the reference: 0 for the same shares, 1 for
 nothing in common. It is an effect size: more rows make it less noisy, not larger, so blocks have one

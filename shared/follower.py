@@ -1,4 +1,4 @@
-"""A thread that follows topics from an offset and hands their records on.
+"""A thread that follows topics from an offset and hands on their records.
 
 It belongs to no group, so it has nowhere to put a dead letter: a record that cannot be read is counted, logged once,
 and named by `warnings`, and the thread goes on behind it.

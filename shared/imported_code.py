@@ -1,4 +1,4 @@
-"""The code behind a recorded figure: the modules that its run can import, and a digest of what they do."""
+"""The modules behind a recorded figure, and a digest of their code."""
 
 import ast
 import hashlib

@@ -1,4 +1,4 @@
-"""What came into the lake by file, kept beside it just as it went in, so that the lake can be made again.
+"""Keeps what came into the lake by file, so that the lake can be rebuilt.
 
 The rows of one file are one Parquet file, `<lake>-files/<table>/history-<digest of the source>-<digest of the rows>`.
 It begins with a dot until the lake has all of its rows, so that a command that died goes on where it was.

@@ -1,4 +1,4 @@
-"""Intervals around differences that were measured on the same rows, for gates and comparisons."""
+"""Confidence intervals of paired differences by a clustered bootstrap, for gates and comparisons."""
 
 from collections.abc import Callable
 from typing import NamedTuple

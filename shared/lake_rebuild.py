@@ -1,4 +1,4 @@
-"""Makes a lake again: from what came by file, from the log, and, for what the log has let go of, from the old lake."""
+"""Rebuilds a lake from ingested files, from the log, and from the old lake for what the log no longer has."""
 
 import logging
 import shutil

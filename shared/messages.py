@@ -1,4 +1,4 @@
-"""The two ways of reading: a record that was written by another version of the code, and a caller's request."""
+"""Base classes: messages, which tolerate other versions, and requests, which refuse unknown fields."""
 
 from pydantic import BaseModel, ConfigDict
 

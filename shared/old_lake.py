@@ -1,4 +1,4 @@
-"""The lake that older versions had for all services: a service takes its tables out of it."""
+"""Moves a service's tables out of the lake that older versions shared between the services."""
 
 import logging
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""What stands for a person's name: keyed pseudonyms in records, and masks in dead letters and lines of the logs."""
+"""Keyed pseudonyms for persons, and masks for dead letters and log lines."""
 
 import hashlib
 import hmac

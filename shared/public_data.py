@@ -1,4 +1,4 @@
-"""Public data sets: where each comes from, under which licence, and what its file must hash to."""
+"""The public data sets: source, licence and SHA-256 of each."""
 
 from collections.abc import Callable
 from pathlib import Path

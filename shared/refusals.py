@@ -1,4 +1,4 @@
-"""What a person sees of the rows of a file that were refused: the first ones, and a file with all of them."""
+"""Reports refused rows of a file: prints the first ones, and writes all of them to a CSV file."""
 
 from pathlib import Path
 

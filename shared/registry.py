@@ -1,4 +1,4 @@
-"""MLflow as the registry: which models there are, what they were trained on, and how good they were.
+"""The model registry in MLflow: versions, their parameters, metrics and tags.
 
 A model is a folder of safe files (text, JSON, Parquet) and not an MLflow flavour: those unpickle. Its
 digest travels with it in the ledger, and no file of a folder is opened before the digest holds.

@@ -1,4 +1,4 @@
-"""Commands, releases and the release ledger: which version is in force, how it is replaced, and how it is taken back.
+"""Commands, releases and the release ledger: which version is in force, promotion, rollback, withdrawal.
 
 The ledger is a topic. A change is three steps: an intent line that names the resolved target, the switch, and the
 line that says it is done. After a crash the open intent is finished or voided, so that no command is carried out

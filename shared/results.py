@@ -1,4 +1,4 @@
-"""Figures: a run writes them, `record` takes them over, documents read them.
+"""Recorded metrics: runs write them, `record` keeps them, documents quote them.
 
 In a document a figure stands between two comments, the first with a format as in an f-string:
 `<!-- fraud:demo.seconds .0f -->…<!-- / -->`, as does a constant of the design: `<!-- fraud:PARTITIONS d -->`.

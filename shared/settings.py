@@ -1,4 +1,4 @@
-"""The only reader of the environment: URLs, keys and folders.
+"""The settings: the only reader of the environment.
 
 Every field is a variable `MLSD_<NAME>`, but `KAFKA_HOME`, which others know too. The default of each
 part is embedded and lives under `var/`.

@@ -1,4 +1,4 @@
-"""What a demo is doing, for the console and the page: one scene after another."""
+"""The steps of a demo, for the console and the page."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

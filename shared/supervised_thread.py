@@ -1,4 +1,4 @@
-"""A thread that is started again when it ends, and says so."""
+"""A thread that is restarted when it ends, and reports it."""
 
 import logging
 import threading

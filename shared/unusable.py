@@ -1,4 +1,4 @@
-"""Something that a person gave, which cannot be used."""
+"""The error for unusable input or settings of the user: one sentence, exit code 2."""
 
 
 class Unusable(Exception):

@@ -1,4 +1,4 @@
-"""The page to watch: what it shows as JSON, and the same as a stream."""
+"""The data of the page, as JSON and as an event stream."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence

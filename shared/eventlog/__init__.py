@@ -1,4 +1,4 @@
-"""Topics, keys, partitions and offsets, behind one port; the URL picks what is behind it."""
+"""The event log: topics, keys, partitions and offsets behind one interface; the URL picks the implementation."""
 
 from shared.clock import Clock
 from shared.eventlog.port import EventLog

@@ -1,4 +1,4 @@
-"""The log in Kafka: topics, groups and transactional ids under one prefix. Needs a broker from 3.0 on.
+"""The log on Kafka: topics, groups and transactional ids under one prefix. Needs a broker from 3.0 on.
 
 A step is a transaction, so its control markers take offsets too: the offsets that records get have gaps.
 The operator of the broker sets `offsets.retention.minutes` high: a group whose offsets expire begins again.

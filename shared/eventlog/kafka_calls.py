@@ -1,4 +1,4 @@
-"""Calls to a broker that may be gone: each ends in time, and leaves nothing running."""
+"""Calls to a broker with a time limit; nothing is left running."""
 
 import threading
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""The log that every service stands on. The offset is the order.
+"""The interface of the event log. Offsets give the order.
 
 What each implementation guarantees, and `tests/contracts/test_eventlog.py` holds it to:
 

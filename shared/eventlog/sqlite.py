@@ -1,4 +1,4 @@
-"""The embedded log: one SQLite file that several processes share. No server, no account."""
+"""The embedded log: one SQLite file, shared by several processes."""
 
 import fcntl
 import math

@@ -1,4 +1,4 @@
-"""The shell of the pages: static files under a strict policy, and how a browser gets its session."""
+"""The shell of all pages: static files under a strict content policy, and the browser session."""
 
 import secrets
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""A Markdown document of the checkout as a page, and the files that it links to, each definition at its anchor."""
+"""Shows a Markdown document of the checkout as a page, with links into the source."""
 
 import re
 from html import escape

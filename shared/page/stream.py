@@ -1,4 +1,4 @@
-"""The stream of a page: what is new, twice a second, to at most 20 clients."""
+"""The event stream of a page: changes, twice a second, to at most 20 clients."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence

@@ -1,4 +1,4 @@
-"""Read views beside the log, behind one port; the URL picks what keeps them."""
+"""Read views beside the log, behind one interface; the URL picks the implementation."""
 
 from shared.clock import Clock
 from shared.store.port import Store

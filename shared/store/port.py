@@ -1,4 +1,4 @@
-"""Read views that one process writes and another reads.
+"""The interface of read views: one process writes them, others read.
 
 A view is always rebuildable from the log and is never consulted to decide. It remembers how far in
 the log it has come, in the same transaction as its rows. A view of a topic that is kept for a time keeps

@@ -1,4 +1,4 @@
-"""Views in Redis: a key for each row, which goes in its time, and a hash of positions. None needs to be persistent."""
+"""Views in Redis: a key a row that expires, and a hash of positions. Nothing in it needs to be persistent."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager

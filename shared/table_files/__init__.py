@@ -1,1 +1,1 @@
-"""The one reader of CSV and Parquet files: what a row, a time and a number is, and what is refused, by line."""
+"""The reader of CSV and Parquet files: reads each row right, or refuses it by line, field, value and reason."""

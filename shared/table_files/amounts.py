@@ -1,4 +1,4 @@
-"""Cells that hold an amount of money or a quantity -> numbers, however the thousands and the fractions are set off."""
+"""Amounts and quantities -> numbers, with any thousands and decimal separators."""
 
 import polars as pl
 

@@ -1,4 +1,4 @@
-"""What the cells of a column say: the kinds of values that files have, other than times and amounts."""
+"""The kinds of cell values other than times and amounts."""
 
 from collections.abc import Collection
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""The text of a CSV file -> its header and records, each with the number of its line."""
+"""The text of a CSV file -> header and records with their line numbers."""
 
 import csv
 import re

@@ -1,4 +1,4 @@
-"""A file or a folder of files -> columns and lines, before anything is said about what the cells mean."""
+"""A file or a folder of files -> columns and line numbers."""
 
 import gzip
 import hashlib

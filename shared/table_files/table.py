@@ -1,4 +1,4 @@
-"""The rows of a file -> typed columns; a row that cannot be read is reported by its line, and the rest goes on."""
+"""Rows of a file -> typed columns; a row that cannot be read is reported by its line, and the rest goes on."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field

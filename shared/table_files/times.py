@@ -1,4 +1,4 @@
-"""Cells that say when something happened -> whole seconds since the epoch."""
+"""Cells with times -> whole seconds since the epoch."""
 
 import polars as pl
 
