@@ -369,7 +369,8 @@ class Worker:
                 partition=message.partition,
                 offset=message.offset,
             )
-            key = f"late:{message.brand}:{message.post}"
+            # With its hour: after a week the id may come again, and the topic keeps the latest record of a key.
+            key = f"late:{message.brand}:{message.post}:{message.at // HOUR}"
             entry = Entry(MINUTES, key, late.model_dump_json().encode(), record.partition)
             self._out.append(entry)
         else:

@@ -124,7 +124,10 @@ class PreparedNights(Nights):
         return Table.open(making)
 
     def _figures(self, *_: Any, **__: Any) -> dict[str, float]:
-        return {"users": 1.0, "stored": 1.0, "fallbacks": 0.0, "input": 1.0}
+        return {
+            **{"users": 1.0, "stored": 1.0, "fallbacks": 0.0, "for_sale": 1.0, "titled": 1.0},
+            **{"input": 1.0, "input_usual": 1.0},
+        }
 
 
 class PreparedRegistry:

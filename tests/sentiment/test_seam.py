@@ -248,6 +248,19 @@ def test_a_post_that_comes_after_its_deletion_counts_nowhere(crowd: Crowd) -> No
     assert [opinion.kind for opinion in crowd.opinions() if opinion.id == "x"] == ["deleted"]
 
 
+def test_an_id_that_comes_again_after_a_week_replaces_no_late_mention(crowd: Crowd) -> None:
+    """Both are late, and batch is away: the compacted topic has to keep both."""
+    now = TODAY + 2 * DAY
+    crowd.tick(now)
+    for later in (0, 200 * HOUR):
+        crowd.tick(now + later)
+        crowd.post(post("@northair again", id="a", at=now + later - 2 * HOUR))
+        crowd.stream()
+    crowd.tick(now + 230 * HOUR)
+    crowd.stream()
+    assert agreed(crowd) == {("northair", (now - 2 * HOUR + later) // HOUR): 1 for later in (0, 200 * HOUR)}
+
+
 STEPS = st.one_of(
     st.tuples(st.just("post"), st.sampled_from("abc"), st.integers(0, 20)),  # id, and hours before now
     st.tuples(st.just("pass"), st.sampled_from([1, 2, 5, 30, 200]), st.just(0)),  # hours
