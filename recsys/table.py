@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import shutil
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -199,9 +200,14 @@ class Table:
         return [name.decode() for name in self._names.tolist()], np.asarray(self._items[:, :10])
 
 
+# numpy parses a file's header as Python, and Python 3.11 may fail when two threads parse (python/cpython#106905).
+_LOADING = threading.Lock()
+
+
 def _mapped(path: Path) -> NDArray[Any]:
     # A memmap's own indexing costs a microsecond; a plain view of it does not.
-    mapped: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False).view(np.ndarray)
+    with _LOADING:
+        mapped: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False).view(np.ndarray)
     return mapped
 
 
