@@ -18,7 +18,7 @@ from pathlib import Path
 import polars as pl
 
 PLACE = ("partition", "offset")
-LISTINGS = 10  # times that a folder is listed, at most, when files go away while they are read
+LISTINGS = 10  # times that a table is read, at most, when its old dates are folded meanwhile
 MERGED = 16  # files of a level that become one of the next; 432,000 writes a day then leave at most 75 files
 LEVEL = "level-"  # begins the name of a merged file; the level follows, and the name of its first part
 FOLDED = f"{LEVEL}99+"  # begins the name of a file of many dates
@@ -137,10 +137,16 @@ def _merge_levels(folder: Path) -> None:
 
 @contextmanager
 def _merging(folder: Path) -> Iterator[None]:
-    """Raises BlockingIOError while another thread or process merges the files of the folder."""
+    """Raises BlockingIOError while another thread or process merges the files of the folder, or holds them."""
+    with _locked(folder, fcntl.LOCK_EX | fcntl.LOCK_NB):
+        yield
+
+
+@contextmanager
+def _locked(folder: Path, how: int) -> Iterator[None]:
     lock = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # released when it is closed
+        fcntl.flock(lock, how)  # released when it is closed
         yield
     finally:
         os.close(lock)
@@ -197,10 +203,10 @@ def _date(folder: Path) -> date:
 
 def _read_day(folder: Path, *, batch: str) -> list[pl.DataFrame]:
     """The files of a date, or those of batches whose name begins so."""
-    for _ in range(LISTINGS - 1):
-        with suppress(FileNotFoundError):  # merged or replaced, since the folder was listed
-            return _read_files(folder, batch)
-    return _read_files(folder, batch)
+    with suppress(FileNotFoundError):  # merged since the folder was listed, and a busy writer may do so each time
+        return _read_files(folder, batch)
+    with _locked(folder, fcntl.LOCK_SH):  # writers go on, and merge later
+        return _read_files(folder, batch)
 
 
 def _read_files(folder: Path, batch: str) -> list[pl.DataFrame]:

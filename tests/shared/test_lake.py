@@ -3,6 +3,7 @@
 import errno
 import threading
 from datetime import date
+from itertools import islice
 from pathlib import Path
 
 import polars as pl
@@ -357,3 +358,26 @@ def test_two_writers_and_a_reader_at_once_lose_nothing(lake: Lake) -> None:
         writer.join()
     assert failed == []
     assert lake.read("events").height == 300
+
+
+def test_a_reader_comes_to_its_end_while_a_writer_merges_at_every_turn(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches = iter(range(10_000))
+    rank = lake_module._rank
+
+    def write_until_it_merges() -> None:
+        for n in islice(batches, MERGED):
+            lake.write("events", rows((0, n, n)), batch=f"0-{n:06}")
+
+    def rank_while_another_writes(path: Path) -> tuple[int, int]:
+        if threading.current_thread().name != "writer":
+            writer = threading.Thread(target=write_until_it_merges, name="writer")
+            writer.start()
+            writer.join()
+        return rank(path)
+
+    write_until_it_merges()
+    lake.write("events", rows((0, 10_000, 0)), batch="0-010000")
+    monkeypatch.setattr(lake_module, "_rank", rank_while_another_writes)
+    assert lake.read("events").height >= MERGED + 1
