@@ -16,7 +16,7 @@ from kafka import (
     KafkaProducer,
     TopicPartition,
 )
-from kafka.admin import ConfigResource, ConfigResourceType, MemberToRemove, TransactionState
+from kafka.admin import ConfigResource, ConfigResourceType, MemberToRemove, OffsetSpec, TransactionState
 from kafka.errors import KafkaError, TransactionalIdNotFoundError
 from kafka.structs import ConsumerGroupMetadata
 
@@ -210,6 +210,12 @@ class KafkaLog:
         self.need([topic])
         ends = self.last(self._places(topic))
         return {place.partition: end for place, end in ends.items()}
+
+    def written(self, topic: Topic) -> dict[int, int]:
+        self.need([topic])
+        places = dict.fromkeys(self._places(topic), OffsetSpec.LATEST)  # read uncommitted, as no consumer of ours does
+        ends = self._ask("the log does not say where it ends", lambda: self._admin.list_partition_offsets(places))
+        return {place.partition: end.offset for place, end in ends.items()}
 
     def last(self, places: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
         return self._at_edge("the log does not say where it ends", places, KafkaConsumer.end_offsets)

@@ -222,6 +222,10 @@ class EventLog(Protocol):
         """By partition, where a reader of everything stands: no next record comes before it."""
         ...
 
+    def written(self, topic: Topic) -> dict[int, int]:
+        """By partition, the end, with the steps that are under way: a reader at it has all that was done before."""
+        ...
+
     def committed(self, group: str, topic: Topic) -> dict[int, Position]:
         """By partition, how far the group has come; partitions never committed are missing."""
         ...

@@ -299,7 +299,7 @@ def test_making_a_topic_again_keeps_its_records(log: EventLog, start: Callable[[
 def test_ends_are_the_offsets_that_come_next(log: EventLog) -> None:
     assert log.ends(IN) == dict.fromkeys(range(4), 0)
     fill(log, 3, partition=2)
-    assert log.ends(IN) == {0: 0, 1: 0, 2: 3, 3: 0}
+    assert log.ends(IN) == log.written(IN) == {0: 0, 1: 0, 2: 3, 3: 0}
     assert log.append([Entry(IN, "k", b"", 2)]) == [(2, 3)]
 
 
@@ -418,6 +418,7 @@ def test_who_has_read_everything_stands_at_the_end(log: EventLog, join: Callable
         while {place.partition: offset for place, offset in reader.positions.items()} != log.ends(OUT):
             assert reader.poll(1, 0.01) == []
             assert monotonic() < until
+        assert log.written(OUT) == log.ends(OUT)
 
 
 def test_a_member_says_how_far_it_has_polled_and_stands_at_the_end_when_it_has_read_everything(
@@ -988,6 +989,7 @@ def test_records_of_a_transaction_are_seen_when_it_is_committed(kafka: KafkaLog,
         kafka.send(producer, Entry(IN, "k", b"1", 0)).get(timeout=10)
         fill(kafka, 1)  # stands behind it, and waits
         assert kafka.ends(IN)[0] == 0
+        assert kafka.written(IN)[0] == 2
         assert reader.poll(10, 0.2) == []
         producer.commit_transaction() if committed else producer.abort_transaction()
         assert values(drain(reader, 1 + committed)) == ([1, 0] if committed else [0])

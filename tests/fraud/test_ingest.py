@@ -79,6 +79,20 @@ def test_nothing_is_taken_in_before_its_owner_has_given_the_verdict(bank: Bank, 
     ingest.consumer.close()
 
 
+def test_a_watermark_waits_for_the_decisions_which_stand_in_other_partitions(bank: Bank, day: pl.DataFrame) -> None:
+    bank.send(day)
+    bank.decide()
+    ingest, moved = Ingest(bank.log, bank.lake), set()
+    while (taken := ingest.step(limit=7)).positions:
+        ingest.consumer.commit(taken.letters, taken.positions)
+        moved.add(min(ingest.watermarks))
+        passed = pl.DataFrame({"partition": range(len(ingest.watermarks)), "passed": ingest.watermarks})
+        due = taken_in(bank).join(passed, on="partition").filter(kind="payment").filter(pl.col("at") < pl.col("passed"))
+        assert due.join(bank.lake.read("decisions"), on=["card", "id"], how="anti").is_empty()
+    ingest.consumer.close()
+    assert len(moved) > 3
+
+
 def test_a_crash_between_write_and_commit_counts_once(bank: Bank, day: pl.DataFrame) -> None:
     for half in day.iter_slices(day.height // 2 + 1):
         bank.send(half)
