@@ -20,6 +20,7 @@ from sentiment.history import write_labels
 from sentiment.live import Live
 from sentiment.mentions import Brands
 from sentiment.model import Linear
+from sentiment.monitor import GUARD_COUNT
 from sentiment.recipe import DEMO, Recipe
 from sentiment.schema import Confusion, Wanted
 from sentiment.shares import correcting
@@ -142,8 +143,20 @@ def run(
             act.outcome = last_words(live)
 
         with scene("A bad release, and its roll-back", marks="bad release") as act:
-            release_bad_model(settings, live)
-            hour = live.send(crowd, until=plan.end, pause=lambda: live.releases[-1].action == "rollback")
+            bad = release_bad_model(settings, live)
+
+            def taken_back() -> bool:
+                live.follow()
+                return live.releases[-1].action == "rollback"
+
+            def judged() -> bool:
+                """The monitor compares beside its loop, and no hour passes meanwhile."""
+                said = [opinion for opinion in live.opinions.values() if opinion.model == bad and opinion.score]
+                if len(said) >= GUARD_COUNT:
+                    live.children.wait(taken_back, "the release is not taken back; see monitor.log")
+                return taken_back()
+
+            hour = live.send(crowd, until=plan.end, pause=judged)
             back = live.releases[-1]
             to_rollback = (hour - plan.release) // HOUR if back.action == "rollback" else None
             act.outcome = f"{back.action} to version {back.version} after {to_rollback} hours: {back.why}"
@@ -270,8 +283,8 @@ def last_words(live: Live) -> str:
     return f"{'; '.join(alarms[-2:]) or 'no alarm'}; {release.action} version {release.version}: {release.why}"
 
 
-def release_bad_model(settings: Settings, live: Live) -> None:
-    """What a hot fix past the gate can do: good and bad have changed places."""
+def release_bad_model(settings: Settings, live: Live) -> str:
+    """What a hot fix past the gate can do: good and bad have changed places; gives the version."""
     registry = Registry(settings.mlflow, config.SERVICE)
     champion = live.releases[-1]
     folder = registry.fetch(champion.artifact, digest=champion.digest, into=settings.var / "models")
@@ -285,7 +298,10 @@ def release_bad_model(settings: Settings, live: Live) -> None:
         texts = [sample["text"] for sample in json.loads((folder / "golden.json").read_text())]
         Artifact(swapped, None, good.policy).save(bad, texts=texts, reference=normal, limits=limits)
         version = registry.register(bad, params={}, figures=champion.figures, tags={"gate": "skipped"})
+    # Who has the files decides by them from the next post on; fetching them takes as long as it takes.
+    registry.fetch(version.artifact, digest=version.digest, into=settings.var / "models")
     live.command(Wanted(kind="promote", version=version.version, force=True, why=HOT_FIX))
+    return version.version
 
 
 def next_steps(settings: Settings, live: Live, plan: Plan, *, headless: bool) -> list[tuple[str, str]]:
