@@ -134,11 +134,4 @@ def _likelihood(negative: int, opinions: int, share: float, together: float) -> 
     """The logarithm of a beta-binomial's probability, up to a term that is the same for every share."""
     whole = 1 / together - 1
     a, b = share * whole, (1 - share) * whole
-    return (
-        lgamma(negative + a)
-        + lgamma(opinions - negative + b)
-        - lgamma(opinions + whole)
-        - lgamma(a)
-        - lgamma(b)
-        + lgamma(whole)
-    )
+    return lgamma(negative + a) + lgamma(opinions - negative + b) - lgamma(a) - lgamma(b)

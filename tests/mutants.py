@@ -138,7 +138,15 @@ def _try_module(module: Module, folder: Path) -> list[Tried]:
 
 def _chosen(module: Module, work: WorkDB) -> Iterator[tuple[WorkItem, bool]]:
     """The changes that are tried, each with whether it has to be noticed."""
+    lines = Path(module.path).read_text().splitlines()
+
+    def is_for_the_type_checker(item: WorkItem) -> bool:
+        """The star before arguments that are given by name."""
+        row, column = item.mutations[0].start_pos
+        return lines[row - 1][column : column + 2] == "*,"
+
     items = [item for item in work.work_items if item.mutations[0].operator_name.partition("/")[2] in OPERATORS]
+    items = [item for item in items if not is_for_the_type_checker(item)]
     items.sort(
         key=lambda item: (item.mutations[0].start_pos, item.mutations[0].operator_name, item.mutations[0].occurrence)
     )

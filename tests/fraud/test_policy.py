@@ -2,8 +2,8 @@
 
 import pytest
 
-from fraud import config
-from fraud.config import DAY
+from fraud import config, policy
+from fraud.config import DAY, HOUR
 from fraud.features import NAMES
 from fraud.policy import AT, MEANING, REASONS, Desk, Policy, costs, decide, realised, reasons, rules
 from fraud.schema import Action
@@ -69,13 +69,21 @@ def test_a_full_desk_leaves_the_better_of_approve_and_decline() -> None:
     assert not decide(0.0, 50_00, POLICY, free=False, draw=lambda: 1.0).overflow
 
 
+def test_of_two_that_cost_the_same_the_customer_is_let_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    alike: dict[Action, float] = {"approve": 2.0, "review": 1.0, "decline": 2.0}
+    monkeypatch.setattr(policy, "costs", lambda *_: alike)
+    assert decide(0.5, 50_00, POLICY, free=False, draw=None) == ("approve", alike, False, 1.0, True)
+
+
 def test_a_desk_has_its_places_each_event_day_anew() -> None:
     desk = Desk()
     for _ in range(config.REVIEWS_A_DAY // config.PARTITIONS):
         assert desk.free(START)
         desk.take()
     assert not desk.free(START + DAY - 1)
-    assert desk.free(START + DAY)
+    assert desk.free(START + DAY + HOUR)
+    assert desk.free(START + DAY + HOUR + 1)
+    assert Desk().free(0), "the very first day has places, too"
 
 
 def test_a_late_payment_finds_no_place_in_a_day_gone_by() -> None:
@@ -131,6 +139,23 @@ def test_one_rule_asks_an_analyst_and_two_decline() -> None:
     assert rules(10_00, vector(terminal_risk_28d=0.21)) == ("review", ["terminal_frauds"])
     both = vector(terminal_risk_28d=0.21, card_new_country=1, card_new_device=1)
     assert rules(10_00, both) == ("decline", ["new_country", "terminal_frauds"])
+
+
+@pytest.mark.parametrize(
+    ("cents", "features", "fires"),
+    [
+        (200_01, {"amount_over_maximum": 2.5}, True),
+        (200_00, {"amount_over_maximum": 2.5}, False),
+        (200_01, {"amount_over_maximum": 2.0}, False),
+        (200_01, {"amount_over_maximum": 1.5}, False),
+        (10_00, {"card_new_country": 1, "card_new_device": 1}, True),
+        (10_00, {"card_new_country": 1}, False),
+        (10_00, {"card_new_device": 1}, False),
+        (10_00, {"terminal_risk_28d": 0.2}, False),
+    ],
+)
+def test_a_rule_fires_beyond_its_limit_only(cents: int, features: dict[str, float], fires: bool) -> None:
+    assert rules(cents, vector(**features))[0] == ("review" if fires else "approve")
 
 
 def test_a_burst_is_declined_by_itself() -> None:
