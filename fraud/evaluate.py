@@ -115,9 +115,9 @@ def judge(payments: pl.DataFrame, model: Model, policy: Policy, *, matrix: Matri
         "recall": float(recall_score(truth, stopped, sample_weight=weights, zero_division=0.0)),
         "cost_per_1000": 1_000 * math.fsum(costs) / total,
         "cost_per_1000_approve_all": 1_000 * cost(payments, ["approve"] * len(actions)) / total,
-        "reviews_a_day": actions.count("review") / max(1, (payments["at"] // config.DAY).n_unique()),
+        "reviews_a_day": actions.count("review") / (payments["at"] // config.DAY).n_unique(),
         "missed_over_promised": missed_over_promised(truth[~stopped], scores[~stopped], weights[~stopped]),
-        "declined": actions.count("decline") / max(1, len(actions)),
+        "declined": actions.count("decline") / len(actions),
         "payments": float(len(actions)),
     }
     return Judged(figures, actions, costs)

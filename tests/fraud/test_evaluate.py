@@ -9,7 +9,19 @@ import pytest
 
 from fraud import config, dataset, evaluate
 from fraud.config import DAY
-from fraud.evaluate import Gains, act, card_precision, caught, cost, evidence, gain, gate, judge, ranking
+from fraud.evaluate import (
+    Gains,
+    act,
+    card_precision,
+    caught,
+    cost,
+    evidence,
+    gain,
+    gate,
+    judge,
+    missed_over_promised,
+    ranking,
+)
 from fraud.model import fit
 from fraud.policy import Policy, decide
 from fraud.schema import Action
@@ -141,6 +153,19 @@ def test_a_broken_promise_is_soon_told(rate: float, within: int) -> None:
     assert np.median(waited) <= within
 
 
+def test_evidence_by_hand() -> None:
+    day = 3 * math.log(1.5) - 0.5 * 1.5 * 2.0
+    assert evidence(4.0, frauds=3, promised=2.0) == pytest.approx(5.0 * math.exp(day))
+    assert evidence(4.0, frauds=3, promised=2.0, burst=3.0) == pytest.approx(5.0 * math.exp(day / 3))
+
+
+def test_what_was_missed_over_what_was_promised_by_hand() -> None:
+    frauds, scores, weights = np.array([1.0, 0, 1]), np.array([0.05, 0.25, 0.1]), np.array([2.0, 1, 4])
+    assert missed_over_promised(frauds, scores, weights) == pytest.approx((2 + 4) / (0.1 + 0.25 + 0.4))
+    nothing = np.zeros(0)
+    assert missed_over_promised(nothing, nothing, nothing) == 0.0
+
+
 def test_evidence_has_no_end_but_a_largest_number() -> None:
     assert evidence(1e300, frauds=10**6, promised=0.0) < 1e13
     assert evidence(math.inf, frauds=0, promised=1e9) == 0
@@ -196,10 +221,28 @@ def test_judged_is_model_and_policy_together() -> None:
     assert figures["cost_per_1000"] < figures["cost_per_1000_approve_all"] / 2
     assert figures["reviews_a_day"] == judged.actions.count("review") / 5  # 3,000 times two minutes
     assert figures["reviews_a_day"] <= config.REVIEWS_A_DAY
+    assert figures["cost_per_1000_approve_all"] == pytest.approx(cost(payments, ["approve"] * 3_000) / 3)
     assert figures["declined"] == judged.actions.count("decline") / 3_000
     stopped = np.array([action != "approve" for action in judged.actions])
     assert figures["recall"] == pytest.approx(stopped[frauds == 1].mean())
     assert figures["precision"] == pytest.approx(frauds[stopped].mean())
+
+
+def test_what_has_no_fraud_has_nothing_to_be_caught() -> None:
+    matrix, frauds = learnable(3_000, seed=1)
+    honest = pl.DataFrame(
+        {"partition": 0, "at": START, "card": "a", "cents": [10_00] * 20, "fraud": False, "weight": 1.0}
+    )
+    figures = judge(honest, fit(matrix, frauds, np.ones(3_000), seed=1), Policy(), matrix=matrix[:20]).figures
+    assert (figures["recall"], figures["precision"]) == (0.0, 0.0)
+
+
+def test_a_hundred_cards_a_day_are_looked_at() -> None:
+    payments = pl.DataFrame(
+        {"card": [f"{n:03}" for n in range(200)], "at": START, "fraud": [n < 100 for n in range(200)]}
+    )
+    figures = ranking(payments.with_columns(weight=1.0), np.linspace(1.0, 0.0, 200))
+    assert figures["card_precision_100"] == 1.0
 
 
 # --- the gate ----------------------------------------------------------------------------------------------
@@ -222,6 +265,8 @@ GOOD = {"cost_per_1000": 90.0, "average_precision": 0.7}
         (Gains(SURE, SURE, UNKNOWN), "may lose nan% of what the champion saves on older payments; 2% is the most"),
         (Gains(SURE, SURE, Interval(-0.03, 0.0, 0.03)), "may lose 3.0% of what the champion saves on older payments"),
         (Gains(SURE, SURE, Interval(-0.019, 0.0, 0.02)), ""),
+        (Gains(SURE, SURE, Interval(-0.02, 0.0, 0.02)), "may lose 2.0% of what"),
+        (Gains(SURE, SURE, Interval(0.001, 0.002, 0.003), debt=0.03), "may lose 0.0% of what"),
         (Gains(SURE, SURE, Interval(-0.019, 0.0, 0.02), debt=0.005), ", 0.5% was lost before; 2% is the most"),
     ],
 )
@@ -239,6 +284,7 @@ def test_small_permitted_losses_do_not_add_up() -> None:
     """Each release loses 0.9 % of what the one before it saves; a gain pays back."""
     lost, regained = Interval(-0.012, -0.009, -0.006), Interval(0.001, 0.006, 0.011)
     debt, refused = 0.0, []
+    assert Gains(SURE, SURE, regained, 0.001).figures()["older_debt"] == 0.0, "nothing is owed, and nothing is saved up"
     for older in (lost, lost, regained, lost):
         gains = Gains(SURE, SURE, older, debt)
         refused.append(bool(gate(GOOD, gains)))
