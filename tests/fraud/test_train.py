@@ -6,21 +6,19 @@ import os
 import shutil
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 import pytest
 from mlflow import MlflowClient
 
-from fraud import config, dataset
+from fraud import dataset
 from fraud.artifact import GOLDEN
 from fraud.config import DAY
 from fraud.features import DEFINITION, NAMES
-from fraud.policy import Policy, costs
-from fraud.train import HISTORY, Block, NotEnough, review_price, train
+from fraud.train import HISTORY, NotEnough, train
 from shared.lake import Lake, LakeCorrupt
 from shared.registry import Registry, Version
 from shared.releases import Release
-from tests.fraud.bank import SEED, START, TODAY, Trained, open_registry
+from tests.fraud.bank import SEED, TODAY, Trained, open_registry
 
 # MLflow 3.17 still maps its tables in a way that SQLAlchemy 2.1 is giving up.
 pytestmark = pytest.mark.filterwarnings("ignore:.*noload.*:DeprecationWarning")
@@ -93,23 +91,6 @@ def test_other_data_is_another_version_of_the_data(world: Trained, registry: Reg
     earlier = train(lake, registry, as_of=TODAY - DAY, seed=SEED, champion=None)
     assert registry.tags(earlier.version.version)["data"] != registry.tags(world.release.version)["data"]
     assert earlier.version.digest != world.release.digest
-
-
-def test_a_payment_that_passed_at_random_asks_for_as_many_reviews_as_it_stands_for() -> None:
-    """Sixty that passed, of 6,000 that were declined: at the bare price of a review, 857 a day would be asked for."""
-    rng, count = np.random.default_rng(0), 14_000
-    scores, weights, suspicious = np.full(count, 0.001), np.ones(count), rng.choice(count, 60, replace=False)
-    scores[suspicious] = 0.12
-    at = START + np.sort(rng.integers(0, 7 * DAY, count))
-    payments = pl.DataFrame({"at": at, "cents": rng.integers(5_00, 300_00, count), "fraud": False, "weight": weights})
-    assert review_price(Block(payments, np.zeros((count, 1))), scores) == config.REVIEW_PRICE
-    weights[suspicious] = 100
-    weighted = payments.with_columns(weight=pl.Series(weights))
-    price = review_price(Block(weighted, np.zeros((count, 1))), scores)
-    every = [costs(score, cents, Policy(price)) for score, cents in zip(scores, payments["cents"], strict=True)]
-    asked = weights @ [min(cost, key=cost.__getitem__) == "review" for cost in every] / 7
-    assert price > config.REVIEW_PRICE
-    assert asked <= config.REVIEWS_A_DAY / 2
 
 
 def test_an_empty_lake_is_not_enough(registry: Registry, tmp_path: Path) -> None:
