@@ -143,46 +143,41 @@ class Ingest:
         self._log, self._lake = log, lake
         self.consumer = log.consumer(GROUP, TAKEN, member)
         self._held: list[Record] = []
-        self._passed = [0] * config.PARTITIONS  # event time up to which the lake has the events, by partition
-        self._to_come: tuple[list[int], dict[int, int]] | None = None  # the same, and where their decisions end
+        self._decided: dict[int, Position] = {}  # by partition, how far the decisions on events have been read
+        self._ahead: tuple[dict[int, Position], dict[int, int]] | None = None  # the next such, and where it is reached
         self.watermarks = [0] * config.PARTITIONS  # event time up to which the lake is complete, by partition
 
     def step(self, limit: int = 5_000) -> Taken:
-        """Write what is new to the lake."""
-        decided = self._log.committed(DECIDERS, EVENTS)
+        """Write what is new to the lake: an event not before its decision, which stands in another partition."""
+        if self._ahead is None:
+            decided = self._log.committed(DECIDERS, EVENTS)
+            self._ahead = decided, self._log.written(DECISIONS)
         room = HELD - max(Counter((r.topic, r.partition) for r in self._held).values(), default=0)
         self._held += self.consumer.poll(max(0, min(limit, room)), 0.0)
-        waits = [r.topic == EVENTS.name and r.offset >= _offset(decided, r.partition) for r in self._held]
+        decided, ends = self._ahead
+        read = self.consumer.positions  # of decisions that another member owns nothing is known
+        if all(read.get(Place(DECISIONS.name, partition), end) >= end for partition, end in ends.items()):
+            self._decided, self._ahead = decided, None
+        waits = [r.topic == EVENTS.name and r.offset >= _offset(self._decided, r.partition) for r in self._held]
         done = [r for r, waiting in zip(self._held, waits, strict=True) if not waiting]
         if not done:
-            self._move_watermarks()
             return Taken({}, pl.DataFrame(schema=DECISION_COLUMNS), [])
         decisions, letters, watermarks = write(self._lake, done, batch=_batch(done))
         for partition, at in watermarks.items():
-            self._passed[partition] = max(self._passed[partition], at)
-        self._move_watermarks()
+            self.watermarks[partition] = max(self.watermarks[partition], at)
         # Only now are they let go of: if the lake takes nothing, the next step tries again.
         self._held = [r for r, waiting in zip(self._held, waits, strict=True) if waiting]
         positions = {Place(r.topic, r.partition): Position(r.offset + 1) for r in done}
         return Taken(positions, decisions, letters)
 
-    def _move_watermarks(self) -> None:
-        """An event may come before its decision, which stands in another partition."""
-        if self._to_come is None and self._passed != self.watermarks:
-            self._to_come = list(self._passed), self._log.written(DECISIONS)
-        if self._to_come is not None:
-            passed, ends = self._to_come
-            read = self.consumer.positions
-            if all(read.get(Place(DECISIONS.name, partition), 0) >= end for partition, end in ends.items()):
-                self.watermarks, self._to_come = passed, None
-
     def catch_up(self) -> int:
         """Take in all that has been decided; gives the number of records."""
         total = 0
-        while (taken := self.step()).positions:
-            before = sum(self.consumer.owned[place].offset for place in taken.positions)
-            self.consumer.commit(taken.letters, taken.positions)
-            total += sum(position.offset for position in taken.positions.values()) - before
+        while (taken := self.step()).positions or self._ahead:
+            if taken.positions:
+                before = sum(self.consumer.owned[place].offset for place in taken.positions)
+                self.consumer.commit(taken.letters, taken.positions)
+                total += sum(position.offset for position in taken.positions.values()) - before
         return total
 
 

@@ -93,7 +93,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     before = settings.get_current_profile_name()
-    settings.register_profile("run", max_examples=_number(config, "examples", few=25, many=100))
+    examples = _number(config, "examples", few=25, many=100)
+    settings.register_profile("run", max_examples=examples, deadline=None)  # a machine may be slow
     settings.load_profile("run")
     config.add_cleanup(lambda: settings.load_profile(before))  # tests/architecture runs pytest inside pytest
 
