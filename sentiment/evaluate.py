@@ -71,7 +71,7 @@ def judge(texts: Sequence[Text], labels: Sequence[str], artifact: Artifact, *, p
         "macro_recall": float(np.mean(recalls)),
         "accuracy": float((said == truth).mean()),
         "log_loss": float(-np.log(given).mean()) if finite.all() else 1e9,
-        "abstained": sum(verdict.label is None for verdict in verdicts) / max(1, len(verdicts)),
+        "abstained": float(np.mean([verdict.label is None for verdict in verdicts])),
         "posts": float(len(texts)),
         **{f"recall_{label}": value for label, value in zip(present, recalls, strict=True)},
         **{f"posts_{label}": float((truth == LABELS.index(label)).sum()) for label in present},
@@ -100,11 +100,7 @@ class Pair(NamedTuple):
 
     def loss(self) -> float:
         """What may be lost: LOSS of their macro-recall."""
-        recalls = [
-            (self.theirs[mine] == label).mean()
-            for label in np.unique(self.truth)
-            if (mine := self.truth == label).any()
-        ]
+        recalls = [(self.theirs[self.truth == label] == label).mean() for label in np.unique(self.truth)]
         return LOSS * float(np.mean(recalls)) if recalls else 0.0
 
 

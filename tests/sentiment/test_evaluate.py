@@ -1,10 +1,14 @@
 """The gate: ties go to the champion, chance lets next to nothing through, and small losses do not add up."""
 
+from math import log
+from typing import Any
+
 import numpy as np
 import pytest
 
 from sentiment import evaluate
-from sentiment.evaluate import NO_NUMBER, Evidence, Pair, gate, interval, macro_recall, owed
+from sentiment.evaluate import NO_NUMBER, Evidence, Pair, best, gate, interval, judge, macro_recall, owed
+from sentiment.policy import Policy
 
 CHALLENGERS = 200
 NEWEST, OLDER = 300, 1_300
@@ -83,6 +87,82 @@ def test_who_loses_against_the_linear_model_beside_it_is_refused() -> None:
     rng = np.random.default_rng(6)
     assert "the linear model" in gate(Evidence(block(rng, OLDER, gain=-0.05)))
     assert gate(Evidence(block(rng, OLDER, gain=0.05))) == ""
+
+
+def pair(truth: list[int], ours: list[int], theirs: list[int]) -> Pair:
+    """Versions on posts of one author, of whom nothing can be drawn otherwise."""
+    return Pair(np.array(truth), np.array(ours), np.array(theirs), np.zeros(len(truth), dtype=np.int64))
+
+
+def test_gain_and_loss_by_hand() -> None:
+    both = pair([0, 0, 0, 0, 2], [0, 0, 0, 1, 1], [0, 1, 1, 1, 2])
+    assert both.gain() == pytest.approx([((3 / 4 + 0) - (1 / 4 + 1)) / 2] * 3)
+    assert both.loss() == pytest.approx(0.02 * (1 / 4 + 1) / 2)
+    nothing = pair([], [], [])
+    assert nothing.loss() == 0.0
+    assert np.isnan(nothing.gain().value)
+
+
+def test_a_loss_as_large_as_is_allowed_is_refused() -> None:
+    lost = pair([0] * 50, [1] + [0] * 49, [0] * 50)
+    less = pair([0] * 51, [1] + [0] * 50, [0] * 51)
+    better = pair([0] * 50, [0] * 50, [1] + [0] * 49)
+    assert gate(Evidence(lost)) == "against the linear model beside it macro-recall -0.020 (-0.020 to -0.020)"
+    assert gate(Evidence(less)) == ""
+    assert gate(Evidence(None, better, lost)).endswith("on 50 older posts")
+    assert gate(Evidence(None, better, less)) == ""
+    assert gate(Evidence(None, better, less, 0.01)).endswith("on 51 older posts, after 0.010 lost before it")
+
+
+def test_what_is_owed_is_never_less_than_nothing() -> None:
+    better = pair([0] * 50, [0] * 50, [1] * 10 + [0] * 40)
+    assert owed(better, 0.05) == 0.0
+    assert owed(better, 0.3) == pytest.approx(0.1)
+
+
+class Scores:
+    """An artifact that says by heart what it was told to."""
+
+    def __init__(self, **scores: tuple[float, float, float]) -> None:
+        self.policy, self.path, self.asked = Policy(sure=0.45), "transformer", list[str]()
+        self._scores = scores
+
+    def score(self, text: str, path: str) -> tuple[float, float, float]:
+        self.asked.append(path)
+        return self._scores[text]
+
+
+def test_judged_by_hand() -> None:
+    artifact: Any = Scores(a=(0.7, 0.2, 0.1), b=(0.4, 0.35, 0.25), c=(0.1, 0.1, 0.8), d=(0.0, 0.5, 0.5))
+    texts: Any = ["a", "b", "c", "d"]
+    figures, said = judge(texts, ["negative", "negative", "positive", "negative"], artifact)
+    assert said.tolist() == [0, 0, 2, 1]
+    assert figures == {
+        "macro_recall": pytest.approx((2 / 3 + 1) / 2),
+        "accuracy": 3 / 4,
+        "log_loss": pytest.approx(-(log(0.7) + log(0.4) + log(0.8) + log(1e-15)) / 4),
+        "abstained": 1 / 4,
+        "posts": 4.0,
+        "recall_negative": pytest.approx(2 / 3),
+        "recall_positive": 1.0,
+        "posts_negative": 3.0,
+        "posts_positive": 1.0,
+    }
+    assert artifact.asked == ["transformer"] * 4
+    judge(texts, ["negative"] * 4, artifact, path="linear")
+    assert artifact.asked[4:] == ["linear"] * 4
+
+
+def test_a_score_that_is_no_number_is_no_label() -> None:
+    artifact: Any = Scores(a=(float("nan"), 0.2, 0.8), b=(0.1, 0.8, 0.1))
+    texts: Any = ["a", "b"]
+    figures, said = judge(texts, ["positive", "neutral"], artifact)
+    assert said.tolist() == [-1, 1]
+    assert (figures["recall_positive"], figures["log_loss"]) == (0.0, 1e9)
+
+
+def test_the_best_label_is_the_most_probable_one() -> None:
+    assert best(np.array([[0.2, 0.3, 0.5], [0.5, 0.3, 0.2]])) == ["positive", "negative"]
 
 
 def test_macro_recall_by_hand() -> None:
