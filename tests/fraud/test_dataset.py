@@ -1,13 +1,16 @@
 """What was known when: labels, weights, and nothing of the future."""
 
+from datetime import date
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
 from fraud import dataset, train
-from fraud.config import DAY, EXPLORATION, MATURITY, PARTITIONS
+from fraud.config import DAY, EXPLORATION, HOUR, MATURITY, PARTITIONS
 from fraud.features import DEFINITION
 from fraud.history import COLUMNS, as_events, read_file, write_history
 from fraud.schema import EVENT, Label, Transaction
@@ -77,6 +80,47 @@ def test_only_payments_whose_labels_are_complete_are_learnt_from() -> None:
     split = dataset.split(CUT)
     assert split.judge_until + MATURITY == CUT
     assert split.fit_until == split.judge_until - 7 * DAY
+
+
+def test_a_card_stays_on_its_side_from_version_to_version() -> None:
+    """Else a model would be judged on what an earlier one, its champion, has learnt from."""
+    cards = pl.Series([f"card-{n}" for n in range(60)])
+    assert np.flatnonzero(dataset.halves(cards)[:20]).tolist() == [5, 6, 7, 13, 14, 15, 17, 19]
+    assert np.flatnonzero(dataset.kept(cards)).tolist() == [12, 22, 24, 35, 40, 49, 53, 54]
+
+
+class Asked:
+    """A lake that has nothing, and remembers what it was asked for."""
+
+    def __init__(self) -> None:
+        self.dates: dict[str, tuple[date | None, date | None]] = {}
+
+    def read(self, table: str, *, since: date | None = None, until: date | None = None) -> pl.DataFrame:
+        self.dates[table] = since, until
+        return pl.DataFrame(schema={"partition": pl.Int64, "offset": pl.Int64, "at": pl.Int64})
+
+
+def test_what_is_read_of_the_lake() -> None:
+    asked: Any = Asked()
+    dataset.events(asked, since=START + HOUR, as_of=CUT)
+    before, first, after = date(2025, 12, 31), date(2026, 1, 1), date(2026, 1, 24)
+    assert asked.dates == {"refusals": (before, None), "events": (first, after)}, "the day of the cut as well"
+    dataset.events(asked, as_of=CUT)
+    assert asked.dates == {"refusals": (date(1970, 1, 1), None), "events": (date(1970, 1, 1), after)}
+    dataset.decisions(asked, since=first, until=after)
+    assert asked.dates["decisions"] == (first, after)
+
+
+def test_what_another_version_did_not_write_has_its_default() -> None:
+    columns = {
+        "id": pl.String,
+        "currency": pl.String,
+        "probe": pl.Boolean,
+        "explored": pl.Boolean,
+        "propensity": pl.Float64,
+    }
+    (row,) = dataset.complete(pl.DataFrame({"id": ["1"]}), columns).to_dicts()
+    assert row == {"id": "1", "currency": "EUR", "probe": False, "explored": False, "propensity": 1.0}
 
 
 def test_halves_are_stable_by_card_and_about_half() -> None:
@@ -202,6 +246,7 @@ def test_the_version_names_what_was_ingested(file: Path, tmp_path: Path) -> None
     known = train.folded(rows, EMPTY).payments
     version = dataset.version(rows, known)
     assert version != DEFINITION
+    assert len(version) == 12
     assert dataset.version(rows.sample(fraction=1.0, shuffle=True, seed=0), known.reverse()) == version
     assert dataset.version(rows.select(reversed(rows.columns)), known) == version
     assert dataset.version(rows.head(-1), known) != version
