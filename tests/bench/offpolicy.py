@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from recsys import config, simulate
-from recsys.offpolicy import ClickModel, Estimate, Slates, doubly_robust, ips, replay, snips
+from recsys.offpolicy import ClickModel, Estimate, Slates, cascade, doubly_robust, ips, replay, snips
 from recsys.schema import Ints
 from shared.clock import SystemClock
 from shared.console import Stage
@@ -22,6 +22,9 @@ from shared.settings import Settings
 K = 10  # places shown
 DAYS, USERS, ITEMS = 7, 2_000, 200
 TRUTH = "python -m tests.bench.offpolicy"
+M = config.PERMUTED
+DRAWS = np.linspace(0.35, 0.02, M)  # chance of a click on each item, if looked at
+DOWN = (np.arange(K) + 1.0) ** -0.7  # chance that a place is looked at, where clicks end nothing
 
 
 class World(NamedTuple):
@@ -88,6 +91,33 @@ def coverage(seeds: Iterable[int]) -> Counter[str]:
     return covered
 
 
+def covered(seeds: int, *, ends: bool) -> tuple[dict[str, int], float]:
+    """By estimator, in how many worlds of 800 lists the interval holds the truth; and the mean of `cascade`.
+
+    `ends`: whether the first click ends the visit, and until then all is looked at.
+    """
+    wanted = np.tile(np.arange(K), (800, 1))
+    truth = float(1 - np.prod(1 - DRAWS[:K]) if ends else (DRAWS[:K] * DOWN).sum())
+    found, values = Counter[str](), []
+    for seed in range(seeds):
+        rng = np.random.default_rng(seed)
+
+        def clicks(items: np.ndarray, rng: np.random.Generator = rng) -> np.ndarray:
+            would = rng.random(items.shape) < DRAWS[items] * (1 if ends else DOWN)
+            first: np.ndarray = would & (np.cumsum(would, axis=1) - would == 0)
+            return first if ends else would
+
+        order = rng.permuted(np.tile(np.arange(M), (800, 1)), axis=1)
+        users = [str(n) for n in range(800)]
+        slates = Slates(users, order[:, :K], clicks(order[:, :K]), np.full(800, M), order)
+        model = ClickModel.fit(Slates(users, wanted, clicks(wanted), np.full(800, M)), count=M)
+        said = {"ips": ips(slates, wanted), "snips": snips(slates, wanted), "cascade": cascade(slates, wanted)}
+        said["robust"] = doubly_robust(slates, wanted, model)
+        found.update(name for name, estimate in said.items() if estimate.low <= truth <= estimate.high)
+        values.append(said["cascade"].value - truth)
+    return found, float(np.mean(values))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=100)
@@ -99,8 +129,11 @@ def main() -> None:
         ),
     )
     with stage.act(f"Intervals against the truth in {seeds} worlds") as act:
-        covered = coverage(range(seeds))
-        act.outcome = ", ".join(f"{name} {covered[name]}" for name in ("ips", "snips", "robust", "naive"))
+        held = coverage(range(seeds))
+        act.outcome = ", ".join(f"{name} {held[name]}" for name in ("ips", "snips", "robust", "naive"))
+    with stage.act(f"{seeds} worlds in which the first click ends the visit") as act:
+        ended, _ = covered(seeds, ends=True)
+        act.outcome = ", ".join(f"{name} {ended[name]}" for name in ("cascade", "ips", "snips", "robust"))
     said = estimates(night(0))
     rows = [[name, f"{x.value:.3f}", f"{x.low:.3f} … {x.high:.3f}", f"{x.effective:,.0f}"] for name, x in said.items()]
     stage.table("The first world", ["", "clicks a list", "95 %", "effective lists"], rows)
@@ -110,7 +143,9 @@ def main() -> None:
         ("ope.snips_coverage", "snips", ">= 90"),
         ("ope.naive_coverage", "naive", "<= 50"),
     ):
-        run.figure(name, 100 * covered[of] / seeds, unit="of 100 worlds", target=target)
+        run.figure(name, 100 * held[of] / seeds, unit="of 100 worlds", target=target)
+    for of in ("cascade", "ips", "snips", "robust"):
+        run.figure(f"ope.ended.{of}", 100 * ended[of] / seeds, unit="of 100 worlds")
 
 
 if __name__ == "__main__":

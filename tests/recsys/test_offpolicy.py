@@ -1,6 +1,5 @@
 """Estimates over every shuffle there is equal the truth; over drawn ones their intervals cover it."""
 
-from collections import Counter
 from itertools import permutations
 
 import numpy as np
@@ -20,7 +19,7 @@ from recsys.offpolicy import (
     snips,
 )
 from recsys.otherwise import Otherwise
-from tests.bench.offpolicy import ITEMS, coverage, night
+from tests.bench.offpolicy import ITEMS, coverage, covered, night
 
 WORTH = np.array([0.9, 0.5, 0.2])  # chance of a click if looked at
 LOOKED = np.array([1.0, 0.6, 0.3])  # by slot
@@ -194,38 +193,6 @@ def test_one_s_own_log_is_judged_by_what_it_holds() -> None:
 
 
 # --- worlds whose truth is known --------------------------------------------------------------------
-
-
-M, K = 20, 10
-DRAWS = np.linspace(0.35, 0.02, M)  # chance of a click on each item, if looked at
-DOWN = (np.arange(K) + 1.0) ** -0.7  # chance that a place is looked at, where clicks end nothing
-
-
-def covered(seeds: int, *, ends: bool) -> tuple[dict[str, int], float]:
-    """By estimator, in how many worlds of 800 lists the interval holds the truth; and the mean of `cascade`.
-
-    `ends`: whether the first click ends the visit, and until then all is looked at.
-    """
-    wanted = np.tile(np.arange(K), (800, 1))
-    truth = float(1 - np.prod(1 - DRAWS[:K]) if ends else (DRAWS[:K] * DOWN).sum())
-    found, values = Counter[str](), []
-    for seed in range(seeds):
-        rng = np.random.default_rng(seed)
-
-        def clicks(items: np.ndarray, rng: np.random.Generator = rng) -> np.ndarray:
-            would = rng.random(items.shape) < DRAWS[items] * (1 if ends else DOWN)
-            first: np.ndarray = would & (np.cumsum(would, axis=1) - would == 0)
-            return first if ends else would
-
-        order = rng.permuted(np.tile(np.arange(M), (800, 1)), axis=1)
-        users = [str(n) for n in range(800)]
-        slates = Slates(users, order[:, :K], clicks(order[:, :K]), np.full(800, M), order)
-        model = ClickModel.fit(Slates(users, wanted, clicks(wanted), np.full(800, M)), count=M)
-        said = {"ips": ips(slates, wanted), "snips": snips(slates, wanted), "cascade": cascade(slates, wanted)}
-        said["robust"] = doubly_robust(slates, wanted, model)
-        found.update(name for name, estimate in said.items() if estimate.low <= truth <= estimate.high)
-        values.append(said["cascade"].value - truth)
-    return found, float(np.mean(values))
 
 
 def test_where_a_click_ends_the_visit_only_the_cascade_estimator_holds() -> None:
