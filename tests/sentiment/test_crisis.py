@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from scipy.stats import beta
 from sentiment.account import false_alarms
 from sentiment.config import BASELINE_DAYS, BIN, BRAND_PARTITIONS, DAY, GRACE, HOUR, MINUTE
 from sentiment.crisis import TOGETHER, Brand, Watch, _alarm, confirmed
+from sentiment.policy import Cusum, rise
 from sentiment.schema import ALL, MINUTES, Alarm, Confusion, Counts, Late, Minute, Seal
 from sentiment.simulate import HOURS
 from shared.eventlog.port import Record, partition_of
@@ -288,3 +290,17 @@ def test_the_stream_hands_what_came_late_to_the_watch(crowd: Crowd) -> None:
     (judged,) = watch._brands["northair"].hours.values()
     assert judged.opinions == judged.negative == 100
     assert len({record.key for record in crowd.read(MINUTES) if b'"late"' in record.value}) == 200, "no key comes twice"
+
+
+def test_an_alarm_is_borne_out_by_a_third_of_the_evidence_that_it_took(monkeypatch: pytest.MonkeyPatch) -> None:
+    def hour(negative: int, opinions: int) -> Any:
+        return SimpleNamespace(negative=negative, opinions=opinions)
+
+    usual: Any = {"usual": 0.3, "together": 0.03}
+    one, two = hour(9, 12), hour(5, 12)
+    evidence = rise(9, 12, **usual) + rise(5, 12, **usual)
+    assert evidence > 0
+    for limit, told in ((3 * evidence, True), (3 * evidence + 0.01, False), (3 * evidence - 0.01, True)):
+        monkeypatch.setattr(Cusum, "LIMIT", limit)
+        assert confirmed([one, two], **usual) is told
+    assert not confirmed([], **usual)

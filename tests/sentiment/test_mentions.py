@@ -87,3 +87,41 @@ def test_a_table_of_ones_own_is_read_or_its_fault_said(tmp_path: Path, said: str
 def test_an_aspect_is_the_first_that_is_named() -> None:
     assert aspect("the crew was fine, my bag was not") == "service"
     assert aspect("hello") is None
+
+
+TABLE_OF_ONES_OWN = {
+    "one": {
+        "handles": ["One_Air"],
+        "aliases": ["one air", "one"],
+        "ambiguous": ["peak"],
+        "context": ["flight", "Gate"],
+    },
+    "two": {"handles": ["two"], "aliases": ["İki"]},
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "hits"),
+    [
+        ("@one_air @two", [(0, 8, "one"), (9, 13, "two")]),
+        ("two @two one air", [(4, 8, "two"), (9, 16, "one")]),
+        ("@nobody", []),
+        ("the peak", []),
+        ("peak: a flight", [(0, 4, "one")]),
+        ("GATE of Peak", [(8, 12, "one")]),
+        ("gates of peak", []),
+        ("#one!", [(0, 4, "one")]),
+        ("one, one", [(0, 3, "one"), (5, 8, "one")]),
+        ("fly İki now", [(4, 7, "two")]),
+    ],
+)
+def test_where_a_name_stands_in_a_text(text: str, hits: list[tuple[int, int, str]]) -> None:
+    assert Brands(TABLE_OF_ONES_OWN)._hits(text) == hits
+
+
+def test_as_many_brands_as_are_allowed_are_found_in_order_and_each_once() -> None:
+    table = {f"brand-{n}": {"handles": [f"brand{n}"]} for n in range(MAX_BRANDS)}
+    text = " ".join(f"@brand{n}" for n in reversed(range(MAX_BRANDS)))
+    assert Brands(table).found(f"{text} {text}") == tuple(f"brand-{n}" for n in reversed(range(MAX_BRANDS)))
+    assert Brands({}).found("@brand0 brand0") == ()
+    assert Brands(TABLE_OF_ONES_OWN).found("R&amp;D at &#64;one_air") == ("one",)
