@@ -1,7 +1,9 @@
 """Alarms: a turn of the mood is told within hours; volume, bots and good news are not; quiet months stay quiet."""
 
 import re
+from collections import Counter, defaultdict
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,8 +12,10 @@ import pytest
 from scipy.stats import beta
 
 from sentiment.account import false_alarms
-from sentiment.config import BASELINE_DAYS, BIN, BRAND_PARTITIONS, DAY, GRACE, HOUR, MINUTE
+from sentiment.config import BASELINE_DAYS, BIN, BRAND_PARTITIONS, DAY, GRACE, HOUR, LABELS, MINUTE
 from sentiment.crisis import TOGETHER, Brand, Watch, _alarm, confirmed
+from sentiment.history import read_file
+from sentiment.mentions import Brands
 from sentiment.policy import Cusum, rise
 from sentiment.schema import ALL, MINUTES, Alarm, Confusion, Counts, Late, Minute, Seal
 from sentiment.simulate import HOURS
@@ -304,3 +308,19 @@ def test_an_alarm_is_borne_out_by_a_third_of_the_evidence_that_it_took(monkeypat
         monkeypatch.setattr(Cusum, "LIMIT", limit)
         assert confirmed([one, two], **usual) is told
     assert not confirmed([], **usual)
+
+
+def test_real_hours_with_threads_and_moods_of_day_are_told_of_seldom(data: Path) -> None:
+    """A week of six airlines, in which moods change from day to day and with the hour."""
+    posts = read_file(data / "airline_tweets" / "airline_tweets_feb16_22.parquet").rows
+    brands, bins = Brands.read("airlines"), dict[tuple[str, int], list[int]]()
+    for text, at, label in posts.unique("id", keep="first").select("text", "at", "label").iter_rows():
+        for brand in brands.found(text):
+            bins.setdefault((brand, at // BIN * BIN), [0, 0, 0])[LABELS.index(label)] += 1
+    known, told = defaultdict[str, Brand](Brand), Counter[str]()
+    for (brand, at), (negative, neutral, positive) in sorted(bins.items()):
+        counts = Counts(negative + neutral + positive, negative, neutral, positive)
+        told[brand] += known[brand].judge(at, counts)
+    assert len(told) == 7
+    assert sum(told.values()) <= 6
+    assert max(told.values()) <= 2
