@@ -134,6 +134,7 @@ def trained(
     patch.setattr(Model, "calibrated", calibrate)
     patch.setattr(train, "verdict", judge_it)
     patch.setattr(train, "plots", lambda *_: None)
+    patch.setattr(train, "normal", lambda *_, **__: (pl.DataFrame({"a": [1]}), {}))
     for name, value in kept.items():
         patch.setattr(train, name, value)
     given: Any = (Dates(first), shelf)
@@ -143,175 +144,6 @@ def trained(
 
 def numbers(matrix: Any) -> list[int]:
     return [int(number) for number in matrix[:, NUMBER]]
-
-
-@pytest.mark.parametrize(
-    ("first", "begins"),
-    [
-        (None, SINCE),
-        (dataset.day_of(SINCE), SINCE),  # windows are as full as they will ever be
-        (dataset.day_of(SINCE) - timedelta(days=1), SINCE + 30 * DAY),
-    ],
-)
-def test_what_is_learnt_calibrated_and_judged_on(
-    world: Block, model: Model, monkeypatch: pytest.MonkeyPatch, first: Any, begins: int
-) -> None:
-    seen = trained(world, model, monkeypatch, first=first)
-    at, weight = world.payments["at"].to_list(), world.payments["weight"].to_list()
-    kept, half = dataset.kept(world.payments["card"]), dataset.halves(world.payments["card"])
-    old = [n for n in range(COUNT) if begins <= at[n] < FIT_UNTIL and weight[n] > 0]
-    new = [n for n in range(COUNT) if FIT_UNTIL <= at[n] < JUDGE_UNTIL and weight[n] > 0]
-    matrix, frauds, weights, more = seen.learnt
-    assert numbers(matrix) == [n for n in old if not kept[n]]
-    assert frauds.tolist() == [world.frauds[n] for n in numbers(matrix)]
-    assert weights.tolist() == [min(10.0, weight[n]) for n in numbers(matrix)]
-    assert more == {"seed": 4}
-    matrix, frauds, weights = seen.calibrated
-    assert numbers(matrix) == [n for n in new if half[n]]
-    assert frauds.tolist() == [world.frauds[n] for n in numbers(matrix)]
-    assert weights.tolist() == [min(10.0, weight[n]) for n in numbers(matrix)]
-    assert numbers(seen.judged["judging"].matrix) == [n for n in new if not half[n]]
-    assert numbers(seen.judged["older"].matrix) == [n for n in old if kept[n]]
-    assert (seen.judged["debt"], seen.judged["champion"], seen.judged["seed"]) == (0.0, None, 4)
-    assert seen.asked == {"events": {"since": SINCE, "as_of": AS_OF}, "decisions": {"since": dataset.day_of(SINCE)}}
-
-
-def test_what_is_registered(world: Block, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = trained(world, model, monkeypatch)
-    tags = seen.registered["tags"]
-    assert tags.keys() == {"data", "definition", "as_of", "gate"}
-    assert (tags["definition"], tags["as_of"], tags["gate"]) == (DEFINITION, str(AS_OF), seen.refused or "passed")
-    price = seen.judged["artifact"].policy.review_price
-    params = seen.registered["params"]
-    assert (params["seed"], params["trees"], params["review_price"]) == (4, 200, price)
-    assert seen.registered["figures"]["fitted_on"] == len(seen.learnt[0])
-    assert {"policy.json", "golden.json", "figures.json", "reference.parquet"} < seen.registered["files"]
-    usual, quiet = normal(world, model, until=JUDGE_UNTIL)
-    assert seen.registered["limits"] == quiet
-    assert usual.height > 1_000
-
-
-def test_a_champion_that_cannot_be_used_leaves_the_rules_to_beat(
-    world: Block, model: Model, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    (tmp_path / "figures.json").write_text('{"older_debt": 0.5}')
-    seen = trained(world, model, monkeypatch, champion=tmp_path)
-    assert (seen.judged["champion"], seen.judged["debt"]) == (None, 0.0)
-    assert "judged against the rules alone" in caplog.text
-    assert not any(name.startswith("champion_") for name in seen.registered["figures"])
-
-
-def test_a_champion_is_judged_and_its_debt_and_limits_go_on(
-    world: Block, model: Model, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    folder = tmp_path / "champion"
-    usual, _ = normal(world, model, until=JUDGE_UNTIL)
-    Artifact(model, Policy()).save(folder, matrix=world.matrix, reference=usual, limits={"amount": 0.5, "score": 9.0})
-    (folder / "figures.json").write_text('{"older_debt": 0.005}')
-    seen = trained(world, model, monkeypatch, champion=folder)
-    assert seen.judged["debt"] == 0.005
-    assert seen.judged["champion"].policy == Policy()
-    assert seen.registered["limits"] == {"amount": 0.5, "score": 9.0}
-    assert seen.registered["figures"].keys() >= {"champion_recall", "gain_low", "older_gain_low", "older_debt"}
-
-
-@pytest.mark.parametrize(("payments", "frauds", "enough"), [(1_000, 5, True), (999, 5, False), (1_000, 4, False)])
-def test_what_is_needed_to_learn_from(
-    model: Model, monkeypatch: pytest.MonkeyPatch, payments: int, frauds: int, enough: bool
-) -> None:
-    """Of each part: a thousand payments and five frauds."""
-    sides: dict[str, list[str]] = {"learn": [], "half": [], "other": []}
-    names = pl.Series([f"card-{n}" for n in range(9_000)])
-    for name, is_kept, is_half in zip(names, dataset.kept(names), dataset.halves(names), strict=True):
-        if not is_kept:
-            sides["half" if is_half else "other"].append(name)
-    parts = [
-        (sides["half"][:1_000], FIT_UNTIL - DAY, 5),
-        (sides["half"][:1_000], FIT_UNTIL + DAY, 5),
-        (sides["other"][:payments], FIT_UNTIL + DAY, frauds),
-    ]
-    frames = [
-        pl.DataFrame({"card": cards, "at": at, "fraud": [n < stolen for n in range(len(cards))]})
-        for cards, at, stolen in parts
-    ]
-    rows = pl.concat(frames)
-    matrix, _ = learnable(rows.height, seed=1)
-    cents = np.rint(matrix[:, 0] * 100).astype(int)
-    rows = rows.with_columns(partition=0, id=pl.col("card"), cents=pl.Series(cents), probe=False, weight=1.0)
-    block = Block(rows, matrix)
-    if enough:
-        trained(block, model, monkeypatch, normal=lambda *_, **__: (pl.DataFrame({"a": [1]}), {}))
-    else:
-        with pytest.raises(NotEnough, match=f"{payments} payments with {frauds} known frauds to judge on"):
-            trained(block, model, monkeypatch)
-
-
-# --- the verdict ---------------------------------------------------------------------------------------
-
-
-def test_a_verdict_has_the_figures_of_all_who_were_judged(world: Block, model: Model) -> None:
-    judging = world.where(np.arange(COUNT) % 20 == 1)
-    older = world.where(np.arange(COUNT) % 20 == 2)
-    ours, theirs = Artifact(model, Policy()), Artifact(model.shifted(2.0), Policy())
-    figures, refused = verdict(ours, theirs, judging=judging, older=older, debt=0.0, seed=1)
-    mine = evaluate.judge(judging.payments, model, Policy(), matrix=judging.matrix)
-    rival = evaluate.judge(judging.payments, theirs.model, Policy(), matrix=judging.matrix)
-    assert {name: figures[name] for name in mine.figures} == mine.figures
-    assert {name: figures[f"champion_{name}"] for name in rival.figures} == rival.figures
-    baseline = [rules(*row)[0] for row in zip(judging.payments["cents"], judging.matrix.tolist(), strict=True)]
-    spent = cost(judging.payments, baseline)
-    assert figures["rules_cost_per_1000"] == pytest.approx(1_000 * spent / judging.weights.sum())
-    gain = evaluate.gain(judging.payments, rival.costs, mine.costs, seed=1, level=evaluate.STRICT)
-    assert figures["gain_low"] == gain.low
-    assert "than the rules alone" in refused
-
-
-def test_what_a_challenger_saves_on_older_payments_is_a_share_of_what_the_champion_saves(
-    world: Block, model: Model
-) -> None:
-    older = world.where((np.arange(COUNT) % 10 == 3) & (world.weights > 0))
-    champion, challenger = Artifact(model, Policy()), Artifact(model.shifted(1.0), Policy())
-    share = kept_of(champion, challenger, older, seed=1)
-    paid = []
-    for each in (champion, challenger):
-        scores = each.model.scores(older.matrix).tolist()
-        paid.append(evaluate.paid(older.payments, evaluate.act(older.payments, scores, each.policy, share=0.1)))
-    nothing = cost(older.payments, ["approve"] * older.payments.height)
-    saved = nothing - math.fsum(paid[0])
-    assert saved > 1
-    assert share.value == pytest.approx((math.fsum(paid[0]) - math.fsum(paid[1])) / saved)
-    assert share.low < share.value < share.high
-    assert kept_of(champion, champion, older, seed=1) == Interval(0, 0, 0)
-    honest = Block(older.payments.with_columns(fraud=False), older.matrix)
-    useless = kept_of(champion, challenger, honest, seed=1)
-    before, after = (
-        evaluate.paid(
-            honest.payments, evaluate.act(honest.payments, e.model.scores(honest.matrix).tolist(), e.policy, share=0.1)
-        )
-        for e in (champion, challenger)
-    )
-    assert useless.value == pytest.approx(math.fsum(before) - math.fsum(after)), "who saves nothing: EUR, over 1"
-
-
-def test_what_a_champion_owes(tmp_path: Path) -> None:
-    assert debt(tmp_path) == 0.0
-    (tmp_path / "figures.json").write_text("{}")
-    assert debt(tmp_path) == 0.0
-    (tmp_path / "figures.json").write_text('{"older_debt": 0.01}')
-    assert debt(tmp_path) == 0.01
-
-
-def test_limits_are_the_champions_but_for_the_score(tmp_path: Path) -> None:
-    assert inherited(None, {"amount": 0.1}) == {"amount": 0.1}
-    pl.DataFrame({"a": [1]}).write_parquet(tmp_path / "reference.parquet")
-    for champion, quiet, expected in (
-        ({}, {"amount": 0.1}, {"amount": 0.1}),
-        ({"amount": 0.5, "score": 0.2}, {"amount": 0.1, "score": 0.3}, {"amount": 0.5, "score": 0.3}),
-        ({"amount": 0.5, "score": 0.2}, {"score": 0.1}, {"amount": 0.5, "score": 0.2}),
-        ({"amount": 0.5, "score": 0.2}, {}, {"amount": 0.5, "score": 0.2}),
-    ):
-        (tmp_path / "limits.json").write_text(json.dumps(champion))
-        assert inherited(tmp_path, quiet) == expected
 
 
 # --- prices, features, what is normal ---------------------------------------------------------------------
@@ -404,3 +236,175 @@ def test_a_payment_counts_for_ten_at_most_when_it_is_learnt_from(world: Block) -
     assert set(world.weights) == {0.0, 1.0, 100.0}
     assert set(world.learning_weights) == {0.0, 1.0, 10.0}
     assert HISTORY == 84
+
+
+# --- the verdict ---------------------------------------------------------------------------------------
+
+
+def test_a_verdict_has_the_figures_of_all_who_were_judged(world: Block, model: Model) -> None:
+    judging = world.where(np.arange(COUNT) % 20 == 1)
+    older = world.where(np.arange(COUNT) % 20 == 2)
+    ours, theirs = Artifact(model, Policy()), Artifact(model.shifted(2.0), Policy())
+    figures, refused = verdict(ours, theirs, judging=judging, older=older, debt=0.0, seed=1)
+    mine = evaluate.judge(judging.payments, model, Policy(), matrix=judging.matrix)
+    rival = evaluate.judge(judging.payments, theirs.model, Policy(), matrix=judging.matrix)
+    assert {name: figures[name] for name in mine.figures} == mine.figures
+    assert {name: figures[f"champion_{name}"] for name in rival.figures} == rival.figures
+    baseline = [rules(*row)[0] for row in zip(judging.payments["cents"], judging.matrix.tolist(), strict=True)]
+    spent = cost(judging.payments, baseline)
+    assert figures["rules_cost_per_1000"] == pytest.approx(1_000 * spent / judging.weights.sum())
+    gain = evaluate.gain(judging.payments, rival.costs, mine.costs, seed=1, level=evaluate.STRICT)
+    assert figures["gain_low"] == gain.low
+    assert "than the rules alone" in refused
+
+
+def test_what_a_challenger_saves_on_older_payments_is_a_share_of_what_the_champion_saves(
+    world: Block, model: Model
+) -> None:
+    older = world.where((np.arange(COUNT) % 10 == 3) & (world.weights > 0))
+    champion, challenger = Artifact(model, Policy()), Artifact(model.shifted(1.0), Policy())
+    share = kept_of(champion, challenger, older, seed=1)
+    paid = []
+    for each in (champion, challenger):
+        scores = each.model.scores(older.matrix).tolist()
+        paid.append(evaluate.paid(older.payments, evaluate.act(older.payments, scores, each.policy, share=0.1)))
+    nothing = cost(older.payments, ["approve"] * older.payments.height)
+    saved = nothing - math.fsum(paid[0])
+    assert saved > 1
+    assert share.value == pytest.approx((math.fsum(paid[0]) - math.fsum(paid[1])) / saved)
+    assert share.low < share.value < share.high
+    assert kept_of(champion, champion, older, seed=1) == Interval(0, 0, 0)
+    honest = Block(older.payments.with_columns(fraud=False), older.matrix)
+    useless = kept_of(champion, challenger, honest, seed=1)
+    before, after = (
+        evaluate.paid(
+            honest.payments, evaluate.act(honest.payments, e.model.scores(honest.matrix).tolist(), e.policy, share=0.1)
+        )
+        for e in (champion, challenger)
+    )
+    assert useless.value == pytest.approx(math.fsum(before) - math.fsum(after)), "who saves nothing: EUR, over 1"
+
+
+def test_what_a_champion_owes(tmp_path: Path) -> None:
+    assert debt(tmp_path) == 0.0
+    (tmp_path / "figures.json").write_text("{}")
+    assert debt(tmp_path) == 0.0
+    (tmp_path / "figures.json").write_text('{"older_debt": 0.01}')
+    assert debt(tmp_path) == 0.01
+
+
+def test_limits_are_the_champions_but_for_the_score(tmp_path: Path) -> None:
+    assert inherited(None, {"amount": 0.1}) == {"amount": 0.1}
+    pl.DataFrame({"a": [1]}).write_parquet(tmp_path / "reference.parquet")
+    for champion, quiet, expected in (
+        ({}, {"amount": 0.1}, {"amount": 0.1}),
+        ({"amount": 0.5, "score": 0.2}, {"amount": 0.1, "score": 0.3}, {"amount": 0.5, "score": 0.3}),
+        ({"amount": 0.5, "score": 0.2}, {"score": 0.1}, {"amount": 0.5, "score": 0.2}),
+        ({"amount": 0.5, "score": 0.2}, {}, {"amount": 0.5, "score": 0.2}),
+    ):
+        (tmp_path / "limits.json").write_text(json.dumps(champion))
+        assert inherited(tmp_path, quiet) == expected
+
+
+# --- a whole training --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("first", "begins"),
+    [
+        (None, SINCE),
+        (dataset.day_of(SINCE), SINCE),  # windows are as full as they will ever be
+        (dataset.day_of(SINCE) - timedelta(days=1), SINCE + 30 * DAY),
+    ],
+)
+def test_what_is_learnt_calibrated_and_judged_on(
+    world: Block, model: Model, monkeypatch: pytest.MonkeyPatch, first: Any, begins: int
+) -> None:
+    seen = trained(world, model, monkeypatch, first=first)
+    at, weight = world.payments["at"].to_list(), world.payments["weight"].to_list()
+    kept, half = dataset.kept(world.payments["card"]), dataset.halves(world.payments["card"])
+    old = [n for n in range(COUNT) if begins <= at[n] < FIT_UNTIL and weight[n] > 0]
+    new = [n for n in range(COUNT) if FIT_UNTIL <= at[n] < JUDGE_UNTIL and weight[n] > 0]
+    matrix, frauds, weights, more = seen.learnt
+    assert numbers(matrix) == [n for n in old if not kept[n]]
+    assert frauds.tolist() == [world.frauds[n] for n in numbers(matrix)]
+    assert weights.tolist() == [min(10.0, weight[n]) for n in numbers(matrix)]
+    assert more == {"seed": 4}
+    matrix, frauds, weights = seen.calibrated
+    assert numbers(matrix) == [n for n in new if half[n]]
+    assert frauds.tolist() == [world.frauds[n] for n in numbers(matrix)]
+    assert weights.tolist() == [min(10.0, weight[n]) for n in numbers(matrix)]
+    assert numbers(seen.judged["judging"].matrix) == [n for n in new if not half[n]]
+    assert numbers(seen.judged["older"].matrix) == [n for n in old if kept[n]]
+    assert (seen.judged["debt"], seen.judged["champion"], seen.judged["seed"]) == (0.0, None, 4)
+    assert seen.asked == {"events": {"since": SINCE, "as_of": AS_OF}, "decisions": {"since": dataset.day_of(SINCE)}}
+
+
+def test_what_is_registered(world: Block, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = trained(world, model, monkeypatch, normal=normal)
+    tags = seen.registered["tags"]
+    assert tags.keys() == {"data", "definition", "as_of", "gate"}
+    assert (tags["definition"], tags["as_of"], tags["gate"]) == (DEFINITION, str(AS_OF), seen.refused or "passed")
+    price = seen.judged["artifact"].policy.review_price
+    params = seen.registered["params"]
+    assert (params["seed"], params["trees"], params["review_price"]) == (4, 200, price)
+    assert seen.registered["figures"]["fitted_on"] == len(seen.learnt[0])
+    assert {"policy.json", "golden.json", "figures.json", "reference.parquet"} < seen.registered["files"]
+    usual, quiet = normal(world, model, until=JUDGE_UNTIL)
+    assert seen.registered["limits"] == quiet
+    assert usual.height > 1_000
+
+
+def test_a_champion_that_cannot_be_used_leaves_the_rules_to_beat(
+    world: Block, model: Model, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "figures.json").write_text('{"older_debt": 0.5}')
+    seen = trained(world, model, monkeypatch, champion=tmp_path)
+    assert (seen.judged["champion"], seen.judged["debt"]) == (None, 0.0)
+    assert "judged against the rules alone" in caplog.text
+    assert not any(name.startswith("champion_") for name in seen.registered["figures"])
+
+
+def test_a_champion_is_judged_and_its_debt_and_limits_go_on(
+    world: Block, model: Model, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = tmp_path / "champion"
+    usual, _ = normal(world, model, until=JUDGE_UNTIL)
+    Artifact(model, Policy()).save(folder, matrix=world.matrix, reference=usual, limits={"amount": 0.5, "score": 9.0})
+    (folder / "figures.json").write_text('{"older_debt": 0.005}')
+    seen = trained(world, model, monkeypatch, champion=folder)
+    assert seen.judged["debt"] == 0.005
+    assert seen.judged["champion"].policy == Policy()
+    assert seen.registered["limits"] == {"amount": 0.5, "score": 9.0}
+    assert seen.registered["figures"].keys() >= {"champion_recall", "gain_low", "older_gain_low", "older_debt"}
+
+
+@pytest.mark.parametrize(("payments", "frauds", "enough"), [(1_000, 5, True), (999, 5, False), (1_000, 4, False)])
+def test_what_is_needed_to_learn_from(
+    model: Model, monkeypatch: pytest.MonkeyPatch, payments: int, frauds: int, enough: bool
+) -> None:
+    """Of each part: a thousand payments and five frauds."""
+    sides: dict[str, list[str]] = {"learn": [], "half": [], "other": []}
+    names = pl.Series([f"card-{n}" for n in range(9_000)])
+    for name, is_kept, is_half in zip(names, dataset.kept(names), dataset.halves(names), strict=True):
+        if not is_kept:
+            sides["half" if is_half else "other"].append(name)
+    parts = [
+        (sides["half"][:1_000], FIT_UNTIL - DAY, 5),
+        (sides["half"][:1_000], FIT_UNTIL + DAY, 5),
+        (sides["other"][:payments], FIT_UNTIL + DAY, frauds),
+    ]
+    frames = [
+        pl.DataFrame({"card": cards, "at": at, "fraud": [n < stolen for n in range(len(cards))]})
+        for cards, at, stolen in parts
+    ]
+    rows = pl.concat(frames)
+    matrix, _ = learnable(rows.height, seed=1)
+    cents = np.rint(matrix[:, 0] * 100).astype(int)
+    rows = rows.with_columns(partition=0, id=pl.col("card"), cents=pl.Series(cents), probe=False, weight=1.0)
+    block = Block(rows, matrix)
+    if enough:
+        trained(block, model, monkeypatch)
+    else:
+        with pytest.raises(NotEnough, match=f"{payments} payments with {frauds} known frauds to judge on"):
+            trained(block, model, monkeypatch)
