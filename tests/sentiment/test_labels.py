@@ -124,8 +124,18 @@ def test_of_what_is_new_half_is_learnt_and_half_is_judged_on() -> None:
     assert seen(split.older) == held[:3]
     later = blocks(made, since=START + 3 * HOUR, unseen=START + 5 * HOUR)
     assert seen(later.newest) == [judged[5], held[5]], "what was known before, the champion may have learnt"
+    assert seen(later.older) == held[:3], "held texts it has not learnt"
+    again = pl.concat([made, rows((6, judged[3]), (7, held[3]))])
+    assert seen(blocks(again, since=START + 3 * HOUR, unseen=START + 5 * HOUR).newest) == [judged[5], held[5], held[3]]
     late = made.with_columns(at=pl.col("of") + 2 * HOUR)
     assert seen(blocks(late, since=START + 3 * HOUR, unseen=START + 5 * HOUR).newest) == seen(split.newest)
+
+
+def test_what_was_written_a_second_before_is_not_new() -> None:
+    (taught,), (judged, other) = texts_on(0.5, 1, 1), texts_on(0.2, 0.5, 2)
+    made = rows((3, judged), (3, other), (3, taught)).with_columns(of=pl.col("of") - pl.Series([1, 0, 0]))
+    split = blocks(made, since=START + 3 * HOUR, unseen=0)
+    assert (seen(split.learnt), seen(split.newest)) == ([judged, taught], [other])
 
 
 def test_a_text_that_comes_again_is_judged_once_and_not_if_it_is_learnt() -> None:
