@@ -130,7 +130,7 @@ class Live:
         return until
 
     def hour(self, part: pl.DataFrame, end: int, *, nap: float = 0.0) -> None:
-        """One hour's arrivals; returns once they are scored, counted and, if an hour has closed, published."""
+        """One hour's arrivals; returns once they are scored and counted, and the hours that have closed published."""
         no_opinion = pl.col("kind").is_in(["foreign", "spam"])
         said = part.filter(pl.col("label").is_not_null() | no_opinion)
         said = said.with_columns(label=pl.when(no_opinion).then(None).otherwise("label"))
@@ -152,6 +152,7 @@ class Live:
         self.follow()
         self._audit()
         self._settle(GROUP, POSTS)
+        self.children.wait(lambda: self._batched(end // HOUR - 1), "an hour is not published; see batch.log")
         if end % DAY == HOUR:  # a day has closed: its report decides what happens next
             self.children.wait(
                 lambda: self._told(end // DAY - 1), "the day is not judged; see monitor.log and batch.log"
@@ -171,6 +172,11 @@ class Live:
         """Whether the whole day is in the view: the first one may have begun in the middle."""
         start = Manifest.read(self.settings.var / "batch").start
         return start is not None and start // 24 <= day
+
+    def _batched(self, until: int) -> bool:
+        """Whether the hours before this one are published: by the version that is in force now, in any rerun."""
+        manifest = Manifest.read(self.settings.var / "batch")
+        return manifest.start is None or until <= manifest.start or until - 1 in manifest.hours
 
     def published(self, hour: int) -> None:
         """Wait until the batch view has the hour."""
