@@ -125,9 +125,17 @@ def unexpected(error: Exception) -> Refused:
 class Taken(NamedTuple):
     """What a step has written to the lake; a commit of `positions`, with `letters`, makes it final."""
 
-    positions: dict[Place, Position]
+    positions: dict[Place, Position]  # those of events come once the lake has their decisions
     decisions: pl.DataFrame  # the new ones
     letters: list[Entry]
+
+
+class Written(NamedTuple):
+    """Events in the lake, and where the log ended for their decisions, which stand in other partitions."""
+
+    positions: dict[Place, Position]
+    passed: dict[int, int]  # event time, by partition
+    decided: dict[int, int]  # offset, by partition of decisions
 
 
 class Ingest:
@@ -143,37 +151,49 @@ class Ingest:
         self._log, self._lake = log, lake
         self.consumer = log.consumer(GROUP, TAKEN, member)
         self._held: list[Record] = []
-        self._decided: dict[int, Position] = {}  # by partition, how far the decisions on events have been read
-        self._ahead: tuple[dict[int, Position], dict[int, int]] | None = None  # the next such, and where it is reached
+        self._positions: dict[Place, Position] = {}  # of events that were written last
+        self._passed: dict[int, int] = {}  # by partition, how far their time has come
+        self._awaits: Written | None = None  # what is final once its decisions have been read
         self.watermarks = [0] * config.PARTITIONS  # event time up to which the lake is complete, by partition
 
     def step(self, limit: int = 5_000) -> Taken:
-        """Write what is new to the lake: an event not before its decision, which stands in another partition."""
-        if self._ahead is None:
-            decided = self._log.committed(DECIDERS, EVENTS)
-            self._ahead = decided, self._log.written(DECISIONS)
+        """Write what is new to the lake."""
+        decided = self._log.committed(DECIDERS, EVENTS)
         room = HELD - max(Counter((r.topic, r.partition) for r in self._held).values(), default=0)
         self._held += self.consumer.poll(max(0, min(limit, room)), 0.0)
-        decided, ends = self._ahead
-        read = self.consumer.positions  # of decisions that another member owns nothing is known
-        if all(read.get(Place(DECISIONS.name, partition), end) >= end for partition, end in ends.items()):
-            self._decided, self._ahead = decided, None
-        waits = [r.topic == EVENTS.name and r.offset >= _offset(self._decided, r.partition) for r in self._held]
+        waits = [r.topic == EVENTS.name and r.offset >= _offset(decided, r.partition) for r in self._held]
         done = [r for r, waiting in zip(self._held, waits, strict=True) if not waiting]
-        if not done:
-            return Taken({}, pl.DataFrame(schema=DECISION_COLUMNS), [])
-        decisions, letters, watermarks = write(self._lake, done, batch=_batch(done))
-        for partition, at in watermarks.items():
-            self.watermarks[partition] = max(self.watermarks[partition], at)
+        decisions, letters = pl.DataFrame(schema=DECISION_COLUMNS), list[Entry]()
+        if done:
+            decisions, letters, passed = write(self._lake, done, batch=_batch(done))
+            self._passed |= {number: max(at, self._passed.get(number, 0)) for number, at in passed.items()}
         # Only now are they let go of: if the lake takes nothing, the next step tries again.
         self._held = [r for r, waiting in zip(self._held, waits, strict=True) if waiting]
         positions = {Place(r.topic, r.partition): Position(r.offset + 1) for r in done}
-        return Taken(positions, decisions, letters)
+        self._positions |= {place: at for place, at in positions.items() if place.topic == EVENTS.name}
+        others = {place: at for place, at in positions.items() if place.topic != EVENTS.name}
+        return Taken(self._final() | others, decisions, letters)
+
+    def _final(self) -> dict[Place, Position]:
+        """The positions of events whose decisions the lake has by now; the watermarks go with them."""
+        if self._awaits is None and self._positions:
+            self._awaits = Written(self._positions, self._passed, self._log.written(DECISIONS))
+            self._positions, self._passed = {}, {}
+        if self._awaits is None:
+            return {}
+        positions, passed, decided = self._awaits
+        read = self.consumer.positions  # of decisions that another member owns nothing is known
+        if any(read.get(Place(DECISIONS.name, number), end) < end for number, end in decided.items()):
+            return {}
+        for number, at in passed.items():
+            self.watermarks[number] = max(self.watermarks[number], at)
+        self._awaits = None
+        return positions
 
     def catch_up(self) -> int:
         """Take in all that has been decided; gives the number of records."""
         total = 0
-        while (taken := self.step()).positions or self._ahead:
+        while (taken := self.step()).positions or self._awaits:
             if taken.positions:
                 before = sum(self.consumer.owned[place].offset for place in taken.positions)
                 self.consumer.commit(taken.letters, taken.positions)

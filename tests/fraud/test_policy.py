@@ -71,7 +71,7 @@ def test_a_full_desk_leaves_the_better_of_approve_and_decline() -> None:
 
 def test_of_two_that_cost_the_same_the_customer_is_let_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     alike: dict[Action, float] = {"approve": 2.0, "review": 1.0, "decline": 2.0}
-    monkeypatch.setattr(policy, "costs", lambda *_: alike)
+    monkeypatch.setattr(policy, "costs", lambda *_, **__: alike)
     assert decide(0.5, 50_00, POLICY, free=False, draw=None) == ("approve", alike, False, 1.0, True)
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from sentiment import evaluate
+from sentiment.config import LABELS
 from sentiment.evaluate import NO_NUMBER, Evidence, Pair, best, gate, interval, judge, macro_recall, owed
 from sentiment.policy import Policy
 
@@ -124,7 +125,8 @@ class Scores:
     """An artifact that says by heart what it was told to."""
 
     def __init__(self, **scores: tuple[float, float, float]) -> None:
-        self.policy, self.path, self.asked = Policy(sure=0.45), "transformer", list[str]()
+        self.policy, self.path, self.labels = Policy(sure=0.45), "transformer", LABELS[:3]
+        self.asked: list[str] = []
         self._scores = scores
 
     def score(self, text: str, path: str) -> tuple[float, float, float]:
