@@ -626,7 +626,7 @@ def test_what_the_dead_had_goes_to_the_living_when_the_claim_has_run_out(
 
 
 @pytest.mark.usefixtures("short")
-def test_a_partition_kept_goes_on_from_its_next_record_whoever_comes_and_goes(
+def test_a_partition_kept_goes_on_from_its_next_record_while_other_members_come_and_go(
     log: EventLog, start: Callable[[], EventLog], join: Callable[[str], Consumer]
 ) -> None:
     for partition in range(4):
@@ -737,7 +737,7 @@ def test_a_zombie_that_comes_back_cannot_commit(
 
 @pytest.mark.kill
 @pytest.mark.usefixtures("short")
-def test_what_somebody_else_had_in_between_is_missing_before_it_comes_back(
+def test_what_another_member_had_in_between_is_missing_before_it_comes_back(
     log: EventLog, member: subprocess.Popen[str]
 ) -> None:
     """Else its owner would go on with what it remembers, and miss what the other one did."""

@@ -267,7 +267,7 @@ def test_a_version_that_does_not_find_mixed_is_refused(past: pl.DataFrame, regis
     )
 
 
-def test_who_says_mixed_contradicts_nobody(crowd_before: Crowd, after: Trained, registry: Registry) -> None:
+def test_the_label_mixed_contradicts_no_other_label(crowd_before: Crowd, after: Trained, registry: Registry) -> None:
     crowd = crowd_before
     shutil.copytree(folder_of(after), crowd.var / "models" / after.release.digest)
     crowd.log.append([entry(after.release)])
@@ -301,7 +301,7 @@ def scored(labels: Sequence[str], known: int) -> NDArray[np.float64]:
     return np.array([rng.dirichlet(row) for row in lean])
 
 
-def test_audits_of_a_label_that_nobody_knew_correct_nothing() -> None:
+def test_audits_of_an_unknown_label_correct_nothing() -> None:
     asked()
     labels, more = [*THREE * 30], ["mixed"] * 20
     known = shares.confusion(scored(labels, 3), labels, [10.0] * 90, seed=1)

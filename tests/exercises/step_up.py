@@ -139,7 +139,7 @@ def test_without_an_analyst_the_best_of_the_other_three_is_taken() -> None:
     )
 
 
-def test_a_challenge_is_nobodys_experiment() -> None:
+def test_a_challenge_is_not_explored() -> None:
     said = verdict(0.02, 40_00, known=False)
     must(
         (said.action, said.explored, said.propensity) == ("challenge", False, 1.0),

@@ -124,7 +124,7 @@ def test_a_retraining_without_the_registry_is_tried_again_the_next_day(
         assert alarm.retrain_on == FIRST
 
 
-def test_a_version_that_somebody_else_registered_is_not_promoted_and_ends_nothing(room: Room) -> None:
+def test_a_version_that_another_program_registered_is_not_promoted_and_ends_nothing(room: Room) -> None:
     client = room.registry._client
     if client is None:
         room.registry.versions()

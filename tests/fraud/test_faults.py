@@ -165,7 +165,7 @@ def test_a_clock_set_back_costs_what_lies_in_its_future_and_says_so(any_bank: Ba
     assert f"more than {MAX_AHEAD // HOUR} hours in the future" in letter.reason
 
 
-def test_a_partition_without_payments_holds_nobody_up(any_bank: Bank, world: Trained) -> None:
+def test_a_partition_without_payments_holds_up_no_other(any_bank: Bank, world: Trained) -> None:
     """Its ticks close its hours; who gets none is waited for as long as patience lasts (test_stream.py)."""
     rows = days(world, 0, 1)
     idle = next(p for p in range(EVENTS.partitions) if rows.filter(partition=p).height)

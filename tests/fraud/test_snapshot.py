@@ -57,7 +57,7 @@ def state(mine: Memory) -> object:
     return mine.offset, mine.state.watermark, hour, list(mine.state.verdicts.items()), list(mine._seen.items()), cards
 
 
-def test_a_save_that_is_overtaken_by_another_owner_s_hurts_nobody(
+def test_a_save_that_is_overtaken_by_another_owner_s_does_no_harm(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stale, mine, sync = memory(10), memory(30), os.fsync

@@ -517,7 +517,7 @@ def test_reviews_by_the_rules_stand_in_the_same_queue(bank: Bank) -> None:
         assert alone.notes()[partition_of("card-a", EVENTS.partitions)] == json.dumps([TODAY // DAY, len(rules)])
 
 
-def test_one_fast_clock_makes_nobody_else_late(bank: Bank) -> None:
+def test_one_fast_clock_makes_no_other_payment_late(bank: Bank) -> None:
     fast, honest = payment(id="fast", at=TODAY + MAX_AHEAD), payment(card=neighbour("card-a"), id="honest", at=TODAY)
     bank.clock.observe(TODAY)
     bank.pay(fast, honest)

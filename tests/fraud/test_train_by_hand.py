@@ -228,7 +228,7 @@ def test_what_is_normal_are_the_last_two_weeks_and_the_four_before_say_how_far_d
     for quiet, known in ((1, False), (2, True)):
         first = days[27] - (quiet - 1) * DAY
         _, limits = normal(Block(world.payments, matrix).where(at >= first), model, until=JUDGE_UNTIL)
-        assert bool(limits) is known, "of one day nobody knows what is usual"
+        assert bool(limits) is known, "one day does not tell what is usual"
 
 
 def test_a_payment_counts_for_ten_at_most_when_it_is_learnt_from(world: Block) -> None:

@@ -38,7 +38,7 @@ def dying(at: str) -> Callable[[str], None]:
     return reached
 
 
-def test_a_night_publishes_a_list_for_everybody_known(shop: Shop) -> None:
+def test_a_night_publishes_a_list_for_every_known_shopper(shop: Shop) -> None:
     night = shop.night()
     assert night.version == table.current(shop.tables)
     made = Table.open(shop.tables / night.version)
@@ -236,7 +236,7 @@ def test_what_cannot_be_read_becomes_a_dead_letter_and_the_night_goes_on(shop: S
     assert len(shop.letters(DEAD)) == 2
 
 
-def test_a_twentieth_is_shuffled_and_nobody_else(shop: Shop) -> None:
+def test_a_twentieth_is_shuffled_and_no_other_list(shop: Shop) -> None:
     made = Table.open(shop.tables / shop.night().version)
     users, _ = made.first_ten()
     for user in users:

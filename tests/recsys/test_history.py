@@ -154,7 +154,7 @@ def test_receipts_of_the_complete_journey_with_products_beside_them(tmp_path: Pa
     assert past.set_aside == {"no price": 1}
 
 
-def test_history_stands_before_the_log_and_names_nobody(tmp_path: Path) -> None:
+def test_history_stands_before_the_log_and_has_no_names(tmp_path: Path) -> None:
     lake, past = Lake(tmp_path / "lake"), read(tmp_path, GOOD, GOOD.replace("ann", "bob"), GOOD.replace("pen", "ink"))
     write_history(lake, past.events, past.products, key=KEY)
     rows = lake.read("events")

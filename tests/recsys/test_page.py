@@ -10,7 +10,7 @@ from tests.recsys.shop import KEY, TODAY, Shop
 from tests.recsys.test_serve import client, until
 
 
-def test_the_page_is_everybody_s_and_what_it_shows_is_not(shop: Shop) -> None:
+def test_the_page_is_public_and_what_it_shows_is_not(shop: Shop) -> None:
     with client(shop) as asking:
         stranger = {"X-API-Key": "wrong"}
         assert "Which things to show each shopper" in asking.get("/", headers=stranger).text
@@ -79,7 +79,7 @@ def test_a_demo_s_story_and_books_are_told_and_its_visitor_heard(shop: Shop) -> 
         assert asking.post("/v1/wishes", json={"wish": "no input"}).status_code == 404
 
 
-def test_what_nobody_can_read_is_passed_over(shop: Shop) -> None:
+def test_what_cannot_be_read_is_passed_over(shop: Shop) -> None:
     shop.night()
     with client(shop) as asking:
         until(lambda: asking.get("/health/ready").status_code == 200)

@@ -88,7 +88,7 @@ def test_who_would_not_be_stored_has_no_seat() -> None:
         assert (15 in order[:PAGE]) == (most == 20)
 
 
-def test_seats_push_nobody_out_who_has_one() -> None:
+def test_a_seat_pushes_no_other_seat_out() -> None:
     new = [place in (9, 15, 17) for place in range(20)]
     small = [place in (7, 18) for place in range(20)]
     order = compose(list(range(20)), rules(20, small=small, new=new), Policy(small_sellers=2, newcomers=3))

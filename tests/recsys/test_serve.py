@@ -97,7 +97,7 @@ def test_a_purchase_is_out_of_the_list_a_moment_later(shop: Shop) -> None:
         assert shop.said(EVENTS)[-1]["at"] == shop.clock.now()
 
 
-def test_somebody_is_forgotten(shop: Shop) -> None:
+def test_a_shopper_is_forgotten(shop: Shop) -> None:
     shop.night()
     with client(shop) as asking:
         assert asking.get("/v1/recommendations/u000001").json()["path"] == "table"
@@ -127,7 +127,7 @@ def test_bad_input_is_told_by_field(shop: Shop, method: str, path: str, body: An
         assert answer.json()["errors"][0]["field"] == field
 
 
-def test_nobody_gets_in_without_the_key(shop: Shop) -> None:
+def test_no_request_is_answered_without_the_key(shop: Shop) -> None:
     with client(shop) as asking:
         for path in ("/v1/recommendations/u1", "/v1/table", "/v1/nights", "/v1/alarms", "/v1/reports"):
             assert asking.get(path, headers={"X-API-Key": "wrong"}).status_code == 401

@@ -35,7 +35,7 @@ def written(folder: Path, *, date: str = "2026-01-01", users: int = 40, shift: i
     return (folder / "new").rename(folder / made.version)
 
 
-def test_everybody_is_found_and_strangers_are_not(tmp_path: Path) -> None:
+def test_every_known_shopper_is_found_and_strangers_are_not(tmp_path: Path) -> None:
     made = Table.open(written(tmp_path))
     for number in range(40):
         row = made.row(f"user-{number}")

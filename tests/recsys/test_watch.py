@@ -47,7 +47,7 @@ def test_what_is_said_twice_counts_once_and_what_comes_of_no_list_is_no_list_s()
     assert (now.clicks, now.purchases, now.by_list) == (1, 1, 0)
 
 
-def test_nobody_enters_a_deed_on_another_s_list() -> None:
+def test_a_deed_on_another_shopper_s_list_is_not_entered() -> None:
     watch = Watch()
     watch.saw([shown(1)])
     watch.heard([deed("click", 1, user="mallory")])

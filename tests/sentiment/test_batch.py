@@ -304,7 +304,7 @@ def test_a_late_post_from_before_the_first_hour_opens_an_hour_for_itself(crowd: 
     assert set(crowd.published()[FIRST]["post"]) == {"early"}
 
 
-def test_what_has_expired_is_nobodys_to_wait_for(crowd: Crowd) -> None:
+def test_what_has_expired_is_not_waited_for(crowd: Crowd) -> None:
     crowd.tick(TODAY + config.REOPEN + 2 * DAY)
     crowd.post(post())
     crowd.stream()

@@ -180,7 +180,9 @@ def test_a_monitor_that_was_thought_dead_changes_nothing(crowd: Crowd, watching:
 # --- the batch view ---------------------------------------------------------------------------------------------
 
 
-def test_a_damaged_manifest_is_told_once_and_everybody_goes_on(crowd: Crowd, watching: Callable[[], Monitor]) -> None:
+def test_a_damaged_manifest_is_told_once_and_every_process_goes_on(
+    crowd: Crowd, watching: Callable[[], Monitor]
+) -> None:
     crowd.post(post())
     crowd.tick(TODAY + 3 * HOUR)
     crowd.stream()
@@ -206,7 +208,7 @@ def test_a_damaged_manifest_is_told_once_and_everybody_goes_on(crowd: Crowd, wat
     assert Manifest.read(crowd.var / "batch").hours == manifest.hours
 
 
-def test_while_the_view_is_made_anew_nobody_sees_a_part_of_it(crowd: Crowd) -> None:
+def test_while_the_view_is_made_anew_no_reader_sees_a_part_of_it(crowd: Crowd) -> None:
     crowd.post(post())
     crowd.tick(TODAY + 5 * HOUR)
     crowd.publish()

@@ -105,7 +105,7 @@ TABLE_OF_ONES_OWN = {
     [
         ("@one_air @two", [(0, 8, "one"), (9, 13, "two")]),
         ("two @two one air", [(4, 8, "two"), (9, 16, "one")]),
-        ("@nobody", []),
+        ("@stranger", []),
         ("the peak", []),
         ("peak: a flight", [(0, 4, "one")]),
         ("GATE of Peak", [(8, 12, "one")]),

@@ -56,7 +56,7 @@ def test_it_comes_back_as_it_was_saved(linear: Linear, tmp_path: Path) -> None:
         assert again.score(text) == linear.score(text)
 
 
-def test_words_that_nobody_has_seen_are_counted(linear: Linear) -> None:
+def test_unknown_words_are_counted(linear: Linear) -> None:
     assert linear.pieces("the app zonked") == (3, 1)
 
 

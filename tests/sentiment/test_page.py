@@ -11,7 +11,7 @@ from tests.sentiment.crowd import TODAY, Crowd, post
 from tests.sentiment.test_serve import serving, three, until
 
 
-def test_the_page_is_everybody_s_and_what_it_shows_is_not(crowd: Crowd) -> None:
+def test_the_page_is_public_and_what_it_shows_is_not(crowd: Crowd) -> None:
     with serving(crowd) as client:
         stranger = {"X-API-Key": "wrong"}
         assert "Say what people think of a brand" in client.get("/", headers=stranger).text

@@ -238,7 +238,7 @@ def test_a_correction_keeps_what_was_shown_and_hides_the_reader(client: httpx.Cl
     problem(client.post("/v1/corrections", json=given | {"label": "angry"}), 422)
 
 
-def test_what_somebody_typed_can_be_corrected_and_its_text_is_kept_nowhere(client: httpx.Client, crowd: Crowd) -> None:
+def test_a_typed_text_can_be_corrected_and_is_kept_nowhere(client: httpx.Client, crowd: Crowd) -> None:
     said = client.post("/v1/opinions", json={"text": "The @northair app is terrible"}).json()
     given = {"post": said["id"], "label": "neutral", "reader": "anna"}
     assert client.post("/v1/corrections", json=given).status_code == 202

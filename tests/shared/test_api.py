@@ -165,7 +165,7 @@ def test_metrics_are_what_the_service_counted(service: Service) -> None:
     assert "orders_total 3.0" in answer.text.splitlines()
 
 
-def test_a_metric_that_waits_holds_up_nobody(service: Service) -> None:
+def test_a_metric_that_waits_holds_up_no_request(service: Service) -> None:
     """A gauge that asks a locked log used to stop every request for seconds."""
     answered = threading.Event()
     Gauge("lag", "Events not yet done", registry=service.metrics).set_function(lambda: float(answered.wait(10)))

@@ -102,7 +102,7 @@ def test_too_small_a_role_is_told_which_one_it_takes() -> None:
     assert answer.json()["detail"] == "this needs the key of the role operator; the key that was sent is the analyst's"
 
 
-def test_a_route_that_the_table_forgot_answers_nobody() -> None:
+def test_a_route_that_the_table_forgot_answers_no_request() -> None:
     assert ask(guarded(), "GET", "/forgotten", headers={"X-API-Key": "sesame"}).status_code == 500
 
 

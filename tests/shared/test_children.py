@@ -68,7 +68,7 @@ def test_one_that_does_not_listen_is_ended_all_the_same(monkeypatch: pytest.Monk
         assert wait(5) == -9
 
 
-def test_where_nobody_listens_is_free_and_not_ready() -> None:
+def test_a_port_without_a_listener_is_free_and_not_ready() -> None:
     port = free_port(20_000)
     assert not ready(f"http://127.0.0.1:{port}")
 

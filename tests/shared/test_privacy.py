@@ -26,7 +26,7 @@ def test_other_names_have_other_pseudonyms() -> None:
     assert len({pseudonym(str(n), KEY) for n in range(1_000)}) == 1_000
 
 
-def test_without_the_key_nobody_can_link_it() -> None:
+def test_without_the_key_it_cannot_be_linked() -> None:
     assert pseudonym("4711", KEY) != pseudonym("4711", b"another key")
 
 

@@ -161,7 +161,7 @@ def test_a_digest_that_is_none_names_no_folder(registry: Registry, folder: Path,
     assert (tmp_path / "models").is_dir()
 
 
-def test_a_digest_that_somebody_changed_is_refused(registry: Registry, uri: str, folder: Path, tmp_path: Path) -> None:
+def test_a_digest_that_was_changed_is_refused(registry: Registry, uri: str, folder: Path, tmp_path: Path) -> None:
     made = register(registry, folder)
     MlflowClient(uri, uri).set_model_version_tag(registry.name, made.version, "digest", "../lake")
     (changed,) = registry.versions()
@@ -170,7 +170,7 @@ def test_a_digest_that_somebody_changed_is_refused(registry: Registry, uri: str,
 
 
 @pytest.mark.parametrize("stranger", ["no digest", "no run", "run deleted"])
-def test_a_version_of_somebody_else_is_not_ours(registry: Registry, uri: str, folder: Path, stranger: str) -> None:
+def test_a_version_of_another_program_is_not_ours(registry: Registry, uri: str, folder: Path, stranger: str) -> None:
     made = register(registry, folder)
     client = MlflowClient(uri, uri)
     run = client.search_runs([one.experiment_id for one in client.search_experiments()])[0].info.run_id

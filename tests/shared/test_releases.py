@@ -407,7 +407,9 @@ RESULT = {"promote": "3", "rollback": "1", "withdraw": "none"}
 
 @pytest.mark.parametrize("after", ["intent", "switch", "done"])
 @pytest.mark.parametrize("kind", CHANGES)
-def test_after_a_crash_the_change_is_finished_once_whoever_comes_first(two: World, kind: str, after: str) -> None:
+def test_after_a_crash_the_change_is_finished_once_by_the_process_that_comes_first(
+    two: World, kind: str, after: str
+) -> None:
     two.crash = after
     with pytest.raises(Crash):
         CHANGES[kind](two)

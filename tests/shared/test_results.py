@@ -68,7 +68,7 @@ def test_documents_quote_what_is_recorded(root: Path) -> None:
     assert render(rendered, root) == rendered
 
 
-def test_a_figure_nobody_recorded_is_an_error(root: Path) -> None:
+def test_a_figure_without_a_recorded_run_is_an_error(root: Path) -> None:
     with pytest.raises(FigureMissing, match=r"fraud:demo\.seconds"):
         render("<!-- fraud:demo.seconds .0f -->132<!-- / -->", root)
 
