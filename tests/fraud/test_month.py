@@ -208,8 +208,8 @@ def test_an_hour_of_five_steps_a_second_leaves_few_files(bank: Bank, proof: bool
         ingest.consumer.commit([], positions)
         most = max(most, *files(bank, "events"), *files(bank, "decisions"))
     ingest.consumer.close()
-    assert steps == 5 * MINUTE * minutes
-    assert bank.lake.read("decisions").height == steps
+    assert 5 * MINUTE * minutes <= steps <= (5 * MINUTE + 1) * minutes, "events are final a step after their decisions"
+    assert bank.lake.read("decisions").height == 5 * MINUTE * minutes
     assert most <= levels(steps) * (MERGED - 1)
     assert levels(A_DAY) * (MERGED - 1) < 200
 

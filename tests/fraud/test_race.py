@@ -42,7 +42,7 @@ def test_the_first_word_counts_and_is_the_answer(any_bank: Bank, monkeypatch: py
         assert [key for key in answers if answers[key] != first[key]] == []
         eventually(lambda: metric(client, "fraud_superseded_total") == len(words) - len(first))
     winners = Counter(str(first[key]["path"]) for key in answers)
-    assert min(winners["model"], winners["stand-in"]) > races / 20, "it was no race"
+    assert min(winners["model"], winners["stand-in"]) >= races / 50, "it was no race"
 
 
 def waits(client: httpx.Client) -> list[float]:
