@@ -179,6 +179,21 @@ def test_reviews_that_just_fill_the_day_have_their_bare_price() -> None:
     assert review_price(Block(more, np.zeros((81, 1))), np.full(81, 0.05)) > config.REVIEW_PRICE, "one more"
 
 
+@pytest.mark.parametrize("worth", [3.51, 6.0, 7.13, 11.11, 64.07, 150.0])
+def test_a_price_is_the_first_cent_at_which_the_day_is_not_too_full(
+    monkeypatch: pytest.MonkeyPatch, worth: float
+) -> None:
+    """A review costs its price, and the others cost `worth`."""
+
+    def priced(_: float, __: int, policy: Policy, **___: object) -> dict[str, float]:
+        review = round(policy.review_price * 100, 6)
+        return {"review": review, **dict.fromkeys(("approve", "decline", "challenge"), round(worth * 100, 6))}
+
+    monkeypatch.setattr(train, "costs", priced)
+    payments = pl.DataFrame({"at": [START] * 41, "cents": 100_00, "fraud": False, "weight": 1.0})
+    assert review_price(Block(payments, np.zeros((41, 1))), np.full(41, 0.05)) == worth
+
+
 def test_a_review_that_would_be_asked_for_at_any_price_has_the_highest() -> None:
     payments = pl.DataFrame({"at": [START] * 90, "cents": 20_000_00, "fraud": False, "weight": 1.0})
     assert review_price(Block(payments, np.zeros((90, 1))), np.full(90, 0.2)) == 200.0

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from sentiment.config import MAX_BRANDS
-from sentiment.mentions import TABLE, Brands, aspect
+from sentiment.mentions import TABLE, Brands, BrandTables, aspect
 from sentiment.simulate import simulate
 from shared.unusable import Unusable
 from tests.sentiment.crowd import START
@@ -125,3 +125,27 @@ def test_as_many_brands_as_are_allowed_are_found_in_order_and_each_once() -> Non
     assert Brands(table).found(f"{text} {text}") == tuple(f"brand-{n}" for n in reversed(range(MAX_BRANDS)))
     assert Brands({}).found("@brand0 brand0") == ()
     assert Brands(TABLE_OF_ONES_OWN).found("R&amp;D at &#64;one_air") == ("one",)
+
+
+def test_each_hour_has_the_table_that_was_in_force(tmp_path: Path) -> None:
+    first, second = Brands({"one": {"handles": ["one"]}}), Brands({"two": {"handles": ["two"]}})
+    folder = tmp_path / "some" / "aliases"
+    tables = BrandTables(folder)
+    assert tables.at(5) is None
+    tables.adopt(first, since=100)  # the very first one is at every hour
+    tables.adopt(Brands(first.table), since=150)  # the same
+    tables.adopt(second, since=200)
+    for known in (tables, BrandTables(folder)):
+        said = [known.at(hour) for hour in (0, 199, 200, 201)]
+        assert [table and table.version for table in said] == [*[first.version] * 2, *[second.version] * 2]
+    assert sorted(path.name for path in folder.iterdir()) == ["0.json", "200.json"]
+
+
+def test_a_table_s_version_hangs_on_what_it_says_and_not_on_the_order() -> None:
+    table = {"one": {"handles": ["one"]}, "two": {"handles": ["two"]}}
+    assert Brands(dict(reversed(table.items()))).version == Brands(table).version
+    assert len(Brands(table).version) == 12
+
+
+def test_masked_text_has_one_name_for_every_brand() -> None:
+    assert Brands(TABLE_OF_ONES_OWN).masked("@one_air beats @two, one") == "@user beats @user, @user"
