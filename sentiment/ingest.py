@@ -200,6 +200,7 @@ class Ingest:
             self._pending = self.consumer.poll(limit, 0.0)
         records = self._pending
         if not records:
+            self._pass_over()
             return 0
         try:
             self._take(records)
@@ -212,6 +213,13 @@ class Ingest:
                 self._take_alone(record)
         self._pending = []
         return len(records)
+
+    def _pass_over(self) -> None:
+        """Commit past what holds no records, such as a transaction's end: who looks sees that all was taken in."""
+        owned, read = self.consumer.owned, self.consumer.positions
+        moved = {place: read[place] for place in owned if read.get(place, 0) > owned[place].offset}
+        if moved:
+            self.consumer.commit([], {place: Position(offset, owned[place].note) for place, offset in moved.items()})
 
     def _take_alone(self, record: Record) -> None:
         """One record; what it brings the lake to raise is a dead letter."""

@@ -24,7 +24,8 @@ from sentiment.config import DAY, HOUR, LATENESS
 from sentiment.crisis import AGAIN, TOGETHER, Watch, confirmed
 from sentiment.dataset import day_of
 from sentiment.hours import HoursCorrupt, Manifest
-from sentiment.ingest import accept_opinion, dead_letter
+from sentiment.ingest import GROUP as INGEST
+from sentiment.ingest import SAID, accept_opinion, dead_letter
 from sentiment.mentions import Brands
 from sentiment.model import ModelCorrupt
 from sentiment.opinions import seen
@@ -52,7 +53,7 @@ from shared.background_job import BackgroundJob, Heart
 from shared.clock import Clock, monotonic
 from shared.dead_letters import Refused, from_validation
 from shared.dependencies import DEPENDENCY_ERRORS
-from shared.eventlog.port import Entry, EventLog, Fenced, LogUnavailable, Place, Position, Record, beginning
+from shared.eventlog.port import Entry, EventLog, Fenced, LogUnavailable, Place, Position, Record, Topic, beginning
 from shared.lake import Lake, LakeCorrupt
 from shared.messages import Message
 from shared.registry import Corrupt, Registry, Unavailable, UnknownVersion, Version
@@ -185,6 +186,7 @@ class Monitor:
         self._ledger: Ledger[Release] = Ledger()
         self._alarms: deque[Alarm] = deque(maxlen=ALARMS_KEPT)
         self._reports: deque[Report] = deque(maxlen=REPORTS_KEPT)
+        self._awaited: dict[Topic, dict[int, int]] = {}  # where the log ended when the next day was over
         self._retrain_on: int | None = None
         self._drifted_since: int | None = None  # event time: posts from then on are new to the champion
         self._guarded: list[Opinion] = []  # at most GUARD_COUNT
@@ -431,12 +433,21 @@ class Monitor:
         return len(self._reports) > before
 
     def _closed_day(self) -> int | None:
-        """The next day whose hours are all published, and whose posts have all been scored."""
+        """The next day whose hours are published and whose posts are scored, once the lake has all that was said."""
         if self._view.start is None:
             return None
         following = self._reports[-1].day + 1 if self._reports else self._view.start // 24
         over = following * 24 + 23 in self._view.hours and self._watch.watermark >= (following + 1) * DAY + LATENESS
-        return following if over else None
+        if not over:
+            return None
+        if not self._awaited:
+            self._awaited = {said.topic: self._log.written(said.topic) for said in SAID}
+        for topic, ends in self._awaited.items():
+            taken = self._log.committed(INGEST, topic)
+            if any(number not in taken or taken[number].offset < end for number, end in ends.items() if end):
+                return None
+        self._awaited = {}
+        return following
 
     def _judge_day(self, day: int) -> None:
         """Report on a closed day, raise alarms, and retrain if that is due."""

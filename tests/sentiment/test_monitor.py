@@ -141,6 +141,22 @@ def test_a_closed_day_is_reported_with_what_was_dropped_and_audited(
     assert len(reports(crowd)) == 2
 
 
+def test_a_day_is_judged_once_its_last_opinions_are_in_the_lake(
+    crowd: Crowd, world: Trained, watching: Callable[[], Monitor]
+) -> None:
+    crowd.send(world.posts)
+    crowd.tick(TODAY + DAY + HOUR)
+    crowd.publish()  # the hours, before any worker has said anything
+    crowd.stream()
+    monitor = watching()
+    monitor.step()
+    assert reports(crowd) == []
+    crowd.publish()
+    monitor.step()
+    (report,) = reports(crowd)
+    assert report.posts == sum(o.at // DAY == report.day and o.kind == "opinion" for o in crowd.opinions())
+
+
 @pytest.mark.parametrize(
     ("error", "waits"),
     [(OSError(5, "Input/output error"), True), (Unavailable("the files of version 1 are gone"), False)],
