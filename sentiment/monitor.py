@@ -460,8 +460,11 @@ class Monitor:
         if champion is not None:
             if (report.drifted or report.shifted) and not self._since_release("drift"):
                 self._drifted_since = self._drifted_since or (day - 1) * DAY
-                self._retrain_on = day  # or as soon as there are labels enough for both sides of the gate
-                self._raise("drift", at, _moved(report), action="retrain on what has been audited since")
+                # Not at once: of the posts that have moved, people label the newest on the day that follows. A version
+                # that had learnt from the day before alone would know none of the new words.
+                self._retrain_on = min(self._retrain_on or day + 1, day + 1)
+                action = f"retrain when {day_of(self._retrain_on * DAY)} is over, and these posts have labels"
+                self._raise("drift", at, _moved(report), action=action)
             self._check_quality(report, at)
             if self._retrain_on is not None and day >= self._retrain_on:
                 self._held = closing

@@ -398,6 +398,22 @@ def test_a_retrain_that_was_promised_is_owed_after_a_restart(crowd: Crowd, watch
     assert (monitor._retrain_on, monitor._drifted_since) == (TODAY // DAY + 3, TODAY + DAY)
 
 
+def test_a_retrain_waits_until_what_has_drifted_is_labelled(
+    crowd: Crowd, world: Trained, watching: Callable[[], Monitor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live(crowd, world.posts, 2)
+    judge, begun = Judge.judge, list[int]()
+
+    def drifting(*given: object, **options: object) -> Report:
+        return judge(*given, **options).model_copy(update={"drifted": ("distance",)})  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Judge, "judge", drifting)
+    monkeypatch.setattr(Monitor, "_start_training", lambda _, asked: begun.append(asked.as_of))
+    watching().step()
+    assert [alarm.at for alarm in said(crowd) if alarm.kind == "drift"] == [TODAY + DAY]
+    assert begun == [TODAY + 2 * DAY]  # people say what a day's posts say on the day after
+
+
 def test_a_crisis_that_came_late_is_judged_once_the_night_has_taken_it_in(
     crowd: Crowd, watching: Callable[[], Monitor]
 ) -> None:
