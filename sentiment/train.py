@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -138,13 +138,15 @@ def _judged(artifact: Artifact, blocks: Blocks, champion: Path | None) -> tuple[
     figures = ours[0].figures | {f"bias_{name}": float(value) for name, value in names._asdict().items()}
     evidence = evaluate.Evidence(None, bias=names.refused)
     if artifact.transformer is not None:
-        linear = _answers(blocks.newest, artifact, path="linear")
-        figures |= {f"linear_{name}": value for name, value in linear.figures.items()}
-        evidence = evidence._replace(linear=_pair(blocks.newest, ours[0], linear))
+        linear = [_answers(rows, artifact, path="linear") for rows in judged]
+        figures |= {f"linear_{name}": value for name, value in linear[0].figures.items()}
+        # Both have learnt the same posts, so all that were kept back are compared: the newest alone are often so few
+        # that chance would refuse the better of the two.
+        evidence = evidence._replace(linear=_pair(judged, ours, linear))
     if champion is not None:
         before, debt = Artifact.load(champion), _debt(champion)
         theirs = [_answers(rows, before) for rows in judged]
-        newest, older = (_pair(*of) for of in zip(judged, ours, theirs, strict=True))
+        newest, older = (_pair(judged[k : k + 1], ours[k : k + 1], theirs[k : k + 1]) for k in range(2))
         figures |= {f"champion_{name}": value for name, value in theirs[0].figures.items()}
         figures |= {"older_macro_recall": ours[1].figures["macro_recall"], DEBT: evaluate.owed(older, debt)}
         evidence = evidence._replace(newest=newest, older=older, debt=debt)
@@ -155,11 +157,15 @@ def _answers(rows: pl.DataFrame, artifact: Artifact, *, path: By | None = None) 
     return evaluate.judge(rows["seen"].to_list(), rows["label"].to_list(), artifact, path=path)
 
 
-def _pair(rows: pl.DataFrame, ours: evaluate.Judged, theirs: evaluate.Judged) -> evaluate.Pair:
-    """Labels of a file name no author: each of their posts stands for itself."""
+def _pair(
+    blocks: Sequence[pl.DataFrame], ours: Sequence[evaluate.Judged], theirs: Sequence[evaluate.Judged]
+) -> evaluate.Pair:
+    """What two models say of all posts of the blocks. Labels of a file name no author: each stands for itself."""
+    rows = pl.concat(blocks)
+    our_words, their_words = (np.concatenate([judged.said for judged in of]) for of in (ours, theirs))
     named = rows["author"] if "author" in rows.columns else pl.Series([None] * rows.height, dtype=pl.String)
     _, authors = np.unique(named.fill_null(rows["post"]).to_numpy().astype(str), return_inverse=True)
-    return evaluate.Pair(evaluate.places(rows["label"].to_list()), ours.said, theirs.said, authors)
+    return evaluate.Pair(evaluate.places(rows["label"].to_list()), our_words, their_words, authors)
 
 
 def _debt(champion: Path) -> float:

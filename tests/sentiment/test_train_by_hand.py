@@ -8,12 +8,16 @@ import numpy as np
 import polars as pl
 import pytest
 
-from sentiment import dataset, train
-from sentiment.config import DAY, HOUR
+from sentiment import dataset, evaluate, train
+from sentiment.artifact import Artifact
+from sentiment.config import DAY, HOUR, LABELS
 from sentiment.dataset import Blocks, NotEnough
 from sentiment.evaluate import Judged
 from sentiment.history import write_labels
 from sentiment.opinions import definition
+from sentiment.policy import Policy
+from sentiment.schema import Path as By
+from sentiment.schema import Score, Text
 from sentiment.simulate import history
 from sentiment.train import BLOCK, CRISIS, DRAWS, FIGURES, WATCHED, _chosen, _debt, _limits, _pair
 from shared import drift
@@ -45,12 +49,53 @@ def test_posts_without_an_author_stand_for_themselves() -> None:
     rows = pl.DataFrame(
         {"post": ["a", "b", "c"], "author": [None, "x", "x"], "label": ["neutral", "negative", "positive"]}
     )
-    ours, theirs = Judged({}, np.array([1, 0, 2])), Judged({}, np.array([1, 1, 1]))
-    made = _pair(rows, ours, theirs)
+    ours, theirs = [Judged({}, np.array([1, 0, 2]))], [Judged({}, np.array([1, 1, 1]))]
+    made = _pair([rows], ours, theirs)
     assert (made.truth.tolist(), made.ours.tolist(), made.theirs.tolist()) == ([1, 0, 2], [1, 0, 2], [1, 1, 1])
     first, second, third = made.authors.tolist()
     assert first != second == third
-    assert len(set(_pair(rows.drop("author"), ours, theirs).authors)) == 3
+    assert len(set(_pair([rows.drop("author")], ours, theirs).authors)) == 3
+
+
+class Two:
+    """A network that is right about every post, and a linear model that says `neutral`."""
+
+    path, policy, transformer = "transformer", Policy(), object()
+
+    def score(self, text: Text, path: By) -> Score:
+        right = LABELS.index(text.split()[0]) if path == "transformer" and text.split()[0] in LABELS else 1
+        return tuple(float(right == place) for place in range(3))  # type: ignore[return-value]  # three of them
+
+
+def posts(label: str, rows: range) -> pl.DataFrame:
+    return pl.DataFrame({"post": [f"p{n}" for n in rows], "label": label, "seen": [f"{label} {n}" for n in rows]})
+
+
+def test_a_network_is_compared_with_its_linear_model_on_all_that_neither_has_learnt(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    given: list[evaluate.Evidence] = []
+
+    def gate(evidence: evaluate.Evidence) -> str:
+        given.append(evidence)
+        return ""
+
+    monkeypatch.setattr(evaluate, "gate", gate)
+    monkeypatch.setattr(Artifact, "load", lambda _: Two())
+    newest, older = posts("negative", range(4)), posts("positive", range(4, 10))
+    two: Any = Two()
+    figures, _ = train._judged(two, Blocks(newest[:0], newest, older), tmp_path)
+    train._judged(two, Blocks(newest[:0], newest, older), None)
+    later, first = given
+    assert later.linear is not None
+    assert first.linear is not None
+    assert later.linear.truth.tolist() == later.linear.ours.tolist() == [0] * 4 + [2] * 6
+    assert later.linear.theirs.tolist() == [1] * 10
+    assert first.linear.truth.tolist() == [0] * 4
+    assert later.newest is not None
+    assert later.older is not None
+    assert (later.newest.truth.tolist(), later.older.truth.tolist()) == ([0] * 4, [2] * 6)
+    assert (figures["linear_posts"], figures["linear_macro_recall"], figures["macro_recall"]) == (4, 0.0, 1.0)
 
 
 def frame(rows: int, *, seed: int) -> pl.DataFrame:
