@@ -163,8 +163,7 @@ def run(
 
         with scene("The rest of the days, and the books") as act:
             live.send(crowd, until=plan.end)
-            live.tick(plan.end + HOUR)
-            live.published(plan.end // HOUR - 1)
+            live.hour(crowd.clear(), plan.end + HOUR)  # so that the last day closes
             act.outcome = f"{live.sent:,} posts, {live.requests:,} requests, {len(live.failures)} failed"
         noted: dict[str, tuple[int | None, str]] = {
             "demo.seconds_to_alarm": (to_alarm, "s"),

@@ -178,11 +178,6 @@ class Live:
         manifest = Manifest.read(self.settings.var / "batch")
         return manifest.start is None or until <= manifest.start or until - 1 in manifest.hours
 
-    def published(self, hour: int) -> None:
-        """Wait until the batch view has the hour."""
-        folder = self.settings.var / "batch"
-        self.children.wait(lambda: hour in Manifest.read(folder).hours, f"hour {hour} is not published; see batch.log")
-
     def _audit(self) -> None:
         """People say what posts say that they were asked of; a few are mistaken."""
         now = self.clock.now()

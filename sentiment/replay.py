@@ -98,8 +98,7 @@ def run(
             live.command(Wanted(kind="promote", version=candidate.version.version, force=True, why="the first"))
             end = (last + 1) * DAY
             live.send(live_posts, until=end)
-            live.tick(end + HOUR)
-            live.published(end // HOUR - 1)
+            live.hour(live_posts.clear(), end + HOUR)  # so that the last day closes
             live.follow()
             crises = [alarm.brand for alarm in live.alarms if alarm.kind == "crisis"]
             act.outcome = (

@@ -5,14 +5,16 @@ import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from uuid import uuid4
 
 import polars as pl
 import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
+from infra.local import Kafka
 from sentiment.__main__ import app
-from shared.results import read
+from shared.results import Figures, differences, read
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 COMMANDS = sorted(get_command(app).commands)  # type: ignore[attr-defined]  # a click group
@@ -25,22 +27,38 @@ def run(*arguments: object) -> str:
     return done.stdout
 
 
+DEMO = ("demo", "--headless", "--linear", "--days", 5)
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Figures]:
+    """What the demo has printed, and its figures."""
+    var = tmp_path_factory.mktemp("demo")
+    return run("--var", var, *DEMO), read(var / "results" / "sentiment.json")
+
+
 @pytest.mark.slow
-def test_the_demo_lives_through_crisis_new_words_and_bad_release(tmp_path: Path) -> None:
-    said = run("--var", tmp_path, "demo", "--headless", "--linear", "--days", 5)
+def test_the_demo_lives_through_crisis_new_words_and_bad_release(demo: tuple[str, Figures]) -> None:
+    said, measured = demo
     for act in ("History", "Training", "Live", "Crisis", "New words", "A bad release", "The rest"):
         assert re.search(rf"\d  {act}", said)
     assert "rollback to version" in said
     assert re.search(
         r"promote version \d: (what is new has labels|asked for)", said
     )  # the words are new to MiniLM most
-    figures = {name: figure["value"] for name, figure in read(tmp_path / "results" / "sentiment.json").items()}
+    figures = {name: figure["value"] for name, figure in measured.items()}
     assert figures["seam.mismatches"] == 0
     assert figures["demo.failed_requests"] == 0
     assert isinstance(figures["alarm.false_per_brand_month"], float)
     assert figures["alarm.false_per_brand_month"] <= 1
     assert isinstance(figures["demo.seconds_to_alarm"], int)
     assert figures["demo.seconds_to_alarm"] <= 6 * 3_600
+
+
+@pytest.mark.slow
+def test_the_demo_has_the_same_figures_on_kafka(demo: tuple[str, Figures], broker: Kafka, tmp_path: Path) -> None:
+    run("--var", tmp_path, "--log", f"{broker.url}/{uuid4().hex[:8]}", *DEMO)
+    assert differences(demo[1], read(tmp_path / "results" / "sentiment.json")) == {}
 
 
 @pytest.mark.slow
