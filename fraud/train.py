@@ -5,6 +5,7 @@ import logging
 import math
 import tempfile
 from array import array
+from bisect import bisect_left
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -219,14 +220,16 @@ def review_price(block: Block, scores: Vector) -> float:
     days = (block.payments["at"] // config.DAY).n_unique()
     wanted = config.REVIEWS_A_DAY / 2 * days  # the block holds half of the cards
     cents = block.payments["cents"].to_list()
-    low, high = round(100 * config.REVIEW_PRICE), 200_00
-    while low < high:
-        price = (low + high) // 2 / 100
-        every = [costs(score, amount, Policy(price)) for score, amount in zip(scores.tolist(), cents, strict=True)]
+
+    def fits(price: int) -> bool:
+        every = [
+            costs(score, amount, Policy(price / 100)) for score, amount in zip(scores.tolist(), cents, strict=True)
+        ]
         asked = [cost["review"] < min(cost["approve"], cost["decline"]) for cost in every]
-        reviews = float(block.weights @ asked)  # what passed at random stands for what was declined, here too
-        low, high = ((low + high) // 2 + 1, high) if reviews > wanted else (low, (low + high) // 2)
-    return high / 100
+        return float(block.weights @ asked) <= wanted  # what passed at random stands for what was declined, here too
+
+    lowest = round(100 * config.REVIEW_PRICE)
+    return (lowest + bisect_left(range(lowest, 200_00), True, key=fits)) / 100
 
 
 def normal(known: Block, model: Model, *, until: int) -> tuple[pl.DataFrame, dict[str, float]]:
