@@ -33,6 +33,8 @@ def test_of_few_that_are_new_each_is_seen_twice_and_the_rest_is_drawn() -> None:
     assert len(set(chosen[4:])) == 2
     assert set(chosen[4:]) <= set(range(8))
     assert sorted(_chosen(learnt, START + 2, 6, 1)[:4]) == [6, 7, 8, 9], "the newest, as many as there is room for"
+    assert sorted(_chosen(learnt, START + 8, 9, 1)[:4]) == [8, 8, 9, 9]
+    assert set(_chosen(learnt, START + 8, 9, 1)[4:]) <= set(range(8)), "twice, and no more often, with room for more"
     first = _chosen(learnt, 0, 6, 1)
     assert len(set(first)) == 6
     assert first == list(np.random.default_rng(1).permutation(np.arange(10)))[:6]
@@ -67,8 +69,8 @@ class Right:
         return tuple(float(text.startswith(label)) for label in self._labels)  # type: ignore[return-value]
 
 
-def posts(label: str, rows: range) -> pl.DataFrame:
-    return pl.DataFrame({"post": [f"p{n}" for n in rows], "label": label, "seen": [f"{label} {n}" for n in rows]})
+def posts(label: str, rows: range, *, word: str) -> pl.DataFrame:
+    return pl.DataFrame({"post": [f"p{n}" for n in rows], "label": label, "seen": [f"{word} {n}" for n in rows]})
 
 
 def test_a_network_is_compared_with_its_linear_model_on_all_that_neither_has_learnt(
@@ -84,19 +86,21 @@ def test_a_network_is_compared_with_its_linear_model_on_all_that_neither_has_lea
     linear = Linear.fit(["alike", "the same"] * 6, [label for label in LABELS[:3] for _ in range(4)], seed=0)
     two = Artifact(linear, Right(len(linear.score(Text("")))), Policy())  # type: ignore[arg-type]
     monkeypatch.setattr(Artifact, "load", lambda _: two)
-    newest, older = posts("negative", range(4)), posts("positive", range(4, 10))
+    newest, older = posts("negative", range(4), word="negative"), posts("positive", range(4, 10), word="neutral")
     figures, _ = train._judged(two, Blocks(newest[:0], newest, older), tmp_path)
     train._judged(two, Blocks(newest[:0], newest, older), None)
     later, first = given
     assert later.linear is not None
     assert first.linear is not None
-    assert later.linear.truth.tolist() == later.linear.ours.tolist() == [0] * 4 + [2] * 6
+    assert later.linear.truth.tolist() == [0] * 4 + [2] * 6
+    assert later.linear.ours.tolist() == [0] * 4 + [1] * 6
     assert later.linear.theirs.tolist() == [int(np.argmax(linear.score(Text("x"))))] * 10, "it knows no word of them"
     assert first.linear.truth.tolist() == [0] * 4
     assert later.newest is not None
     assert later.older is not None
     assert (later.newest.truth.tolist(), later.older.truth.tolist()) == ([0] * 4, [2] * 6)
-    assert (figures["linear_posts"], figures["macro_recall"]) == (4, 1.0)
+    assert (figures["posts"], figures["linear_posts"], figures["champion_posts"]) == (4, 4, 4)
+    assert (figures["macro_recall"], figures["older_macro_recall"]) == (1.0, 0.0)
     assert figures["linear_macro_recall"] == float(later.linear.theirs[0] == 0), "of the newest, as the other"
 
 
@@ -179,7 +183,23 @@ def test_a_version_that_noted_a_time_to_come_has_seen_none_of_what_is_new(
         given: Any = {"champion": None, "recipe": None, "since": 7, "unseen": unseen}
         with pytest.raises(NotEnough):
             train.train(lake, Shelf(), BRANDS, as_of=2**32, seed=0, **given)  # type: ignore[arg-type]
-    assert seen == [0, known - 1, known, 0, 0]
+    del given["unseen"]
+    with pytest.raises(NotEnough):
+        train.train(lake, Shelf(), BRANDS, as_of=2**32, seed=0, **given)  # type: ignore[arg-type]
+    assert seen == [0, known - 1, known, 0, 0, 0]
+
+
+def test_blocks_that_are_normal_share_no_post_with_the_reference(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[tuple[int, int]] = []
+
+    def limits(normal: pl.DataFrame, rest: pl.DataFrame) -> dict[str, float]:
+        given.append((normal.height, rest.height))
+        return {}
+
+    monkeypatch.setattr(train, "_limits", limits)
+    arguments: Any = {"champion": None, "recipe": None}
+    train.train(lake, Shelf(), BRANDS, as_of=TODAY + DAY, seed=3, **arguments)  # type: ignore[arg-type]
+    assert given == [(1_250, 1_000)]
 
 
 @pytest.mark.parametrize(
