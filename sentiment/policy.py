@@ -89,7 +89,7 @@ class Cusum:
     # Opinions cannot rise above all, so the rise is in log-odds: from .35 to .60, from .10 to .23. The limit is set on
     # quiet simulated months with moods that change from day to day and threads that last an hour
     # (alarm.false_per_brand_month).
-    RISE, LIMIT = 1.0, 5.8
+    RISE, LIMIT = 1.0, 5.75
 
     def __init__(self, *, falls: bool = False) -> None:
         """`falls`: the other way round, whether a rise is over."""

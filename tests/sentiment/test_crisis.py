@@ -166,8 +166,7 @@ def test_a_crisis_is_told_soon_and_stands(seeds: int, posts: int, rise: float, h
         delays.append((told[0][0] - since + GRACE) / HOUR if told else np.inf)
         stand += [stands for _, stands in told]
     assert np.median(delays) < hours * (1 + 1 / np.sqrt(seeds)), np.median(delays)
-    # 5 % may be taken back; at 2,500 posts a day it is 7 %, a target that is missed (DESIGN.md, 5.3).
-    assert np.mean(stand) >= 0.9, "so many true alarms are taken back"
+    assert np.mean(stand) >= 0.95, "so many true alarms are taken back"
 
 
 def test_nothing_is_learnt_from_a_crisis_until_a_person_accepts_its_level() -> None:

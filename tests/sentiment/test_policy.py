@@ -122,7 +122,7 @@ def test_a_cusum_by_hand(falls: bool) -> None:
         since = start if total == 0 else since
         added = by_scipy(after[0], after[1], **USUAL) - by_scipy(before[0], before[1], **USUAL)
         total = max(0.0, total + (-added if falls else added))
-        told = total > 5.8
+        told = total > 5.75
         assert test.add(start, negative, 12, **USUAL) is told
         total = 0.0 if told else total
         alarms += told
