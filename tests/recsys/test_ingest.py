@@ -81,6 +81,7 @@ BAD = {
     "another key": (event(user="bob", at=TODAY).model_dump_json().encode(), "user"),
     "too far ahead": (event(at=TODAY + 2 * 86_400).model_dump_json().encode(), "at"),
     "far too late": (event(at=TODAY - config.MAX_AGE - 86_400).model_dump_json().encode(), "at"),
+    "no whole cents": (json.dumps(event(at=TODAY).model_dump() | {"cents": 500.0}).encode(), "cents"),
     "no quantity": (json.dumps(event(at=TODAY).model_dump() | {"quantity": 0}).encode(), "quantity"),
 }
 

@@ -249,6 +249,15 @@ def test_a_worker_that_is_replaced_again_and_again_counts_the_same(
     assert everything(any_crowd) == everything(crowd)
 
 
+def test_a_repeat_from_before_a_restart_counts_once(crowd: Crowd) -> None:
+    crowd.post(post())
+    crowd.stream()
+    crowd.post(post())
+    crowd.stream()
+    assert [opinion.id for opinion in crowd.opinions()] == ["p-1"]
+    assert len(crowd.mentions()) == 2, "of its brand, and of all brands"
+
+
 @pytest.mark.parametrize("number", [2, 3])
 def test_any_number_of_workers_counts_the_same(any_crowd: Crowd, crowd: Crowd, world: Trained, number: int) -> None:
     fed(crowd, world)
