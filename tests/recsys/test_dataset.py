@@ -167,3 +167,49 @@ def test_an_erasure_holds_for_what_a_fast_clock_dated_after_it(shop: Shop) -> No
     shop.clock.observe(shop.clock.now() + HOUR)
     ingest.ingest(shop.log, shop.lake, ingest.frozen(shop.log), key=KEY)
     assert named("ann") not in dataset.interactions(shop.lake, cut=TODAY + DAY).users
+
+
+def test_of_an_item_that_the_catalogue_does_not_know_nothing_is_said_against_it(tmp_path: Path) -> None:
+    lake = Lake(tmp_path / "lake")
+    write_history(lake, rows(event(item="pen")), NO_PRODUCTS, key=KEY)
+    (pen,) = dataset.interactions(lake, cut=TODAY + DAY).products.rows(named=True)
+    assert pen == {
+        **dict.fromkeys(("title", "category", "family", "seller"), ""),
+        **{"small": False, "cents": 0, "in_stock": True, "since": 0},
+    }
+
+
+def test_what_was_looked_at_are_views_clicks_and_carts_of_items_that_can_be_shown(tmp_path: Path) -> None:
+    lake, looks = Lake(tmp_path / "lake"), ("view", "click", "cart")
+    done = [event(kind, item="pen", id=kind) for kind in (*looks, "purchase")] + [event("view", item="ghost", id="g")]
+    write_history(lake, rows(*done), NO_PRODUCTS, key=KEY)
+    known = dataset.interactions(lake, cut=TODAY + DAY)
+    assert known.items == ["pen"], "what is only looked at, and in no catalogue, is no item"
+    assert sorted(known.seen["kind"]) == sorted(looks)
+    assert set(known.seen["item"]) == {0}
+
+
+def test_lists_that_came_too_late_for_the_log_count_nowhere(tmp_path: Path) -> None:
+    lake, today = Lake(tmp_path / "lake"), dataset.day_of(TODAY)
+    shown = pl.DataFrame({"list_id": ["a", "b", "b", "c"], "at": TODAY, "partition": 0, "offset": [0, 1, 2, 3]})
+    lake.write("impressions", shown, batch="older")
+    until = dataset.day_of(TODAY + DAY)
+    assert dataset.impressions(lake, since=today, until=until)["list_id"].to_list() == ["a", "b", "b", "c"]
+    other = Lake(tmp_path / "other")
+    other.write("impressions", shown.with_columns(logged=pl.Series([True, True, False, True])), batch="newer")
+    assert dataset.impressions(other, since=today, until=until)["list_id"].to_list() == ["a", "c"]
+
+
+def test_a_version_names_what_was_bought_seen_and_offered(tmp_path: Path) -> None:
+    lake = Lake(tmp_path / "lake")
+    write_history(lake, rows(event(item="pen"), event("view", item="pen", id="v")), NO_PRODUCTS, key=KEY)
+    known = dataset.interactions(lake, cut=TODAY + DAY)
+    first = dataset.version(known)
+    assert (len(first), first) == (12, dataset.version(dataset.interactions(lake, cut=TODAY + DAY)))
+    others = [
+        known._replace(cut=known.cut + 1),
+        known._replace(bought=known.bought.with_columns(cents=pl.col("cents") + 1)),
+        known._replace(seen=known.seen.with_columns(at=pl.col("at") + 1)),
+        known._replace(products=known.products.with_columns(title=pl.lit("pencil"))),
+    ]
+    assert len({first, *map(dataset.version, others)}) == 5
