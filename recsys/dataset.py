@@ -113,12 +113,9 @@ def standing(rows: pl.DataFrame) -> pl.DataFrame:
 def interactions(lake: Lake, *, cut: int, offsets: Offsets | None = None) -> Interactions:
     """What is known at the cut. Nothing here looks behind it: not the ids, the cleaning, or the catalogue."""
     rows = events(lake, cut=cut, offsets=offsets)
-    catalogue = read(lake, "catalogue", cut=cut, offsets=offsets)
-    if catalogue.is_empty():
-        catalogue = pl.DataFrame(schema={"partition": pl.Int64, "offset": pl.Int64, **PRODUCT_COLUMNS})
-    catalogue = catalogue.filter(pl.col("at") < cut).sort("at", "offset")
-    since = catalogue.group_by("item").agg(since=pl.col("at").min())
-    newest = catalogue.unique("item", keep="last", maintain_order=True).join(since, on="item")
+    said = catalogue(lake, cut=cut, offsets=offsets)
+    since = said.group_by("item").agg(since=pl.col("at").min())
+    newest = said.unique("item", keep="last", maintain_order=True).join(since, on="item")
     bought = standing(rows)
     items = pl.concat([newest["item"], bought["item"]]).unique().sort()
     users = rows["user"].unique().sort()
@@ -139,6 +136,14 @@ def interactions(lake: Lake, *, cut: int, offsets: Offsets | None = None) -> Int
         seen=_numbered(seen, users, items, "kind").sort("user", "item", "at"),
         products=products,
     )
+
+
+def catalogue(lake: Lake, *, cut: int, offsets: Offsets | None = None) -> pl.DataFrame:
+    """What the catalogue said of items before the cut, in order of time."""
+    rows = read(lake, "catalogue", cut=cut, offsets=offsets)
+    if rows.is_empty():
+        return pl.DataFrame(schema={"partition": pl.Int64, "offset": pl.Int64, **PRODUCT_COLUMNS})
+    return rows.filter(pl.col("at") < cut).sort("at", "offset")
 
 
 def _numbered(rows: pl.DataFrame, users: pl.Series, items: pl.Series, *more: str) -> pl.DataFrame:

@@ -437,7 +437,8 @@ class Monitor:
         usual, _ = reference(self._fetch(recipe.artifact, recipe.digest))
         date, following = (dataset.day_of(each * config.DAY) for each in (day, day + 1))
         rows = self._lake.read("events", since=date, until=following)
-        today = train.watched(rows, self._lake.read("catalogue")).filter(pl.col("weekday") == (day + 3) % 7)
+        products = dataset.catalogue(self._lake, cut=(day + 1) * config.DAY)
+        today = train.watched(rows, products).filter(pl.col("weekday") == (day + 3) % 7)
         path = self._pages / f"drift-{date}.html"
         same = usual.filter(pl.col("weekday") == (day + 3) % 7)
         painter = multiprocessing.get_context("spawn").Process(

@@ -31,7 +31,7 @@ def judge(lake: Lake, day: int, before: Sequence[Report], *, version: str, recip
         purchases = rows.filter(pl.col("kind") == "purchase").height
     if recipe is not None and purchases:
         usual, limits = reference(recipe)
-        today = watched(rows, lake.read("catalogue").filter(pl.col("at") < until).sort("at", "offset"))
+        today = watched(rows, dataset.catalogue(lake, cut=until))
         if limits and (distances := moved(today, usual)):
             history = [
                 report.drift for report in before if report.day == day - 1 and report.drift.keys() == limits.keys()

@@ -374,7 +374,7 @@ def normal(lake: Lake, *, as_of: int) -> tuple[pl.DataFrame, dict[str, float]]:
     quiet_from = as_of - QUIET_DAYS * config.DAY
     reference_from = quiet_from - REFERENCE_DAYS * config.DAY
     rows = dataset.events(lake, cut=as_of, since=reference_from)
-    catalogue = dataset.read(lake, "catalogue", cut=as_of).filter(pl.col("at") < as_of).sort("at", "offset")
+    catalogue = dataset.catalogue(lake, cut=as_of)
     earlier = rows.filter(pl.col("at").is_between(reference_from, quiet_from, closed="left"))
     days = [watched(part, catalogue) for _, part in earlier.group_by(pl.col("at") // config.DAY, maintain_order=True)]
     usual = pl.concat(days) if days else watched(rows.head(0), catalogue)

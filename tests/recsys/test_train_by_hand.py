@@ -1,5 +1,8 @@
 """The small decisions of training: what would be shown, what a day looks like, how far it is from the usual one."""
 
+import json
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from zlib import crc32
 
@@ -7,12 +10,21 @@ import numpy as np
 import polars as pl
 import pytest
 
+from recsys import train
 from recsys.config import DAY, HOUR
 from recsys.evaluate import Truth
+from recsys.features import DEFINITION
+from recsys.history import write_history
+from recsys.model import Model
 from recsys.policy import Policy, Rules
-from recsys.schema import Candidates, Ranked
+from recsys.recipe import PLAIN, Recipe
+from recsys.schema import SOURCES, Candidates, Ranked
+from recsys.sources import Parameters
 from recsys.train import BLOCK, REFERENCE_DAYS, Period, moved, shown, watched
-from tests.recsys.shop import TODAY, event
+from shared.lake import Lake
+from shared.registry import Version
+from tests.recsys.shop import KEY, TODAY, event
+from tests.recsys.test_dataset import NO_PRODUCTS
 
 PRODUCTS = pl.DataFrame(
     {"item": ["pen", "ink", "pen"], "category": ["old", "wet", "dry"], "small": [False, False, True]}
@@ -111,3 +123,138 @@ def test_fewer_rows_are_further_away_by_chance_and_are_counted_down() -> None:
     assert full == pytest.approx(moved(far, reference)["price"]), "more rows than usual are not further away"
     assert moved(far.head(25), reference)["price"] == pytest.approx(full / 2)
     assert moved(far.head(1), reference)["price"] == pytest.approx(full / 10)
+
+
+# --- what is tried, chosen and carried on -----------------------------------------------------------------
+
+
+def test_of_each_parameter_the_usual_value_is_tried_first_and_one_on_either_side_of_it() -> None:
+    for name, (source, values) in train.TRIED.items():
+        usual, *others = values
+        assert usual == getattr(Parameters(), name), "a tie leaves it as it is"
+        assert source in SOURCES
+        assert min(others) < usual < max(others)
+
+
+class Choosing:
+    """A period on which a ranking is worth what is said, and less under a cap."""
+
+    labelled = None
+
+    def __init__(self, worth: dict[str, float], capped: dict[int, float]) -> None:
+        self._worth, self._capped = worth, capped
+
+    def rank(self, model: Model) -> str:
+        return str(model.booster or "blend")
+
+    def ndcg(self, ranked: str, policy: Policy | None = None) -> Any:
+        return np.array([self._worth[ranked] if policy is None else self._capped[policy.per_category]])
+
+
+@pytest.mark.parametrize(
+    ("capped", "cap"),
+    [
+        ({2: 0.48, 3: 0.49, 4: 0.5, 6: 0.5}, 3),  # .98 of .5, and no less
+        ({2: 0.49, 3: 0.49, 4: 0.5, 6: 0.5}, 2),
+        ({2: 0.1, 3: 0.4899, 4: 0.49, 6: 0.5}, 4),
+        ({2: 0.1, 3: 0.2, 4: 0.4, 6: 0.5}, 6),
+        ({2: 0.1, 3: 0.2, 4: 0.3, 6: 0.4}, 6),  # none is good enough: the loosest
+    ],
+)
+def test_the_best_ranking_is_taken_and_the_tightest_cap_that_it_can_afford(
+    monkeypatch: pytest.MonkeyPatch, capped: dict[int, float], cap: int
+) -> None:
+    monkeypatch.setattr(train, "fit", lambda *_, **__: ["lambdarank", "binary"])
+    monkeypatch.setattr(train, "blend", lambda *_, **__: PLAIN)
+    period: Any = Choosing({"lambdarank": 0.3, "binary": 0.5, "blend": 0.4}, capped)
+    recipe, chosen = train.learn(period, period, Parameters(alpha=40.0), seed=1)
+    assert chosen == {"chosen_lambdarank": 0.3, "chosen_binary": 0.5, "chosen_blend": 0.4}
+    booster: Any = recipe.model.booster
+    assert (booster, recipe.policy.per_category, recipe.parameters.alpha) == ("binary", cap, 40.0)
+
+
+def test_places_are_counted_by_the_source_that_ranked_each_highest() -> None:
+    judging: Any = SimpleNamespace(truth=SimpleNamespace(count=10), users=np.array([0, 3]))
+    als, repeat = SOURCES.index("als"), SOURCES.index("repeat")
+    ranked = Ranked(np.array([0, 0, 3]), np.array([4, 2, 4]), np.zeros(3, np.float32), np.array([als, repeat, repeat]))
+    ours = np.array([[4, 2, -1], [4, 7, -1]])  # nothing has ranked 7
+    shares = train._shares(judging, ranked, ours)
+    assert shares == dict.fromkeys(SOURCES, 0.0) | {"als": 0.25, "repeat": 0.5, "popular": 0.25}
+    assert train._shares(judging, ranked, np.full((2, 3), -1)) == dict.fromkeys(SOURCES, 0.0)
+
+
+def test_what_a_champion_has_lost(tmp_path: Path) -> None:
+    assert train._loss(tmp_path) == 0.0
+    for said, lost in (("{", 0.0), ("{}", 0.0), ('{"loss": -0.01}', -0.01)):
+        (tmp_path / "figures.json").write_text(said)
+        assert train._loss(tmp_path) == lost
+
+
+def test_in_the_first_four_weeks_nothing_is_known_to_be_usual(tmp_path: Path) -> None:
+    """And of a shop that has never sent its catalogue."""
+    lake, days = Lake(tmp_path), range(14)
+    write_history(lake, bought(*(TODAY - day * DAY - HOUR for day in days)), NO_PRODUCTS, key=KEY)
+    usual, limits = train.normal(lake, as_of=TODAY)
+    assert (usual.height, limits) == (0, {})
+
+
+class Shelf:
+    """Keeps what is registered."""
+
+    said: dict[str, Any]
+
+    def register(self, folder: Path, **said: Any) -> Version:
+        assert json.loads((folder / "figures.json").read_text()) == said["figures"]
+        self.said = said
+        return Version("2", "there", "0" * 64, said["figures"])
+
+
+@pytest.mark.parametrize(("lost", "gained", "owes"), [(-0.01, -0.02, -0.03), (-0.03, 0.01, -0.02), (-0.01, 0.05, 0.0)])
+def test_three_periods_in_a_row_and_what_is_carried_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, lost: float, gained: float, owes: float
+) -> None:
+    asked, told, beside = list[tuple[int, int, int]](), list[int](), dict[str, Any]()
+
+    def period(*_: Any, cut: int, horizon: int, seed: int, most: int) -> Any:
+        assert (horizon, seed) == (7, 5)
+        asked.append((cut, most, len(told)))
+        return SimpleNamespace(known=f"known at {cut}", matrix=np.zeros((1, 1)), cut=cut)
+
+    def learn(fitting: Any, choosing: Any, parameters: Parameters, *, seed: int) -> Any:
+        assert (fitting.cut, choosing.cut, seed) == (TODAY - 21 * DAY, TODAY - 14 * DAY, 5)
+        return Recipe(parameters), {"chosen_blend": 0.4}
+
+    def judged_beside(*_: Any, older: int, **__: Any) -> dict[str, float]:
+        beside["older"] = older
+        return {"ndcg": 0.1, "older_gain": gained}
+
+    monkeypatch.setattr(train, "period", period)
+    monkeypatch.setattr(train, "learn", learn)
+    monkeypatch.setattr(train, "_beside", judged_beside)
+    monkeypatch.setattr(train, "verdict", lambda judging, *_, **__: {"judged": float(judging.cut)})
+    monkeypatch.setattr(train, "normal", lambda *_, **__: (pl.DataFrame({"a": [1]}), {}))
+    monkeypatch.setattr(train.evaluate, "gate", lambda *_: "")  # type: ignore[attr-defined]  # the module that it uses
+    monkeypatch.setattr(train.dataset, "version", lambda known: known)  # type: ignore[attr-defined]  # the same
+    monkeypatch.setattr(Recipe, "save", lambda _, folder, **__: folder.mkdir())
+    monkeypatch.setattr(Recipe, "load", lambda _: Recipe(Parameters(alpha=40.0)))
+    (tmp_path / "figures.json").write_text(json.dumps({"loss": lost}))
+    shelf: Any = Shelf()
+    none: Any = None
+    given: Any = {"as_of": TODAY, "seed": 5, "horizon": 7, "progress": told.append}
+    train.train(none, shelf, champion=tmp_path, **given)
+    cuts = [TODAY - weeks * 7 * DAY for weeks in (3, 2, 1)]
+    assert asked == [(cuts[0], train.LEARNT, 0), (cuts[1], train.LEARNT, 1), (cuts[2], train.JUDGED, 2)]
+    assert told == [1, 1, 1]
+    assert beside == {"older": TODAY - 28 * DAY}
+    figures = shelf.said["figures"]
+    assert (figures["judged"], figures["chosen_blend"], figures["champion_loss"]) == (float(cuts[2]), 0.4, lost)
+    assert figures["loss"] == pytest.approx(owes)
+    assert shelf.said["tags"] == {
+        "data": f"known at {cuts[2]}",
+        "as_of": str(TODAY),
+        "gate": "passed",
+        "definition": DEFINITION,
+    }
+    assert shelf.said["params"]["alpha"] == 40.0, "what was tuned once stays"
+    train.train(none, shelf, champion=None, **given)
+    assert shelf.said["figures"].keys() == {"judged", "chosen_blend"}
