@@ -7,7 +7,7 @@ import pytest
 
 from shared.checklist import ROOT
 
-MODULES = tomllib.loads((ROOT / "tests" / "mutants.toml").read_text())["module"]
+MODULES = tomllib.loads((ROOT / "tests" / "mutants" / "mutants.toml").read_text())["module"]
 
 
 @pytest.mark.parametrize("module", MODULES, ids=[module["path"] for module in MODULES])
