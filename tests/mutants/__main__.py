@@ -1,8 +1,8 @@
 """Whether the tests would notice: small changes to the code that decides, one at a time, each against its own tests.
 
-`tests/mutants/mutants.toml` names for each module its tests, the functions of which every change has to be noticed, and of how
-many others a sample is drawn. A change that cannot be noticed stands there with its reason. What has been tried is
-kept in var/mutants, so that a run goes on where it was; a module whose code or tests have changed begins anew.
+`tests/mutants/mutants.toml` names for each module its tests, the functions of which every change has to be noticed, and
+of how many others a sample is drawn. A change that cannot be noticed stands there with its reason. What has been tried
+is kept in var/mutants, so that a run goes on where it was; a module whose code or tests have changed begins anew.
 """
 
 import hashlib
