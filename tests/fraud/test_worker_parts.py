@@ -10,7 +10,7 @@ import pytest
 from fraud import policy, stream
 from fraud.config import DAY, EXPLORED_A_DAY, PARTITIONS
 from fraud.ingest import unexpected
-from fraud.schema import Cell, Label, Transaction
+from fraud.schema import Cell, Decision, Label, Transaction
 from fraud.stream import TERMINALS, Worker, entries_of
 from fraud.windows import Card
 from shared.dead_letters import Refused
@@ -173,3 +173,87 @@ def test_a_review_by_the_rules_takes_a_place_while_there_is_one_and_a_probe_take
     small = by_rules(PAYMENT, mark="no-model", desk=desk)
     assert (small.action, small.reasons, desk.taken) == ("approve", (), 1)
     assert RECORD.partition < PARTITIONS
+
+
+# --- what is told, saved and known of before ------------------------------------------------------------------
+
+
+def test_a_closed_hour_is_told_unless_the_book_has_it() -> None:
+    added: list[Any] = []
+    book = SimpleNamespace(closed={3: START}, add=added.extend)
+    worker: Any = SimpleNamespace(_book=book, _out=[])
+    for until, told in ((None, 0), (START - 1, 0), (START, 0), (START + 1, 1)):
+        cell: Any = None if until is None else Cell(partition=3, hour=START // 3_600, until=until, counts={})
+        Worker._emit(worker, cell)
+        assert (len(added), len(worker._out)) == (told, told)
+
+
+def test_a_partition_is_saved_every_so_many_records_and_one_of_them_a_step() -> None:
+    saved: list[int] = []
+    committed: list[Any] = []
+    worker: Any = SimpleNamespace(
+        _desks={number: policy.Desk(7, 2) for number in range(3)},
+        _consumer=SimpleNamespace(commit=lambda *given: committed.append(given)),
+        _out=["said"],
+        _saved={0: 10, 1: 10, 2: 10},
+        _memories={0: 0, 1: 1, 2: 2},
+        _save=saved.append,
+    )
+    due = 10 + stream.SNAPSHOT_EVERY
+    Worker._commit(worker, {0: due - 1, 1: due, 2: due})
+    assert saved == [1]
+    assert worker._saved == {0: 10, 1: due, 2: 10}
+    ((said, positions),) = committed
+    assert said == ["said"]
+    assert worker._out == []
+    assert {(place.topic, place.partition): tuple(at) for place, at in positions.items()} == {
+        ("fraud.events", 0): (due - 1, "[7, 2]"),
+        ("fraud.events", 1): (due, "[7, 2]"),
+        ("fraud.events", 2): (due, "[7, 2]"),
+    }
+
+
+def test_how_far_it_was_decided_is_known_from_decisions_and_dead_letters(monkeypatch: pytest.MonkeyPatch) -> None:
+    day = START // DAY
+
+    def said(offset: int, action: str = "approve", *, at: int = START, probe: bool = False, **other: Any) -> Any:
+        about = {"partition": 0, "offset": offset, "at": at, "action": action, "probe": probe} | other
+        return Decision.model_construct(**about)
+
+    decisions = [
+        said(0, "review", at=START - DAY),
+        said(1, "review"),
+        said(2, "review"),
+        said(3, "decline"),
+        said(4, "review", probe=True),
+        said(9, "review"),  # behind the end of the log
+        said(10, "review"),
+        said(8, partition=None),  # a stand-in
+    ]
+    letters = [SimpleNamespace(partition=1, offset=6, topic="fraud.events"), Refused("message", "", "cannot be read")]
+    records = [Record("fraud.decisions", 0, n, "", str(n).encode(), START + DAY) for n in range(len(decisions))]
+    records += [Record("fraud.dead", 0, n, "", str(n).encode(), START) for n in range(len(letters))]
+    left = [records, []]
+
+    def read(of: list[Any]) -> Any:
+        def found(record: Record) -> Any:
+            if isinstance(one := of[int(record.value)], Refused):
+                raise one
+            return one
+
+        return found
+
+    monkeypatch.setattr(stream, "read_verdict", read(decisions))
+    monkeypatch.setattr(stream, "read_letter", read(letters))
+    alarms: list[str] = []
+    reader = SimpleNamespace(poll=lambda *_: left.pop(0), close=lambda: None)
+    worker: Any = SimpleNamespace(
+        _decided=None,
+        _log=SimpleNamespace(ends=lambda _: dict.fromkeys(range(PARTITIONS), 9), reader=lambda _: reader),
+        _alarm=lambda _, said, __: alarms.append(said),
+    )
+    known = Worker._decided_before(worker)
+    assert {partition: decided.offset for partition, decided in known.items()} == {0: 5, 1: 7}
+    assert (known[0].desk.day, known[0].desk.taken) == (day, 2), "of the last day, and no probe's"
+    assert alarms == ["2 decisions or dead letters name an offset behind the end of the log"]
+    assert Worker._decided_before(worker) is known, "read once"
