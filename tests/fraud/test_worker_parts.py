@@ -217,7 +217,7 @@ def test_how_far_it_was_decided_is_known_from_decisions_and_dead_letters(monkeyp
     day = START // DAY
 
     def said(offset: int, action: str = "approve", *, at: int = START, probe: bool = False, **other: Any) -> Any:
-        about = {"partition": 0, "offset": offset, "at": at, "action": action, "probe": probe} | other
+        about: dict[str, Any] = {"partition": 0, "offset": offset, "at": at, "action": action, "probe": probe} | other
         return Decision.model_construct(**about)
 
     decisions = [
