@@ -257,3 +257,70 @@ def test_how_far_it_was_decided_is_known_from_decisions_and_dead_letters(monkeyp
     assert (known[0].desk.day, known[0].desk.taken) == (day, 2), "of the last day, and no probe's"
     assert alarms == ["2 decisions or dead letters name an offset behind the end of the log"]
     assert Worker._decided_before(worker) is known, "read once"
+
+
+# --- one step ---------------------------------------------------------------------------------------------
+
+
+class Order:
+    """Events that wait, of which the first few may go."""
+
+    def __init__(self, waiting: int, ready: int) -> None:
+        self._waiting, self._ready = waiting, ready
+
+    def __len__(self) -> int:
+        return self._waiting
+
+    def pop(self, *, patient: bool) -> Any:
+        assert patient
+        if not self._ready:
+            return None
+        self._ready, self._waiting = self._ready - 1, self._waiting - 1
+        return 0, (RECORD, PAYMENT)
+
+
+@pytest.mark.parametrize(
+    ("waiting", "ready", "rebuilding", "limit", "timeout", "waits"),
+    [
+        (0, 0, False, stream.LIMIT, 1.0, False),
+        (0, 0, True, stream.LIMIT, 0.0, False),
+        (2, 0, False, stream.LIMIT, 0.005, True),  # for another partition's hours
+        (2, 1, False, stream.LIMIT, 0.005, False),
+        (2, 2, False, stream.LIMIT, 0.005, False),
+        (stream.BACKLOG - 1, 0, False, stream.LIMIT, 0.005, True),
+        (stream.BACKLOG, 0, False, 0, 0.005, True),  # enough for now
+    ],
+)
+def test_a_step_takes_in_no_more_than_there_is_room_for_and_knows_since_when_it_waits(
+    monkeypatch: pytest.MonkeyPatch, waiting: int, ready: int, rebuilding: bool, limit: int, timeout: float, waits: bool
+) -> None:
+    polled: list[tuple[int, float]] = []
+    moved: list[dict[int, int]] = []
+
+    def poll(*wanted: Any) -> list[Record]:
+        polled.append(wanted)
+        return []
+
+    worker: Any = SimpleNamespace(
+        _order=Order(waiting, ready),
+        _early={},
+        _memories={},
+        _poll=poll,
+        _follow=lambda: None,
+        _take_over=lambda: None,
+        _patient=lambda: True,
+        _take=lambda *_: None,
+        _commit=moved.append,
+        _waiting_since=None,
+        _out=[],
+        rebuilding=rebuilding,
+    )
+    monkeypatch.setattr(stream, "monotonic", lambda: 7.0)
+    assert Worker.step(worker, 1.0) == ready
+    assert polled == [(limit, timeout)]
+    assert moved == ([{0: RECORD.offset + 1}] if ready else [])
+    assert worker._waiting_since == (7.0 if waits else None)
+    monkeypatch.setattr(stream, "monotonic", lambda: 9.0)
+    if waits:
+        Worker.step(worker, 1.0)
+        assert worker._waiting_since == 7.0, "since the first time"

@@ -10,7 +10,7 @@ from sentiment.config import DAY, HOUR, LATENESS, MINUTE
 from sentiment.known_ids import sealed
 from sentiment.opinions import Reader, seen
 from sentiment.policy import decide
-from sentiment.schema import ALARMS, ALL, MINUTES, OPINIONS, POSTS, Alarm, Tick, Tombstone
+from sentiment.schema import ALARMS, ALL, MINUTES, OPINIONS, POSTS, Alarm, Counts, Tick, Tombstone
 from sentiment.stream import LIMIT, Worker
 from shared.eventlog.port import Entry, Fenced
 from tests.sentiment.crowd import BRANDS, TODAY, Crowd, Trained, post, quiet
@@ -256,6 +256,16 @@ def test_a_repeat_from_before_a_restart_counts_once(crowd: Crowd) -> None:
     crowd.stream()
     assert [opinion.id for opinion in crowd.opinions()] == ["p-1"]
     assert len(crowd.mentions()) == 2, "of its brand, and of all brands"
+
+
+def test_an_hour_that_is_open_is_counted_on_after_a_restart(crowd: Crowd) -> None:
+    crowd.post(post())
+    crowd.stream()
+    crowd.post(post("@northair is late again", id="p-2", at=TODAY + 61))
+    crowd.stream()
+    counts, _, _ = crowd.minutes()["northair", TODAY + 60]
+    assert isinstance(counts, Counts)
+    assert counts.raw == 2
 
 
 @pytest.mark.parametrize("number", [2, 3])

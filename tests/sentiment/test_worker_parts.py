@@ -63,6 +63,8 @@ def test_every_partition_of_mentions_is_told_of_each_new_minute_once() -> None:
 def test_who_takes_a_partition_over_begins_with_nothing() -> None:
     source = Source(5)
     assert (source.offset, source.watermark, source.judged, source.told) == (5, 0, 0, -1)
+    desk = Desk(5)
+    assert (desk.offset, desk.watermark, desk.told, desk.minutes()) == (5, 0, -1, [])
 
 
 def test_what_has_its_opinion_already_is_known_from_the_opinions_when_offsets_are_lost(crowd: Crowd) -> None:
