@@ -4,12 +4,15 @@ import shutil
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
 
-from recsys import config, dataset, evaluate, table
+from recsys import batch, config, dataset, evaluate, table
+from recsys.batch import Nights
 from recsys.config import DAY
 from recsys.features import NAMES
 from recsys.history import PRODUCT_COLUMNS, write_history
@@ -49,12 +52,34 @@ def test_a_night_publishes_a_list_for_every_known_shopper(shop: Shop) -> None:
     assert shop.ledger().version("table") == night.version
     assert night.recipe == shop.ledger().version("recipe") != NONE
     assert set(night.seconds) == set(STEPS[:-1])
+    assert all(0 <= seconds < 600 for seconds in night.seconds.values())
+    recipe = shop.ledger().champion("recipe")
+    assert recipe is not None
+    assert made.manifest.recipe_digest == recipe.digest
 
 
-def test_a_rerun_publishes_the_same_and_says_so_once(shop: Shop, shop_world: Trained) -> None:
+def test_a_recipe_is_fetched_when_it_is_released_unless_it_is_at_hand() -> None:
+    fetched: list[tuple[str, str]] = []
+
+    def fetch(artifact: str, digest: str) -> None:
+        fetched.append((artifact, digest))
+        if digest == "away":
+            raise OSError
+
+    nights: Any = SimpleNamespace(_champion=SimpleNamespace(at_hand=lambda digest: digest == "here"), _fetch=fetch)
+    for digest in ("here", "new", "away"):
+        line: Any = SimpleNamespace(artifact="file", digest=digest, version="2")
+        Nights._prefetch(nights, line)
+    assert fetched == [("file", "new"), ("file", "away")]
+
+
+def test_a_rerun_publishes_the_same_and_says_so_once(
+    shop: Shop, shop_world: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = shop.night()
     assert {path.name for path in (shop.var / "nights" / MIDNIGHT).iterdir()} == {"frozen.json", "bundle", "published"}
     shop.send(shop_world.live[0])  # later events wait for tomorrow
+    monkeypatch.delattr(batch, "arranged")  # a table that was published is not made again
     assert shop.night().version == first.version
     assert not list((shop.var / "nights").rglob("*.npz")), "what steps leave to one another is larger than the table"
     assert [line.version for line in shop.ledger().lines if line.subject == "table"] == [first.version]
