@@ -324,3 +324,23 @@ def test_a_step_takes_in_no_more_than_there_is_room_for_and_knows_since_when_it_
     if waits:
         Worker.step(worker, 1.0)
         assert worker._waiting_since == 7.0, "since the first time"
+
+
+def test_what_was_said_before_it_came_is_told_by_no_alarm_and_the_rest_is() -> None:
+    alarms: list[tuple[str, str, str]] = []
+    worker: Any = SimpleNamespace(
+        _first_look=True,
+        _log=SimpleNamespace(ends=lambda _: {}),
+        _cells=SimpleNamespace(poll=lambda *_: []),
+        _releases=SimpleNamespace(poll=lambda: ["record 3 cannot be read", "version 2 is damaged"]),
+        _champion=SimpleNamespace(version="1"),
+        _alarm=lambda *said: alarms.append(said),
+    )
+    Worker._follow(worker)
+    assert alarms == [("model", "version 2 is damaged", "version 1 goes on")]
+    worker._champion.version = None
+    Worker._follow(worker)
+    assert alarms[1:] == [
+        ("model", "record 3 cannot be read", "the rules decide"),
+        ("model", "version 2 is damaged", "the rules decide"),
+    ]
